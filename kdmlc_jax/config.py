@@ -1,0 +1,173 @@
+"""Configurations: one ConfigDict per run, from a file, arguments in its name, and overrides. Imports no JAX.
+
+`configs/fashion_mnist.py:method=kdmlc,preset=strong,rate=0.8,quick` names a file and its arguments; each argument is
+a short name of a field (`SHORT`), a flag of the file (`quick`), or an option of the method.
+"""
+
+import ast
+import importlib.util
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from kdmlc_jax.errors import UserError, suggest
+
+SHORT = {
+    "noise": "noise.kind",
+    "rate": "noise.rate",
+    "trusted": "data.trusted",
+    "noisy": "data.noisy",
+    "validation": "data.validation",
+    "seed": "seed",
+    "epochs": "train.epochs",
+    "lr": "optim.lr",
+    "cutout": "augment.cutout",
+    "teacher": "teacher.net",
+    "student": "student.net",
+}
+
+
+def base() -> ConfigDict:
+    """Every field but the method's options, with defaults that fit a small data set; see README for each."""
+    return ConfigDict(
+        {
+            "name": "run",
+            "seed": 0,
+            "data": {
+                "source": "digits",
+                "dir": "",
+                "trusted": 100,
+                "noisy": 0,
+                "validation": 0,
+                "select_on": "given",
+                "trusted_given": False,
+            },
+            "noise": {"kind": "uniform", "rate": 0.6},
+            "augment": {"pad": 0, "flip": False, "cutout": 0},
+            "teacher": {"net": "cnn16"},
+            "student": {"net": "cnn6"},
+            "optim": {
+                "name": "sgd",
+                "lr": 0.1,
+                "momentum": 0.9,
+                "weight_decay": 5e-4,
+                "clip": 0.0,
+                "schedule": "cosine",
+                "milestones": (0.6667, 0.8333),
+                "warm_up": 0.0,
+            },
+            "train": {"epochs": 15, "batch_size": 100, "trusted_batch_size": 100, "eval_batch_size": 500},
+            "checkpoint": {"every": 1, "keep": 2},
+            "devices": 0,
+            "baselines": (),
+        }
+    )
+
+
+def parse_arguments(text: str) -> dict[str, str]:
+    """'a=1,b' -> {'a': '1', 'b': 'true'}."""
+    pairs = (part.partition("=") for part in text.split(",") if part)
+    return {name.strip(): value.strip() if equals else "true" for name, equals, value in pairs}
+
+
+def resolve(config: ConfigDict, arguments: Mapping[str, str]) -> ConfigDict:
+    """Completes `config` with the options of its method and applies `arguments` to it.
+
+    Args:
+      config: a `base()` that a config file has filled in; `config.default_method` is its default, e.g. "kdmlc".
+      arguments: short names or method options to values, as text; `method` and `preset` are read first.
+
+    Raises:
+      UserError: for an unknown name, with a suggestion, or a value of the wrong type.
+    """
+    arguments = dict(arguments)
+    set_method(config, arguments.pop("method", "kdmlc"), arguments.pop("preset", None))
+    for name, value in arguments.items():
+        if name not in SHORT and name not in config.method:
+            known = (*SHORT, "method", "preset", "quick", *config.method)
+            raise UserError(f'config argument "{name}" is unknown{suggest(name, known)}')
+        assign(config, SHORT.get(name, f"method.{name}"), value)
+    return config
+
+
+def set_method(config: ConfigDict, name: str, preset: str | None) -> None:
+    """Puts the default options of method `name` under `config.method`."""
+    from kdmlc_jax import methods
+
+    with config.unlocked():
+        config.method = methods.get(name).default_config(*([] if preset is None else [preset]))
+
+
+def assign(config: ConfigDict, path: str, text: str) -> None:
+    """Sets the field at `path` ("optim.lr") to `text`, read as the type the field has.
+
+    Raises:
+      UserError: naming the field and, where it does not exist, the nearest one that does.
+    """
+    node, *rest = config, *path.split(".")
+    for name in rest[:-1]:
+        node = node[name] if isinstance(node, ConfigDict) and name in node else None
+    leaf = rest[-1]
+    if not isinstance(node, ConfigDict) or leaf not in node or isinstance(node[leaf], ConfigDict):
+        fields = sorted(flatten(config))
+        raise UserError(f'config has no field "{path}"{suggest(path, fields)}')
+    node[leaf] = convert(path, text, node[leaf])
+
+
+def convert(path: str, text: str, old: Any) -> Any:
+    """`text` as a value of `old`'s type; raises UserError naming the field."""
+    if isinstance(old, str):
+        return text
+    try:
+        value = ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(old, bool) and value in (0, 1):
+        value = bool(value)
+    if isinstance(old, tuple) and isinstance(value, list | tuple):
+        value = tuple(value)
+    if type(value) is not type(old):
+        raise UserError(f'config field "{path}": "{text}" is not a {type(old).__name__}')
+    return value
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{"optim.lr": .1, …} for every leaf."""
+    flat = {}
+    for name, value in config.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
+    return flat
+
+
+def find(path: str) -> pathlib.Path:
+    """The config file at `path`; names under `configs/` are also found in the installed package."""
+    here = pathlib.Path(__file__).parent
+    for candidate in (pathlib.Path(path), here / path, here.parent / path):
+        if candidate.is_file():
+            return candidate
+    shipped = sorted(p.name for root in (here, here.parent) for p in (root / "configs").glob("*.py"))
+    raise UserError(f"config file {path} does not exist; shipped with the package: {', '.join(dict.fromkeys(shipped))}")
+
+
+def load(spec: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
+    """The resolved config of `path.py:arguments`, with overrides {"optim.lr": "0.1"} applied last.
+
+    Raises:
+      UserError: for a missing file, an unknown name or a value of the wrong type.
+    """
+    path, _, arguments = spec.partition(":")
+    module_spec = importlib.util.spec_from_file_location("kdmlc_config", find(path))
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    given = parse_arguments(arguments)
+    for name in ("name", "preset"):
+        if f"method.{name}" in overrides:
+            given["method" if name == "name" else name] = overrides[f"method.{name}"]
+    config = module.get_config(given)
+    for field, text in overrides.items():
+        assign(config, field, text)
+    return config

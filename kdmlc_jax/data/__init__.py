@@ -1,0 +1,1 @@
+"""From published files to batches: sources, noise, splits and augmentation."""

@@ -1,0 +1,41 @@
+"""Per-example losses, in float32; the caller reduces them."""
+
+import jax
+import jax.numpy as jnp
+from jax.nn import log_softmax, softmax
+
+
+def cross_entropy(target: jax.Array, logits: jax.Array) -> jax.Array:
+    """CE(t, z) = -Σ_c t_c log_softmax(z)_c.
+
+    Args:
+      target: f32[B, C], each row on the simplex.
+      logits: f32[B, C]; log-probabilities are logits too.
+
+    Returns:
+      f32[B], in nats.
+    """
+    return -jnp.sum(target * log_softmax(logits.astype(jnp.float32)), axis=-1)
+
+
+def distillation(teacher_logits: jax.Array, student_logits: jax.Array, temperature: float) -> jax.Array:
+    """τ² KL(softmax(z_T/τ) ‖ softmax(z_S/τ)).
+
+    The factor τ² keeps the gradient's size independent of the temperature (Hinton et al. 2015, section 2).
+
+    Args:
+      teacher_logits: f32[B, C]; the caller stops the gradient.
+      student_logits: f32[B, C].
+      temperature: τ > 0.
+
+    Returns:
+      f32[B], in nats.
+    """
+    log_p = log_softmax(teacher_logits.astype(jnp.float32) / temperature)
+    log_q = log_softmax(student_logits.astype(jnp.float32) / temperature)
+    return temperature**2 * jnp.sum(softmax(teacher_logits.astype(jnp.float32) / temperature) * (log_p - log_q), -1)
+
+
+def entropy(probabilities: jax.Array) -> jax.Array:
+    """H(p) = -Σ_c p_c log p_c over the last axis, in nats; 0 log 0 = 0."""
+    return jnp.sum(jax.scipy.special.entr(probabilities), axis=-1)

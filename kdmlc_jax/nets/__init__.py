@@ -1,0 +1,42 @@
+"""Networks by name. Every image network maps f32[B, H, W, K] to logits f32[B, C] and pooled features f32[B, D]."""
+
+import re
+from typing import NamedTuple
+
+import jax
+from flax import linen as nn
+
+from kdmlc_jax.errors import UserError, suggest
+
+
+class Output(NamedTuple):
+    """What an image network returns: logits f32[B, C] and the pooled features f32[B, D] under its last layer."""
+
+    logits: jax.Array
+    features: jax.Array
+
+
+NAMES = ("cnn<width>", "resnet20", "resnet32", "preact_resnet18")
+
+
+def build(name: str, num_classes: int) -> nn.Module:
+    """The image network called `name`.
+
+    Args:
+      name: cnn<width> (three convolutions, e.g. cnn16), resnet<6n+2> (CIFAR form, e.g. resnet20, resnet32) or
+        preact_resnet18.
+      num_classes: C.
+
+    Raises:
+      UserError: for a name not listed above.
+    """
+    from kdmlc_jax.nets import cnn, resnet
+
+    if match := re.fullmatch(r"cnn([1-9]\d{0,3})", name):
+        return cnn.SmallCNN(num_classes, int(match[1]))
+    if (match := re.fullmatch(r"resnet([1-9]\d{0,2})", name)) and (int(match[1]) - 2) % 6 == 0 and int(match[1]) > 2:
+        return resnet.CifarResNet(num_classes, (int(match[1]) - 2) // 6)
+    if name == "preact_resnet18":
+        return resnet.PreActResNet(num_classes)
+    allowed = ("cnn16", *NAMES[1:])
+    raise UserError(f'network "{name}" is not one of {", ".join(NAMES)}{suggest(name, allowed)}')

@@ -1,0 +1,286 @@
+"""The one host loop: build → restore → for stage: for step → evaluate → save → correct labels → summary."""
+
+import contextlib
+import importlib.metadata
+import json
+import pathlib
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from kdmlc_jax import export, labels, methods, metrics, parallel, state, writers
+from kdmlc_jax.checkpoint import Checkpoints
+from kdmlc_jax.data import augment, noise, pipeline
+from kdmlc_jax.data.prepare import Dataset, prepare
+from kdmlc_jax.errors import NonFiniteError, UserError
+from kdmlc_jax.methods.base import DatasetView, Info, Method, Stage
+
+
+def stream(seed: int, name: str) -> jax.Array:
+    """The root key of a named random stream."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
+
+
+def map_rows(fn: Callable, images: np.ndarray, batch: int, *columns: np.ndarray) -> Any:
+    """fn(batch of images, batches of columns…) over all rows, in batches of one size; returns host arrays."""
+    results = []
+    for start in range(0, len(images), batch):
+        rows = np.minimum(np.arange(start, start + batch), len(images) - 1)
+        kept = min(batch, len(images) - start)
+        out = jax.device_get(fn(images[rows], *(column[rows] for column in columns)))
+        results.append(jax.tree.map(lambda a, kept=kept: a[:kept], out))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+
+
+class Run:
+    """One run of one method: everything that is fixed before the first step."""
+
+    def __init__(self, config: ConfigDict, dataset: Dataset):
+        self.config, self.dataset = config, dataset
+        self.info = Info(
+            len(dataset.class_names),
+            dataset.images.shape[1:],
+            len(dataset.splits.noisy) // config.train.batch_size,
+        )
+        self.method: Method = methods.get(config.method.name).make(config, self.info)
+        self.mesh = parallel.make_mesh(config.devices)
+        self.arrays = parallel.replicate(pipeline.resident(dataset), self.mesh)
+        self.key = parallel.replicate(stream(config.seed, "train"), self.mesh)
+        self._infer = parallel.compile_step(self._predictions)
+        self._correct = parallel.compile_step(self._beliefs)
+
+    def init(self) -> dict[str, Any]:
+        """The state before the first step: the method's, and the step count."""
+        example = jnp.zeros((2, *self.info.image_shape), jnp.float32)
+        made = jax.jit(self.method.init)(stream(self.config.seed, "init"), example)
+        return parallel.replicate({"method": made, "step": np.zeros((), np.int32)}, self.mesh)
+
+    def compile(self, stage: Stage) -> Callable:
+        """(carry, arrays, order, key) -> (carry, metrics) of `stage`; the carry is donated."""
+        how = self.config.augment
+
+        def step(carry: dict[str, Any], arrays: Any, order: Any, key: jax.Array) -> Any:
+            count = carry["step"]
+            key = jax.random.fold_in(key, count)
+            batch = pipeline.make_batch(
+                arrays, order, count % self.info.steps_per_epoch, jax.random.fold_in(key, 0), stage.streams, how
+            )
+            batch = parallel.split_batch(batch, self.mesh)
+            new, out = stage.step(carry["method"], batch, jax.random.fold_in(key, 1))
+            return {"method": new, "step": count + 1}, out
+
+        return parallel.compile_step(step, donate=(0,), mesh=self.mesh)
+
+    def order(self, stage: Stage, epoch: int) -> Any:
+        """The order of `epoch`, on the device."""
+        sizes = len(self.dataset.splits.noisy), len(self.dataset.splits.trusted)
+        order = pipeline.epoch_order(self.config.seed, epoch, self.info.steps_per_epoch, stage.streams, *sizes)
+        return parallel.replicate(order, self.mesh)
+
+    def _normalise(self, arrays: Any, images: jax.Array) -> jax.Array:
+        return augment.normalise(images, arrays["mean"], arrays["std"])
+
+    def _predictions(self, arrays: Any, current: Any, images: jax.Array) -> dict[str, jax.Array]:
+        x = self._normalise(arrays, images)
+        nets = self.method.networks.items()
+        return {name: jnp.argmax(state.evaluate(net(current), x).logits, -1) for name, net in nets}
+
+    def _beliefs(self, arrays: Any, current: Any, images: jax.Array, given: jax.Array) -> jax.Array:
+        return self.method.correct(current, self._normalise(arrays, images), given)
+
+    def evaluate(self, current: Any) -> dict[str, float]:
+        """Accuracy of each network on the test set, and on the validation split by given and by true labels."""
+        data, batch, row = self.dataset, self.config.train.eval_batch_size, {}
+        infer = lambda images: self._infer(self.arrays, current, images)  # noqa: E731
+        for name, predicted in map_rows(infer, data.test_images, batch).items():
+            row[f"{name}_test"] = metrics.accuracy(predicted, data.test_label)
+        rows = data.splits.validation
+        if len(rows):
+            for name, predicted in map_rows(infer, data.images[rows], batch).items():
+                row[f"{name}_validation_given"] = metrics.accuracy(predicted, data.given_label[rows])
+                row[f"{name}_validation_true"] = metrics.accuracy(predicted, data.truth[rows])
+        return row
+
+    def beliefs(self, current: Any, rows: np.ndarray) -> np.ndarray:
+        """The method's beliefs f32[n, C] on training images `rows`, un-augmented."""
+        data = self.dataset
+        correct = lambda images, given: self._correct(self.arrays, current, images, given)  # noqa: E731
+        return map_rows(correct, data.images[rows], self.config.train.eval_batch_size, data.given_label[rows])
+
+    def view(self) -> DatasetView:
+        """What a stage's `begin` may see."""
+        data = self.dataset
+        parts = {"noisy": data.splits.noisy, "trusted": data.splits.trusted}
+
+        def over(split: str, fn: Callable) -> Any:
+            compiled = parallel.compile_step(lambda arrays, images: fn(self._normalise(arrays, images)))
+            images = data.images[parts[split]]
+            return map_rows(lambda x: compiled(self.arrays, x), images, self.config.train.eval_batch_size)
+
+        return DatasetView(data.given_label[parts["noisy"]], data.given_label[parts["trusted"]], over)
+
+
+def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, title: str = "") -> dict:
+    """Trains one method, or goes on where `workdir` stopped; returns its summary.
+
+    Raises:
+      UserError: for bad input, before anything is written.
+      NonFiniteError: naming the step; the last good checkpoint stays.
+    """
+    workdir = pathlib.Path(workdir)
+    summary_path = workdir / "summary.json"
+    if summary_path.exists():
+        return json.loads(summary_path.read_text())
+    began = time.monotonic()
+    dataset = prepare(config)
+    job = Run(config, dataset)
+    carry = job.init()
+    make_workdir(workdir)
+    writers.write_json(workdir / "config.json", config.to_dict())
+    noise.save_artefact(workdir / "noise.npz", dataset.splits, dataset.given_label, dataset.rate, dataset.matrix)
+    with contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep)) as checkpoints:
+        carry, progress = train(job, carry, checkpoints, workdir, quiet, title or config.name)
+    summary = finish(job, carry["method"], progress, workdir, began)
+    writers.write_json(summary_path, summary)
+    return summary
+
+
+def make_workdir(workdir: pathlib.Path) -> None:
+    """Creates the run's folder; raises UserError where that is not possible."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"workdir {workdir}: {error.strerror}") from error
+
+
+def train(
+    job: Run, carry: Any, checkpoints: Checkpoints, workdir: pathlib.Path, quiet: bool, title: str
+) -> tuple[Any, dict]:
+    """All stages, from the newest checkpoint if there is one; returns the final carry and progress."""
+    config, stages, steps = job.config, job.method.stages, job.info.steps_per_epoch
+    progress: dict[str, Any] = {"stage": 0, "stage_epoch": 0, "history": [], "seconds": 0.0, "images_per_second": 0.0}
+    if (restored := checkpoints.restore(carry)) is not None:
+        carry, progress = parallel.replicate(restored[0], job.mesh), restored[1]
+    history, spent, began = progress["history"], progress["seconds"], time.monotonic()
+    total = sum(stage.epochs for stage in stages) * steps
+    reporter = writers.Reporter(workdir / "metrics.jsonl", history, total, config.train.batch_size, title, quiet)
+    with contextlib.closing(reporter):
+        while progress["stage"] < len(stages):
+            stage, ended = stages[progress["stage"]], False
+            if progress["stage_epoch"] == 0 and stage.begin is not None:
+                carry = {**carry, "method": stage.begin(carry["method"], job.view())}
+            compiled = job.compile(stage)
+            while not ended:
+                carry, row = train_epoch(job, carry, compiled, stage, len(history), reporter)
+                history.append(row)
+                reporter.epoch(row)
+                ended = progress["stage_epoch"] + 1 == stage.epochs or (stage.done is not None and stage.done(history))
+                progress |= (
+                    {"stage": progress["stage"] + 1, "stage_epoch": 0}
+                    if ended
+                    else {"stage_epoch": progress["stage_epoch"] + 1}
+                )
+                progress["seconds"] = spent + time.monotonic() - began
+                progress["images_per_second"] = reporter.rate() or progress["images_per_second"]
+                if len(history) % config.checkpoint.every == 0 or progress["stage"] == len(stages):
+                    checkpoints.save(row["step"], carry, progress)
+    return carry, progress
+
+
+def train_epoch(
+    job: Run, carry: Any, compiled: Callable, stage: Stage, epoch: int, reporter: writers.Reporter
+) -> tuple[Any, dict]:
+    """One epoch of one stage and its evaluation; returns the carry and the epoch's row."""
+    steps, meter = job.info.steps_per_epoch, metrics.Meter()
+    order = job.order(stage, epoch)
+    try:
+        for step in range(epoch * steps, (epoch + 1) * steps):
+            carry, out = compiled(carry, job.arrays, order, job.key)
+            meter.add(step, out)
+            reporter.step(step + 1)
+        means = meter.means()
+    except NonFiniteError as error:
+        raise NonFiniteError(
+            f"{error} in epoch {epoch + 1} (stage {stage.name}); training stopped, "
+            f"the checkpoint of the last epoch saved before it is intact"
+        ) from None
+    for line in metrics.warnings(means):
+        reporter.say(f"warning: {line}")
+    row = {"epoch": epoch + 1, "stage": stage.name, "step": (epoch + 1) * steps, **means}
+    reporter.pause()
+    row |= job.evaluate(carry["method"])
+    return carry, row
+
+
+def finish(job: Run, current: Any, progress: dict, workdir: pathlib.Path, began: float) -> dict:
+    """Corrects the labels, writes the table and the deployed network, and returns the summary."""
+    data, config, method, history = job.dataset, job.config, job.method, progress["history"]
+    rows = np.concatenate(data.splits)
+    names = np.repeat(data.splits._fields, [len(part) for part in data.splits])
+    beliefs = job.beliefs(current, rows)
+    trusted = names == "trusted"
+    beliefs[trusted] = np.eye(job.info.num_classes, dtype=np.float32)[data.given_label[rows[trusted]]]
+    table = labels.table(rows, names, data.given_label[rows], beliefs)
+    labels.write(table, workdir)
+    export.save(workdir / method.deployed, method.networks[method.deployed](current), describe(job, method.deployed))
+    return {
+        "method": config.method.name,
+        "options": config.method.to_dict(),
+        "dataset": data.name,
+        "seed": config.seed,
+        "versions": {package: importlib.metadata.version(package) for package in ("jax", "flax", "optax", "numpy")},
+        "device": f"{job.mesh.size} x {job.mesh.devices.flat[0].device_kind}",
+        "noise": {
+            "kind": config.noise.kind,
+            "nominal": config.noise.rate,
+            "realised": data.rate,
+            "estimated": estimated_rate(method, current, beliefs[names == "noisy"]),
+        },
+        "networks": {
+            name: {
+                "name": config[name].net,
+                "parameters": sum(leaf.size for leaf in jax.tree.leaves(net(current).params)),
+                **metrics.network_summary(history, name, config.data.select_on),
+            }
+            for name, net in method.networks.items()
+        },
+        "labels": label_summary(table, data),
+        "seconds": progress["seconds"] + time.monotonic() - began,
+        "images_per_second": progress["images_per_second"],
+    }
+
+
+def describe(job: Run, network: str) -> dict:
+    """What a program needs, beside the weights, to run the network: see `export.save`."""
+    return {
+        "net": job.config[network].net,
+        "class_names": list(job.dataset.class_names),
+        "image_shape": list(job.info.image_shape),
+        "mean": np.asarray(job.arrays["mean"]).tolist(),
+        "std": np.asarray(job.arrays["std"]).tolist(),
+    }
+
+
+def estimated_rate(method: Method, current: Any, beliefs: np.ndarray) -> float | None:
+    """1 - Σ_y π_y T̂[y, y] with the class prior π of the corrected labels; None where the method has no T̂."""
+    if method.transition is None:
+        return None
+    return float(1.0 - beliefs.mean(axis=0) @ np.diagonal(method.transition(current)))
+
+
+def label_summary(table: Any, data: Dataset) -> dict[str, float | None]:
+    """Accuracy of the noisy split's labels before and after, and the detection scores; truth is used here only."""
+    noisy = table["split"].to_numpy(zero_copy_only=False) == "noisy"
+    column = {name: table[name].to_numpy(zero_copy_only=False)[noisy] for name in table.column_names}
+    truth = data.truth[column["id"]]
+    return {
+        "accuracy_before": metrics.accuracy(column["given_label"], truth),
+        "accuracy_after": metrics.accuracy(column["corrected_label"], truth),
+        **labels.detection(column["given_label"] != truth, column["label_score"], column["is_label_issue"]),
+    }

@@ -1,0 +1,87 @@
+"""What a run writes: JSON lines, and progress for the person who waits."""
+
+import json
+import os
+import pathlib
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def write_atomic(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes the whole file or nothing."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(part, path)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=2) + "\n")
+
+
+def minutes(value: float) -> str:
+    """63.2 -> '1:03'."""
+    return f"{int(value) // 60}:{int(value) % 60:02d}"
+
+
+class Reporter:
+    """One JSON line an epoch in `metrics.jsonl`; a progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, path: pathlib.Path, history: list[dict], total_steps: int, batch: int, title: str, quiet: bool):
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in history))
+        self._file = path.open("a")
+        self._total, self._batch, self._title, self._quiet = total_steps, batch, title, quiet
+        self._steps, self._busy, self._last = 0, 0.0, None
+        self._bar = None
+        if sys.stderr.isatty() and not quiet:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"))
+            self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+            self._task = self._bar.add_task(title, total=total_steps, rate="")
+            self._bar.start()
+        if history:
+            self.say(f"{title}  going on after epoch {history[-1]['epoch']}")
+
+    def rate(self) -> float:
+        """Images a second in training steps, evaluation and the first step of each stage (compilation) left out."""
+        return self._steps * self._batch / self._busy if self._busy else 0.0
+
+    def step(self, step: int) -> None:
+        """Told after every step."""
+        now = time.monotonic()
+        if self._last is not None:
+            self._steps, self._busy = self._steps + 1, self._busy + now - self._last
+        self._last = now
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, rate=f"{self.rate():,.0f} images/s")
+
+    def pause(self) -> None:
+        """Told when something other than steps begins."""
+        self._last = None
+
+    def epoch(self, row: dict) -> None:
+        """Told after every evaluated epoch."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        left = (self._total - row["step"]) * self._batch / self.rate() if self.rate() else 0.0
+        tests = "  ".join(f"{k.removesuffix('_test')} {v:.3f}" for k, v in row.items() if k.endswith("_test"))
+        self.say(
+            f"{self._title}  epoch {row['epoch']:3d}  {row['stage']:8s} loss {row['loss']:.3f}  test: {tests}"
+            f"  {self.rate():,.0f} images/s  {minutes(left)} left"
+        )
+
+    def say(self, line: str) -> None:
+        """A line for the person, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False)
+        elif not self._quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Ends the bar and the file."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._file.close()

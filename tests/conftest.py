@@ -1,0 +1,33 @@
+"""Settings every test shares: four simulated CPU devices, rank promotion is an error, real data only where given."""
+
+import os
+import pathlib
+
+import pytest
+
+# XLA reads both variables when jax starts its backend, so they are set before jax is imported.
+_DEVICE_COUNT = "--xla_force_host_platform_device_count"
+if _DEVICE_COUNT not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICE_COUNT}=4".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_report_header(config):
+    root = os.environ.get("KDMLC_DATA")
+    return f"KDMLC_DATA: {root}" if root else "KDMLC_DATA: not set, tests on real data are skipped"
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> pathlib.Path:
+    """The folder of unpacked data sets; the test is skipped where there is none."""
+    root = os.environ.get("KDMLC_DATA")
+    if not root:
+        pytest.skip("KDMLC_DATA is not set: it names the folder that holds the unpacked data sets")
+    path = pathlib.Path(root)
+    if not path.is_dir():
+        pytest.fail(f"KDMLC_DATA={root} is not a folder")
+    return path

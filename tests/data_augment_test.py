@@ -1,0 +1,140 @@
+"""Augmentation against NumPy, image by image, and against the chances it promises."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from kdmlc_jax.data import augment
+
+KEY = jax.random.key(0)
+
+
+def pictures(count, height=6, width=5, channels=2):
+    """Images whose every pixel differs from all others, so that each output tells where it came from."""
+    size = count * height * width * channels
+    values = np.random.default_rng(1).permutation(size).astype(np.float32) + 1.0
+    return values.reshape(count, height, width, channels)
+
+
+def crop_corner(before, after, pad):
+    """Where NumPy finds `after` in the padded `before`; one place exactly."""
+    height, width, _ = before.shape
+    padded = np.pad(before, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
+    corners = itertools.product(range(2 * pad + 1), repeat=2)
+    found = [(i, j) for i, j in corners if np.array_equal(padded[i : i + height, j : j + width], after)]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_crop_is_a_window_of_the_reflected_image():
+    """Protects the crop: each image is a window of its own padding, at every place equally often."""
+    images, pad = pictures(1800), 2
+    cropped = np.asarray(jax.jit(augment.random_crop, static_argnums=2)(KEY, images, pad))
+    corners = [crop_corner(before, after, pad) for before, after in zip(images, cropped, strict=True)]
+    counts = np.bincount([i * 5 + j for i, j in corners], minlength=25)
+    assert ((counts - 72) ** 2 / 72).sum() <= 24 + 5 * np.sqrt(48)  # chi-square, 24 degrees of freedom
+
+
+def test_flip_mirrors_half_of_the_images():
+    """Protects the flip: left to right only, half of the images."""
+    images = pictures(1000)
+    flipped = np.asarray(augment.random_flip(KEY, images))
+    mirrored = np.array([np.array_equal(after, before[:, ::-1]) for before, after in zip(images, flipped, strict=True)])
+    kept = np.array([np.array_equal(after, before) for before, after in zip(images, flipped, strict=True)])
+    assert (mirrored ^ kept).all()
+    assert mirrored.mean() == pytest.approx(0.5, abs=0.07)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 20])
+def test_cutout_is_one_square_with_its_centre_anywhere(size):
+    """Protects Cutout: zeros where NumPy slices a square round some centre, all else untouched, all centres occur."""
+    images = pictures(600)
+    height, width = images.shape[1:3]
+    masks = {}
+    for row, column in itertools.product(range(height), range(width)):
+        mask = np.ones((height, width), bool)
+        top, left = row - size // 2, column - size // 2
+        mask[max(top, 0) : top + size, max(left, 0) : left + size] = False
+        masks.setdefault(mask.tobytes(), []).append((row, column))
+    cut = np.asarray(augment.cutout(KEY, images, size))
+    seen = set()
+    for before, after in zip(images, cut, strict=True):
+        mask = (after != 0).all(axis=-1)
+        np.testing.assert_array_equal(after, before * mask[..., None])
+        assert mask.tobytes() in masks
+        seen.add(mask.tobytes())
+    assert seen == set(masks)
+
+
+def test_cutout_row_and_column_are_independent():
+    """Protects against one number used for both coordinates: off the diagonal there are squares too."""
+    cut = np.asarray(augment.cutout(KEY, pictures(600, 5, 5), 1))
+    places = {tuple(np.argwhere(image[..., 0] == 0)[0]) for image in cut}
+    assert len(places) == 25
+
+
+def test_normalise_against_numpy():
+    """Protects scale and channel order, for a batch and for one image."""
+    raw = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 2)).astype(np.uint8)
+    mean, std = np.array([0.2, 0.6], np.float32), np.array([0.5, 0.1], np.float32)
+    expected = (raw / 255.0 - mean) / std
+    got = augment.normalise(raw, mean, std)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(augment.normalise(raw[0], mean, std), expected[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 7, 3000])
+def test_channel_stats_against_numpy(count):
+    """Protects the statistics, whatever the number of blocks they are counted in."""
+    raw = np.random.default_rng(0).integers(0, 256, (count, 3, 3, 3)).astype(np.uint8)
+    raw[..., 1] //= 3
+    mean, std = augment.channel_stats(raw)
+    np.testing.assert_allclose(mean, (raw / 255.0).mean(axis=(0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(std, (raw / 255.0).std(axis=(0, 1, 2)), rtol=1e-6)
+    assert mean.dtype == std.dtype == np.float32
+
+
+def test_constant_channel_can_be_normalised():
+    """Protects against NaN from a channel without variation."""
+    raw = np.full((2, 3, 3, 1), 7, np.uint8)
+    mean, std = augment.channel_stats(raw)
+    assert std[0] == np.float32(1 / 255)
+    np.testing.assert_allclose(augment.normalise(raw, mean, std), 0.0, atol=1e-5)
+
+
+def test_augment_composes_with_independent_keys():
+    """Protects ablations: switching one step off leaves the randomness of the others as it was."""
+    images = pictures(64)
+    full = augment.augment(KEY, images, 2, True, 3)
+    crop_only, flip_only = augment.augment(KEY, images, 2, False, 0), augment.augment(KEY, images, 0, True, 0)
+    cut_only = augment.augment(KEY, images, 0, False, 3)
+    mirrored = (np.asarray(flip_only) != images).any(axis=(1, 2, 3))
+    assert 0 < mirrored.sum() < 64
+    expected = np.where(mirrored[:, None, None, None], np.asarray(crop_only)[:, :, ::-1], crop_only)
+    np.testing.assert_array_equal(full, np.where(np.asarray(cut_only) == 0, 0.0, expected))
+
+
+def test_augment_is_pure_and_can_be_off():
+    """Protects repeatability: the key decides; with everything off nothing changes."""
+    images = pictures(16)
+    np.testing.assert_array_equal(augment.augment(KEY, images, 0, False, 0), images)
+    jitted = jax.jit(augment.augment, static_argnums=(2, 3, 4))
+    first = augment.augment(KEY, images, 2, True, 3)
+    np.testing.assert_array_equal(first, jitted(KEY, images, 2, True, 3))
+    assert (np.asarray(first) != np.asarray(jitted(jax.random.key(1), images, 2, True, 3))).any()
+
+
+@pytest.mark.parametrize("pad", [-1, 5, 9])
+def test_pad_beyond_the_image(pad):
+    """Protects from a reflection that does not exist: refused before anything is compiled."""
+    with pytest.raises(ValueError, match=rf"augment\.pad: {pad} is out of range, expected 0 to 4 pixels"):
+        augment.augment(KEY, pictures(2), pad, False, 0)
+
+
+def test_negative_cutout():
+    """Protects from a square of negative side."""
+    with pytest.raises(ValueError, match=r"augment\.cutout: -1 is out of range, expected 0 or more pixels"):
+        augment.augment(KEY, pictures(2), 0, False, -1)

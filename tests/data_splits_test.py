@@ -1,0 +1,93 @@
+"""Splits: disjoint, balanced, repeatable, and clear about sizes that cannot be."""
+
+import numpy as np
+import pytest
+
+from kdmlc_jax.data.splits import split
+from kdmlc_jax.errors import UserError
+
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4, dtype=np.int32), [40, 30, 20, 10]))
+
+
+@pytest.mark.parametrize(("trusted", "validation", "noisy"), [(8, 12, 0), (10, 0, 0), (11, 20, 30), (4, 1, 95)])
+def test_parts_are_disjoint_and_of_the_asked_size(trusted, validation, noisy):
+    """Protects the protocol: no trusted or validation image is ever trained on with its noisy label."""
+    parts = split(LABELS, trusted, validation, noisy, seed=0, num_classes=4)
+    assert (len(parts.trusted), len(parts.validation)) == (trusted, validation)
+    assert len(parts.noisy) == (noisy or 100 - trusted - validation)
+    together = np.concatenate(parts)
+    assert len(np.unique(together)) == len(together)
+    assert together.min() >= 0 and together.max() < 100
+    assert all(part.dtype == np.int64 for part in parts)
+
+
+@pytest.mark.parametrize("trusted", [4, 8, 9, 10, 11])
+def test_trusted_is_balanced(trusted):
+    """Protects class balance: counts differ by one at most, for unbalanced labels too."""
+    counts = np.bincount(LABELS[split(LABELS, trusted, 5, 0, 0, 4).trusted], minlength=4)
+    assert counts.sum() == trusted and counts.max() - counts.min() <= 1
+
+
+def test_remainder_goes_to_the_first_classes_of_the_permutation():
+    """Protects against a remainder that always falls on class 0, and the rule by which it is given."""
+    extra = set()
+    for seed in range(30):
+        parts = split(LABELS, 5, 5, 0, seed, 4)
+        counts = np.bincount(LABELS[parts.trusted], minlength=4)
+        extra.add(int(counts.argmax()))
+        # The first image of the permutation is trusted, and its class is the one met first.
+        assert counts.argmax() == LABELS[parts.trusted[0]]
+    assert extra == {0, 1, 2, 3}
+
+
+def test_one_permutation_decides_everything():
+    """Protects comparisons: a new noisy size keeps the trusted and validation images and shortens the same row."""
+    whole, part = split(LABELS, 8, 12, 0, 3, 4), split(LABELS, 8, 12, 20, 3, 4)
+    np.testing.assert_array_equal(whole.trusted, part.trusted)
+    np.testing.assert_array_equal(whole.validation, part.validation)
+    np.testing.assert_array_equal(whole.noisy[:20], part.noisy)
+
+
+def test_seed_decides():
+    """Protects repeatability: the same seed gives the same parts, another seed other ones."""
+    first, again, other = (split(LABELS, 8, 12, 0, seed, 4) for seed in (5, 5, 6))
+    for one, two in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert set(first.trusted) != set(other.trusted)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "field", "value", "allowed"),
+    [
+        ((0, 10, 0), "data.trusted", "0 images", "expected 4 to 99"),
+        ((-1, 10, 0), "data.trusted", "-1 images", "expected 4 to 99"),
+        ((3, 10, 0), "data.trusted", "3 images", "expected 4 to 99 (4 classes, 100 training images)"),
+        ((101, 0, 0), "data.trusted", "101 images", "expected 4 to 99"),
+        ((100, 0, 0), "data.trusted", "100 images", "expected 4 to 99"),
+        ((0.1, 10, 0), "data.trusted", "0.1 is not a whole number", "expected 4 to 99"),
+        ((True, 10, 0), "data.trusted", "True is not a whole number", "expected 4 to 99"),
+        ((8, -1, 0), "data.validation", "-1 images", "expected 0 to 91"),
+        ((8, 92, 0), "data.validation", "92 images", "expected 0 to 91 (92 images left by data.trusted=8)"),
+        ((8, 10, -1), "data.noisy", "-1 images", "expected 0 to 82"),
+        ((8, 10, 83), "data.noisy", "83 images", "expected 0 to 82 (82 of 100 images left by data.trusted=8"),
+        ((60, 10, 0), "data.trusted", "60 images", "needs 15 images of class 3 and there are 10"),
+    ],
+)
+def test_impossible_sizes(sizes, field, value, allowed):
+    """Protects against an empty part or one cut short in silence: field, value and range are named."""
+    with pytest.raises(UserError) as caught:
+        split(LABELS, *sizes, seed=0, num_classes=4)
+    message = str(caught.value)
+    assert message.startswith(f"{field}: {value}") and allowed in message and "\n" not in message
+
+
+def test_absent_class():
+    """Protects the trusted set from a class it cannot show."""
+    with pytest.raises(UserError, match=r"data\.trusted: 10 .* needs 2 images of class 4 and there are 0"):
+        split(LABELS, 10, 10, 0, 0, 5)
+
+
+def test_bad_labels():
+    """Protects the balance from labels out of range."""
+    with pytest.raises(UserError, match=r"labels row \d+: 3 is out of range, expected 0 to 2"):
+        split(LABELS, 10, 10, 0, 0, 3)

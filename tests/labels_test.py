@@ -1,0 +1,171 @@
+"""The corrected-label table: columns, scores and ranks by hand, files, detection against scikit-learn."""
+
+import json
+
+import numpy as np
+import pytest
+from pyarrow import csv, parquet
+from sklearn import metrics
+
+from kdmlc_jax import labels
+from kdmlc_jax.errors import UserError
+
+BELIEFS = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.5, 0.5, 0.0], [0.1, 0.3, 0.6], [0.0, 0.0, 1.0]], np.float32)
+GIVEN = np.array([0, 1, 1, 1, 0], np.int32)
+IDS = np.array([10, 7, 30, 5, 2])
+SPLITS = ["noisy", "noisy", "trusted", "noisy", "noisy"]
+
+
+def make(**changes):
+    arguments = {"ids": IDS, "split_names": SPLITS, "given": GIVEN, "beliefs": BELIEFS} | changes
+    return labels.table(**arguments)
+
+
+def test_table_by_hand():
+    """Protects the meaning of every column; the score is cleanlab's normalised margin."""
+    got = make().to_pydict()
+    assert tuple(got) == labels.COLUMNS
+    assert got["id"] == [10, 7, 30, 5, 2] and got["split"] == SPLITS
+    assert got["given_label"] == [0, 1, 1, 1, 0]
+    assert got["corrected_label"] == [0, 2, 1, 2, 2]
+    np.testing.assert_allclose(got["confidence"], [0.7, 0.6, 0.5, 0.6, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(got["p_given"], [0.7, 0.3, 0.5, 0.3, 0.0], rtol=1e-6)
+    assert got["is_label_issue"] == [False, True, False, True, True]
+    np.testing.assert_allclose(got["label_score"], [0.75, 0.35, 0.5, 0.35, 0.0], rtol=1e-6)
+    assert got["rank"] == [5, 3, 4, 2, 1]
+
+
+def test_score_on_random_beliefs():
+    """Protects the invariants: scores in [0, 1], issues at 1/2 or below, ranks a permutation in order of score."""
+    rng = np.random.default_rng(0)
+    beliefs = rng.dirichlet(np.full(10, 0.2), 500).astype(np.float32)
+    given = rng.integers(0, 10, 500)
+    got = labels.table(np.arange(500), ["noisy"] * 500, given, beliefs).to_pydict()
+    score, issue, rank = (np.array(got[name]) for name in ("label_score", "is_label_issue", "rank"))
+    for row in range(500):
+        best_other = max(belief for c, belief in enumerate(beliefs[row]) if c != given[row])
+        assert score[row] == pytest.approx((beliefs[row][given[row]] - best_other + 1) / 2, abs=1e-6)
+    assert score.min() >= 0 and score.max() <= 1
+    assert (score[issue] <= 0.5).all() and (score[~issue] >= 0.5).all()
+    assert sorted(rank) == list(range(1, 501))
+    assert (np.diff(score[np.argsort(rank)]) >= 0).all()
+    np.testing.assert_array_equal(np.array(got["corrected_label"]), beliefs.argmax(axis=1))
+
+
+def test_ties_are_ranked_by_id_for_names_too():
+    """Protects the order of equals: by id, whatever the order of the rows, for file names as for numbers."""
+    got = make(ids=["e.png", "c.png", "d.png", "b.png", "a.png"]).to_pydict()
+    assert got["id"][1] == "c.png" and got["rank"] == [5, 3, 4, 2, 1]
+
+
+def test_cleanlab_agrees():
+    """Protects the score by cleanlab itself, where it is installed."""
+    rank = pytest.importorskip("cleanlab.rank", reason="cleanlab is not installed")
+    expected = rank.get_label_quality_scores(GIVEN, BELIEFS, method="normalized_margin")
+    np.testing.assert_allclose(make()["label_score"].to_numpy(), expected, atol=1e-6)
+
+
+def test_files_come_back_as_written(tmp_path):
+    """Protects labels.csv and labels.parquet: the same rows and columns from both, nothing else left behind."""
+    rows = make(ids=["a", 'b"x', "c,d", "é", "="])
+    paths = labels.write(rows, str(tmp_path))
+    assert [path.name for path in paths] == ["labels.csv", "labels.parquet"]
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    assert parquet.read_table(paths[1]).equals(rows)
+    back = csv.read_csv(paths[0])
+    assert back.column_names == list(labels.COLUMNS)
+    assert back.cast(rows.schema).equals(rows)
+
+
+def test_write_into_no_directory(tmp_path):
+    """Protects the message where the directory is gone; nothing is made."""
+    with pytest.raises(UserError) as caught:
+        labels.write(make(), tmp_path / "absent")
+    assert f"{tmp_path}/absent/labels.csv: cannot be written" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    """Protects a finished table from a second run that dies while writing."""
+    labels.write(make(), tmp_path)
+    old = (tmp_path / "labels.csv").read_bytes()
+
+    def full(rows, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(csv, "write_csv", full)
+    with pytest.raises(UserError, match=r"labels\.csv: cannot be written \(No space left on device\)"):
+        labels.write(make(), tmp_path)
+    assert (tmp_path / "labels.csv").read_bytes() == old and len(list(tmp_path.iterdir())) == 2
+
+
+def replaced(row, values):
+    beliefs = BELIEFS.copy()
+    beliefs[row] = values
+    return beliefs
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"given": np.array([0, 1, 3, 1, 0])}, "labels row 2: 3 is out of range, expected 0 to 2"),
+        ({"given": np.array([0, 1, 2, 1, -1])}, "labels row 4: -1 is out of range, expected 0 to 2"),
+        ({"given": GIVEN.astype(np.float32)}, "labels: float32 of shape (5,), expected integers"),
+        ({"given": GIVEN[:4]}, "given: 4 entries, expected 5, the rows of beliefs"),
+        ({"ids": IDS[:3]}, "ids: 3 entries, expected 5, the rows of beliefs"),
+        ({"split_names": SPLITS * 2}, "split_names: 10 entries, expected 5, the rows of beliefs"),
+        ({"beliefs": BELIEFS[0]}, "beliefs: shape (3,), expected [N, C] with 2 classes or more"),
+        ({"beliefs": BELIEFS[:, :1]}, "beliefs: shape (5, 1), expected [N, C] with 2 classes or more"),
+        ({"beliefs": replaced(3, [np.nan, 0.5, 0.5])}, "beliefs row 3: sum nan"),
+        ({"beliefs": replaced(1, [np.inf, 0, 0])}, "beliefs row 1: sum inf"),
+        ({"beliefs": replaced(2, [0.5, 0.5, 0.01])}, "beliefs row 2: sum 1.01, least 0.01, expected finite"),
+        ({"beliefs": replaced(0, [1.5, -0.5, 0.0])}, "beliefs row 0: sum 1, least -0.5, expected finite"),
+    ],
+)
+def test_bad_input(changes, message):
+    """Protects the table from labels and beliefs that would give a plausible but wrong row."""
+    with pytest.raises(UserError) as caught:
+        make(**changes)
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_detection_against_sklearn():
+    """Protects the scores: wrong labels are positive, low label_score is suspicious."""
+    rng = np.random.default_rng(0)
+    noisy = rng.random(200) < 0.4
+    score = np.clip(0.6 - 0.3 * noisy + 0.2 * rng.normal(size=200), 0, 1)
+    issue = score < 0.5
+    got = labels.detection(noisy, score, issue)
+    assert got["flagged"] == issue.sum()
+    assert got["precision"] == pytest.approx(metrics.precision_score(noisy, issue))
+    assert got["recall"] == pytest.approx(metrics.recall_score(noisy, issue))
+    assert got["f1"] == pytest.approx(metrics.f1_score(noisy, issue))
+    pairs = score[noisy][:, None] - score[~noisy][None, :]
+    assert got["auroc"] == pytest.approx(np.mean((pairs < 0) + 0.5 * (pairs == 0)))
+    assert got["average_precision"] == pytest.approx(metrics.average_precision_score(noisy, -score))
+    assert 0.75 < got["auroc"] < 1
+    json.dumps(got)
+
+
+def test_detection_where_undefined():
+    """Protects summaries from made-up zeros, NaN and warnings: what is undefined is None."""
+    nothing, everything = np.zeros(4, bool), np.ones(4, bool)
+    score = np.array([0.1, 0.2, 0.8, 0.9])
+    clean = labels.detection(nothing, score, score < 0.5)
+    assert clean == {"flagged": 2, "precision": 0.0} | dict.fromkeys(("recall", "f1", "auroc", "average_precision"))
+    silent = labels.detection(score < 0.5, score, nothing)
+    assert (silent["precision"], silent["recall"], silent["f1"], silent["auroc"]) == (None, 0.0, 0.0, 1.0)
+    wrong = labels.detection(everything, score, everything)
+    assert (wrong["precision"], wrong["recall"], wrong["auroc"], wrong["average_precision"]) == (1.0, 1.0, None, 1.0)
+    empty = labels.detection(nothing[:0], score[:0], nothing[:0])
+    assert empty["flagged"] == 0 and empty["auroc"] is None
+
+
+def test_detection_refuses_bad_input():
+    """Protects against scores of another set and NaN in a score."""
+    flags = np.zeros(3, bool)
+    with pytest.raises(UserError, match=r"shapes \(3,\), \(2,\), \(3,\), expected one shape \[N\]"):
+        labels.detection(flags, np.zeros(2), flags)
+    with pytest.raises(UserError, match=r"label_score row 1: nan, expected a finite number"):
+        labels.detection(flags, np.array([0, np.nan, 0]), flags)
