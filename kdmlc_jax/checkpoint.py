@@ -24,7 +24,7 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**parts))
 
     def restore(self, like: Any) -> tuple[Any, dict] | None:
-        """The newest state, in the structure, dtypes and sharding of `like`, with its progress; None if there is none."""
+        """The newest state, in structure, dtypes and sharding like `like`, and its progress; None if there is none."""
         self._manager.wait_until_finished()
         step = self._manager.latest_step()
         if step is None:

@@ -5,8 +5,9 @@ a short name of a field (`SHORT`), a flag of the file (`quick`), or an option of
 """
 
 import ast
-import importlib.util
+import json
 import pathlib
+import runpy
 from collections.abc import Mapping
 from typing import Any
 
@@ -137,7 +138,7 @@ def convert(path: str, text: str, old: Any) -> Any:
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """{"optim.lr": .1, …} for every leaf."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in config.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
     return flat
@@ -160,14 +161,40 @@ def load(spec: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
       UserError: for a missing file, an unknown name or a value of the wrong type.
     """
     path, _, arguments = spec.partition(":")
-    module_spec = importlib.util.spec_from_file_location("kdmlc_config", find(path))
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    module = runpy.run_path(str(find(path)))
     given = parse_arguments(arguments)
     for name in ("name", "preset"):
         if f"method.{name}" in overrides:
             given["method" if name == "name" else name] = overrides[f"method.{name}"]
-    config = module.get_config(given)
+    config = module["get_config"](given)
     for field, text in overrides.items():
         assign(config, field, text)
     return config
+
+
+def read(path: pathlib.Path) -> ConfigDict:
+    """The resolved config that a run has written to `path`; raises UserError where that is not one."""
+    try:
+        return ConfigDict(_tuples(json.loads(path.read_text())))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read as the config of a run ({error})") from None
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists only; every sequence in a config is a tuple."""
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def check_same(config: ConfigDict, path: pathlib.Path) -> None:
+    """Raises UserError, naming the first field, where `config` differs from the one written to `path`."""
+    if not path.exists():
+        return
+    old, new = flatten(read(path)), flatten(config)
+    for field in sorted(old.keys() | new.keys()):
+        if old.get(field) != new.get(field):
+            raise UserError(
+                f"{path.parent} holds a run with {field}={old.get(field)!r}, not {new.get(field)!r}: "
+                "choose another --workdir, or leave out --config to go on with that run"
+            )

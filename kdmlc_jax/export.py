@@ -3,12 +3,14 @@
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 
-from kdmlc_jax import nets, writers
+from kdmlc_jax import files, nets
 from kdmlc_jax.data import augment
 from kdmlc_jax.state import NetState
 
@@ -20,8 +22,9 @@ def save(directory: pathlib.Path, net: NetState, description: dict) -> None:
     """
     directory.mkdir(exist_ok=True)
     variables = net.ema if net.ema is not None else {"params": net.params, "batch_stats": net.batch_stats}
-    writers.write_atomic(directory / "weights.msgpack", serialization.msgpack_serialize(jax.device_get(variables)))
-    writers.write_json(directory / "network.json", description)
+    with files.atomic_write(directory / "weights.msgpack") as file:
+        file.write(serialization.msgpack_serialize(jax.device_get(variables)))
+    files.write_json(directory / "network.json", description)
 
 
 def load(directory: str | pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -30,11 +33,11 @@ def load(directory: str | pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
     about = json.loads((directory / "network.json").read_text())
     variables = serialization.msgpack_restore((directory / "weights.msgpack").read_bytes())
     module = nets.build(about["net"], len(about["class_names"]))
-    mean, std = (np.asarray(about[name], np.float32) for name in ("mean", "std"))
+    mean, std = (jnp.asarray(about[name], jnp.float32) for name in ("mean", "std"))
 
     @jax.jit
     def predict(images: jax.Array) -> jax.Array:
-        output = module.apply(variables, augment.normalise(images, mean, std), train=False)
+        output: Any = module.apply(variables, augment.normalise(images, mean, std), train=False)
         return jax.nn.softmax(output.logits)
 
     return lambda images: np.asarray(predict(images))

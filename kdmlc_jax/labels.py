@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from kdmlc_jax.data.noise import atomic_write
 from kdmlc_jax.data.splits import check_labels
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.files import atomic_write
 
 COLUMNS = (
     "id",

@@ -69,5 +69,5 @@ def network_summary(history: list[dict], network: str, select_on: str) -> dict[s
     """
     test = [row[f"{network}_test"] for row in history]
     chosen = [row.get(f"{network}_validation_{select_on}") for row in history]
-    best_val = None if chosen[0] is None else test[int(np.argmax(chosen))]
+    best_val = None if None in chosen else test[int(np.argmax(np.array(chosen, float)))]
     return {"last": test[-1], "last5": float(np.mean(test[-5:])), "best_val": best_val, "best_test": max(test)}

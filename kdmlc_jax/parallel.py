@@ -12,7 +12,9 @@ from kdmlc_jax.errors import UserError
 
 # XLA's default CPU convolutions are 2-4x slower than these library calls; other backends do not know the option.
 _CPU_OPTIONS = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_ELTWISE"
+    "xla_cpu_experimental_ynn_fusion_type": ",".join(
+        f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("DOT", "REDUCE", "ELTWISE")
+    )
 }
 
 

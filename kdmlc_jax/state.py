@@ -21,13 +21,11 @@ class NetState(train_state.TrainState):
         """Takes a finished update; the average moves to d·ema + (1-d)·new, with d ≤ (1+t)/(10+t) early on."""
         ema = self.ema
         if ema is not None:
-            step = self.step.astype(jnp.float32)
+            step = jnp.asarray(self.step, jnp.float32)
             d = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
             new = {"params": params, "batch_stats": batch_stats}
             ema = jax.tree.map(lambda old, now: d * old + (1.0 - d) * now, ema, new)
-        return self.replace(
-            step=self.step + 1, params=params, opt_state=opt_state, batch_stats=batch_stats, ema=ema
-        )
+        return self.replace(step=self.step + 1, params=params, opt_state=opt_state, batch_stats=batch_stats, ema=ema)
 
     def descend(self, gradient: Any, batch_stats: Any, ema_decay: float = 0.0) -> "NetState":
         """One optimiser update from `gradient`, committed."""

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdmlc_jax import export, labels, methods, metrics, parallel, state, writers
+from kdmlc_jax import config as config_lib
+from kdmlc_jax import export, files, labels, methods, metrics, parallel, state, writers
 from kdmlc_jax.checkpoint import Checkpoints
 from kdmlc_jax.data import augment, noise, pipeline
 from kdmlc_jax.data.prepare import Dataset, prepare
@@ -94,7 +95,7 @@ class Run:
     def _beliefs(self, arrays: Any, current: Any, images: jax.Array, given: jax.Array) -> jax.Array:
         return self.method.correct(current, self._normalise(arrays, images), given)
 
-    def evaluate(self, current: Any) -> dict[str, float]:
+    def evaluate(self, current: Any) -> dict[str, float | None]:
         """Accuracy of each network on the test set, and on the validation split by given and by true labels."""
         data, batch, row = self.dataset, self.config.train.eval_batch_size, {}
         infer = lambda images: self._infer(self.arrays, current, images)  # noqa: E731
@@ -134,6 +135,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
       NonFiniteError: naming the step; the last good checkpoint stays.
     """
     workdir = pathlib.Path(workdir)
+    config_lib.check_same(config, workdir / "config.json")
     summary_path = workdir / "summary.json"
     if summary_path.exists():
         return json.loads(summary_path.read_text())
@@ -142,12 +144,12 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
     job = Run(config, dataset)
     carry = job.init()
     make_workdir(workdir)
-    writers.write_json(workdir / "config.json", config.to_dict())
+    files.write_json(workdir / "config.json", config.to_dict())
     noise.save_artefact(workdir / "noise.npz", dataset.splits, dataset.given_label, dataset.rate, dataset.matrix)
     with contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep)) as checkpoints:
         carry, progress = train(job, carry, checkpoints, workdir, quiet, title or config.name)
     summary = finish(job, carry["method"], progress, workdir, began)
-    writers.write_json(summary_path, summary)
+    files.write_json(summary_path, summary)
     return summary
 
 

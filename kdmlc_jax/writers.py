@@ -1,26 +1,14 @@
 """What a run writes: JSON lines, and progress for the person who waits."""
 
 import json
-import os
 import pathlib
 import sys
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-
-def write_atomic(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes the whole file or nothing."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(part, path)
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=2) + "\n")
+from kdmlc_jax import files
 
 
 def minutes(value: float) -> str:
@@ -32,10 +20,11 @@ class Reporter:
     """One JSON line an epoch in `metrics.jsonl`; a progress bar on a terminal, plain lines elsewhere."""
 
     def __init__(self, path: pathlib.Path, history: list[dict], total_steps: int, batch: int, title: str, quiet: bool):
-        write_atomic(path, "".join(json.dumps(row) + "\n" for row in history))
+        files.write_text(path, "".join(json.dumps(row) + "\n" for row in history))
         self._file = path.open("a")
         self._total, self._batch, self._title, self._quiet = total_steps, batch, title, quiet
-        self._steps, self._busy, self._last = 0, 0.0, None
+        self._steps, self._busy = 0, 0.0
+        self._last: float | None = None
         self._bar = None
         if sys.stderr.isatty() and not quiet:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"))

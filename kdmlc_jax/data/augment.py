@@ -1,5 +1,7 @@
 """Random crop, flip and Cutout as pure functions of (key, images), to be called inside the jitted step."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,3 +135,27 @@ def augment(key: jax.Array, images: jax.Array, pad: int, flip: bool, cutout_size
     if flip:
         images = random_flip(flip_key, images)
     return cutout(cutout_key, images, cutout_size) if cutout_size else images
+
+
+def mixup(key: jax.Array, images: jax.Array, alpha: float) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """x̃_i = λ_i x_i + (1-λ_i) x_π(i) with λ_i ~ Beta(α, α), folded to λ ≥ ½ (MixUp, Zhang et al. 2018; the fold, by
+    which an image stays nearer to itself than to its partner, is MixMatch's).
+
+    Args:
+      key: typed key.
+      images: f32[B, H, W, K].
+      alpha: α > 0.
+
+    Returns:
+      The mixed images, and a function that mixes targets f32[B, C] in the same way.
+    """
+    weight_key, order_key = jax.random.split(key)
+    weight = jax.random.beta(weight_key, alpha, alpha, (len(images),))
+    weight = jnp.maximum(weight, 1.0 - weight)
+    partner = jax.random.permutation(order_key, len(images))
+
+    def mix(rows: jax.Array) -> jax.Array:
+        w = jnp.reshape(weight, (-1,) + (1,) * (rows.ndim - 1))
+        return w * rows + (1.0 - w) * rows[partner]
+
+    return mix(images), mix

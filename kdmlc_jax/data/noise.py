@@ -1,18 +1,16 @@
 """Label noise with a known transition matrix, and the file that keeps the labels a run trained on."""
 
-import contextlib
-import os
 import zipfile
 import zlib
-from collections.abc import Iterator
 from numbers import Real
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from kdmlc_jax.data.splits import Splits, Stream, check_labels, generator
 from kdmlc_jax.errors import UserError, suggest
+from kdmlc_jax.files import atomic_write
 
 KINDS = ("none", "uniform", "uniform_excluded", "flip", "pair")
 
@@ -164,31 +162,3 @@ def load_artefact(path: str | Path) -> Artefact:
         raise UserError(f"{path}: no such file, expected the noise.npz of a run") from error
     except _UNREADABLE as error:
         raise UserError(f"{path}: cannot be read as the noise.npz of a run ({error})") from error
-
-
-@contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """Opens a temporary file beside `path` and renames it at the end: a reader never sees half a file.
-
-    Args:
-      path: the file; its directory exists.
-
-    Yields:
-      A binary file to write to.
-
-    Raises:
-      UserError: where the file cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()

@@ -33,9 +33,7 @@ def prepare(config: Any) -> Dataset:
     source = sources.load(config.data.source, config.data.dir)
     truth, classes = source.train.labels, len(source.class_names)
     noisy = noise.corrupt(truth, config.noise.kind, config.noise.rate, classes, config.seed)
-    parts = splits.split(
-        truth, config.data.trusted, config.data.validation, config.data.noisy, config.seed, classes
-    )
+    parts = splits.split(truth, config.data.trusted, config.data.validation, config.data.noisy, config.seed, classes)
     check_batches(config, parts, source.train.images.shape[1:3])
     given, trusted_given = noisy.copy(), np.full_like(noisy, -1)
     given[parts.trusted] = truth[parts.trusted]

@@ -38,7 +38,9 @@ def make(config: Any, info: Info) -> Method:
         return state.create(key, module, tx, images, options.ema)
 
     def step(net: NetState, batch: Batch, key: jax.Array) -> tuple[NetState, Metrics]:
-        parts = [(batch[i], batch[t]) for i, t in (("image", "label"), ("trusted_image", "trusted_label")) if i in batch]
+        parts = [
+            (batch[i], batch[t]) for i, t in (("image", "label"), ("trusted_image", "trusted_label")) if i in batch
+        ]
         images, labels = (jnp.concatenate(column) for column in zip(*parts, strict=True))
         target = jax.nn.one_hot(labels, info.num_classes)
 

@@ -7,7 +7,7 @@ Per iteration, after the teacher's MLC step with corrector g_α:
     L_S = ( n_s [(1-λ) CE(ŷ, f_S(x)) + λ τ² KL(softmax(z_T/τ) ‖ softmax(z_S/τ))] + n_c CE(y_c, f_S(x_c)) ) / (n_s + n_c)
 
 `preset = "paper"` is the form the abstract gives (networks, weights and temperature of the paper are not public);
-`preset = "strong"` [ours] adds the switches of `mlc.teacher_options` and those of `default_config`.
+`preset = "strong"` [ours] adds the switches of `teacher.default_options` and those of `default_config`.
 """
 
 from typing import Any
@@ -20,18 +20,19 @@ from ml_collections import ConfigDict
 from kdmlc_jax import losses, nets, optim, state
 from kdmlc_jax.data import augment
 from kdmlc_jax.methods import mlc
-from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, choose, in_range
+from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, in_range
 from kdmlc_jax.state import NetState
+from kdmlc_jax.teacher import Teacher, TeacherState, default_options, transition_matrix
 
 
 def default_config(preset: str = "strong") -> ConfigDict:
-    """The teacher's options (`mlc.teacher_options`) and the student's.
+    """The teacher's options (`teacher.default_options`) and the student's.
 
     kd_weight: λ in [0, 1]; temperature: τ > 0; trusted_term: the n_c-weighted trusted CE; ramp: epochs after the
     warm-up over which the weight of the noisy images' term rises to 1; mixup: Beta(a, a) on the student's batch,
     0 = off; student_ema: decay of the averaged student that is deployed, 0 = the live student.
     """
-    teacher = mlc.teacher_options(preset)
+    teacher = default_options(preset)
     paper = {"kd_weight": 0.0, "temperature": 4.0, "trusted_term": True, "ramp": 0, "mixup": 0.0, "student_ema": 0.0}
     strong = {"kd_weight": 0.5, "temperature": 2.0, "ramp": 1, "mixup": 0.0, "student_ema": 0.99}
     return ConfigDict({"name": "kdmlc", "preset": preset, **teacher, **paper, **(strong if preset == "strong" else {})})
@@ -40,7 +41,7 @@ def default_config(preset: str = "strong") -> ConfigDict:
 class State(struct.PyTreeNode):
     """Teacher (network, corrector, T̂) and student."""
 
-    teacher: mlc.TeacherState
+    teacher: TeacherState
     student: NetState
 
 
@@ -52,7 +53,7 @@ def make(config: Any, info: Info) -> Method:
     in_range("method.mixup", options.mixup, 0.0)
     in_range("method.ramp", options.ramp, 0)
     in_range("method.student_ema", options.student_ema, 0.0, 1.0)
-    teacher = mlc.make_teacher(config, info, "teacher")
+    teacher = Teacher(config, info, "teacher")
     module = nets.build(config.student.net, info.num_classes)
     tx = optim.build(config.optim, config.train.epochs * info.steps_per_epoch)
 
@@ -60,12 +61,14 @@ def make(config: Any, info: Info) -> Method:
         student = state.create(jax.random.fold_in(key, 2), module, tx, images, options.student_ema)
         return State(teacher.init(key, images), student)
 
-    def student_weight(step: jax.Array) -> jax.Array:
+    def student_weight(step: int | jax.Array) -> jax.Array:
         """0 during the warm-up, then a linear rise to 1 over `ramp` epochs."""
         since = (step + 1) / info.steps_per_epoch - options.warm_up
         return jnp.clip(since / max(options.ramp, 1.0 / info.steps_per_epoch), 0.0, 1.0)
 
-    def student_loss(params: Any, student: NetState, batch: Batch, soft_label: jax.Array, teacher_logits: jax.Array, key):
+    def student_loss(
+        params: Any, student: NetState, batch: Batch, soft_label: jax.Array, teacher_logits: jax.Array, key
+    ):
         n = soft_label.shape[0]
         images, target, guide = batch["image"], soft_label, teacher_logits
         if options.mixup > 0:
@@ -85,11 +88,13 @@ def make(config: Any, info: Info) -> Method:
 
     def step(warm_up: bool, current: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
         # Moves 1 and 2: the meta-loss moves the corrector; the look-ahead teacher is committed.
-        new_teacher, soft_label, logits, metrics = teacher.step(current.teacher, batch, warm_up)
+        new_teacher, soft_label, logits, metrics = teacher.step(
+            current.teacher, batch, warm_up, jax.random.fold_in(key, 0)
+        )
         # Move 3: the student follows the corrected labels; no gradient returns to teacher or corrector.
         soft_label, logits = jax.lax.stop_gradient((soft_label, logits))
         (loss, batch_stats), gradient = jax.value_and_grad(student_loss, has_aux=True)(
-            current.student.params, current.student, batch, soft_label, logits, key
+            current.student.params, current.student, batch, soft_label, logits, jax.random.fold_in(key, 1)
         )
         student = current.student.descend(gradient, batch_stats, options.student_ema)
         return State(new_teacher, student), metrics | {"student_loss": loss}
@@ -101,11 +106,11 @@ def make(config: Any, info: Info) -> Method:
         return teacher.correct(current.teacher, images, given_label)
 
     return Method(
-        init,
-        mlc.stages(config, step),
-        predict,
-        correct,
-        {"student": lambda current: current.student, "teacher": lambda current: current.teacher.net},
-        "student",
-        lambda current: mlc.transition_matrix(current.teacher.joint),
+        init=init,
+        stages=mlc.stages(config, step),
+        predict=predict,
+        correct=correct,
+        networks={"student": lambda current: current.student, "teacher": lambda current: current.teacher.net},
+        deployed="student",
+        transition=lambda current: transition_matrix(current.teacher.joint),
     )

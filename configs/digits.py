@@ -1,0 +1,28 @@
+"""Handwritten digits (scikit-learn, 8x8 pixels): the default run; needs no download.
+
+    python -m kdmlc_jax.main --config configs/digits.py --workdir runs/digits
+    python -m kdmlc_jax.main --config configs/digits.py:method=mlc,rate=0.8,seed=1 --workdir runs/digits_mlc
+
+KDMLC (doi 10.7544/issn1000-1239.202330382) in its strong form, 100 trusted images, uniform noise .6 (true class among
+those drawn), and the three plain baselines on both networks.
+"""
+
+from ml_collections import ConfigDict
+
+from kdmlc_jax import config as config_lib
+
+
+def get_config(arguments: dict[str, str]) -> ConfigDict:
+    """Arguments: those of `kdmlc_jax.config.SHORT`, `quick`, and options of the method."""
+    config = config_lib.base()
+    config.name = "digits"
+    config.data.source = "digits"
+    config.data.trusted = 100
+    config.data.validation = 200
+    config.noise.rate = 0.6
+    config.augment.pad = 1
+    config.train.epochs = 5 if arguments.pop("quick", None) else 40
+    config.train.batch_size = 50
+    config.train.trusted_batch_size = 50
+    config.baselines = ("ce:train_on=noisy", "ce:train_on=trusted", "ce:train_on=both")
+    return config_lib.resolve(config, arguments)

@@ -1,0 +1,207 @@
+"""Compares methods honestly: methods × networks × seeds × configs, one folder a cell, one table.
+
+    python -m kdmlc_jax.compare --config configs/fashion_mnist.py:noise=uniform,rate=0.8 \\
+        --methods "ce:train_on=noisy mlc:network=student kdmlc:preset=strong" --seeds 0,1,2 --workdir runs/compare
+
+A method whose `network` is not said runs on the student's and on the teacher's network. Finished cells are read, cut
+ones go on. `table.json` and `table.md` give mean ± sample standard deviation over the seeds.
+"""
+
+import argparse
+import pathlib
+import re
+import statistics
+
+from ml_collections import ConfigDict
+
+from kdmlc_jax import config as config_lib
+from kdmlc_jax import files
+from kdmlc_jax.errors import UserError
+from kdmlc_jax.main import guarded, parse
+
+METRICS = ("last", "last5", "best_val", "best_test")
+DETAILS = ("labels_before", "labels_after", "f1", "auroc", "rate_realised", "rate_estimated", "seconds")
+
+
+def expand(method: str) -> list[str]:
+    """'ce:train_on=noisy' -> arguments 'method=ce,train_on=noisy,network=student' and the same for the teacher's."""
+    from kdmlc_jax import methods
+
+    name, _, options = method.partition(":")
+    arguments = f"method={name}" + (f",{options}" if options else "")
+    given = config_lib.parse_arguments(options)
+    if "network" in given or "network" not in methods.get(name).default_config():
+        return [arguments]
+    return [f"{arguments},network={network}" for network in ("student", "teacher")]
+
+
+def join(spec: str, arguments: str) -> str:
+    """A config's name with more arguments, which win over those it has."""
+    return f"{spec}{',' if ':' in spec else ':'}{arguments}"
+
+
+def slug(text: str) -> str:
+    """`text` as a folder name that a person can read."""
+    return re.sub(r"[^\w.=,+-]+", "-", text).strip("-")
+
+
+def cell_folder(spec: str, arguments: str, seed: int) -> pathlib.Path:
+    """Where a cell's run lies below the comparison's folder."""
+    path, _, given = spec.partition(":")
+    return pathlib.Path(slug(f"{pathlib.Path(path).stem},{given}".strip(","))) / slug(arguments[7:]) / f"seed{seed}"
+
+
+def aggregate(summaries: list[dict]) -> list[dict]:
+    """One row per method, options, noise and network: {"mean", "std"} of each metric over the seeds.
+
+    `options` are those that differ from the method's own defaults. std is the sample standard deviation, None for a
+    single seed; a metric that some seed lacks is None.
+    """
+    groups: dict[tuple, list[tuple[dict, dict]]] = {}
+    for summary in summaries:
+        for network, result in summary["networks"].items():
+            noise = summary["noise"]
+            key = (summary["dataset"], summary["method"], summary["label"], noise["kind"], noise["nominal"], network)
+            groups.setdefault(key, []).append((summary, result))
+    rows = []
+    for (dataset, method, options, kind, rate, network), cells in groups.items():
+        row = {"dataset": dataset, "method": method, "options": options, "noise": kind, "rate": rate}
+        row |= {"network": network, "architecture": cells[0][1]["name"], "n_seeds": len(cells)}
+        for name in METRICS:
+            row[name] = spread([result[name] for _, result in cells])
+        for name in DETAILS:
+            row[name] = spread([detail(summary, name) for summary, _ in cells])
+        rows.append(row)
+    return rows
+
+
+def detail(summary: dict, name: str) -> float | None:
+    """A figure of the whole run, by its column name."""
+    if name.startswith("rate_"):
+        return summary["noise"][name.removeprefix("rate_")]
+    if name == "seconds":
+        return summary["seconds"]
+    return summary["labels"][{"labels_before": "accuracy_before", "labels_after": "accuracy_after"}.get(name, name)]
+
+
+def spread(values: list[float | None]) -> dict[str, float | None] | None:
+    """Mean and sample standard deviation; None if a value is missing."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    return {"mean": statistics.fmean(known), "std": statistics.stdev(known) if len(known) > 1 else None}
+
+
+def show(value: dict | None, digits: int = 3) -> str:
+    """'0.812 ± 0.004'."""
+    if value is None:
+        return "–"
+    std = "" if value["std"] is None else f" ± {value['std']:.{digits}f}"
+    return f"{value['mean']:.{digits}f}{std}"
+
+
+def markdown(rows: list[dict]) -> str:
+    """The table as Markdown; accuracies are fractions of the test set, `best test` is an oracle."""
+    head = ["method", "options", "noise", "network", "seeds", "last", "best val", "last 5", "best test (oracle)"]
+    head += ["labels right before", "after", "seconds"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        cells = [row["method"], row["options"], f"{row['noise']} {row['rate']:g}"]
+        cells += [f"{row['network']} ({row['architecture']})", str(row["n_seeds"])]
+        cells += [show(row[name]) for name in ("last", "best_val", "last5", "best_test")]
+        cells += [show(row["labels_before"]), show(row["labels_after"]), show(row["seconds"], 0)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def run_cell(config: ConfigDict, folder: pathlib.Path, label: str) -> dict:
+    """One run's summary, with the label that names its row."""
+    from kdmlc_jax import train
+
+    return train.run(config, folder, title=f"{config.method.name} {label} seed {config.seed}") | {"label": label}
+
+
+def compare(specs: list[str], method_list: list[str], seeds: list[int], overrides: dict, workdir: pathlib.Path) -> str:
+    """Runs all cells, writes table.json and table.md after each config, and returns the table."""
+    arguments = [expanded for method in method_list for expanded in expand(method)]
+    cells = [
+        (config_lib.load(join(spec, f"{words},seed={seed}"), overrides), cell_folder(spec, words, seed), words)
+        for spec in specs
+        for words in arguments
+        for seed in seeds
+    ]
+    summaries = []
+    for config, folder, words in cells:
+        options = [part for part in words.split(",")[1:] if not part.startswith("network=")]
+        summaries.append(run_cell(config, workdir / folder, " ".join(options)))
+    rows = aggregate(summaries)
+    files.write_json(workdir / "table.json", rows)
+    files.write_text(workdir / "table.md", markdown(rows))
+    return markdown(rows)
+
+
+def run_with_baselines(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains `config` in `workdir` and its baselines below it, and prints what a newcomer wants to know."""
+    from kdmlc_jax import train
+
+    summaries = [train.run(config, workdir) | {"label": config.method.name}]
+    for method in config.baselines:
+        for words in expand(method):
+            baseline = config.copy_and_resolve_references()
+            config_lib.resolve(baseline, config_lib.parse_arguments(words))
+            baseline.baselines = ()
+            summaries.append(run_cell(baseline, workdir / "baselines" / slug(words[7:]), method))
+    print(report(summaries, workdir))
+
+
+def report(summaries: list[dict], workdir: pathlib.Path) -> str:
+    """The closing lines of a run, in plain words."""
+    run = summaries[0]
+    columns = [name for name in ("student", "teacher") if any(name in summary["networks"] for summary in summaries)]
+    results: dict[str, dict[str, dict]] = {}
+    for summary in summaries:
+        results.setdefault(summary["label"], {}).update(summary["networks"])
+    names = {result["name"]: result["parameters"] for nets in results.values() for result in nets.values()}
+    sizes = "  ".join(f"{name}: {count:,} weights" for name, count in names.items())
+    lines = [f"\nTest accuracy after the last epoch ({sizes})", f"  {'':24s}" + "".join(f"{c:>10s}" for c in columns)]
+    for label, nets in results.items():
+        cells = "".join(f"{nets[c]['last']:10.3f}" if c in nets else f"{'–':>10s}" for c in columns)
+        lines.append(f"  {label:24s}{cells}")
+    noise, labels = run["noise"], run["labels"]
+    lines.append(
+        f"Labels right: {labels['accuracy_before']:.1%} before, {labels['accuracy_after']:.1%} after correction; "
+        f"wrong labels found: precision {show_number(labels['precision'])}, recall {show_number(labels['recall'])}"
+    )
+    lines.append(f"Noise rate: {noise['realised']:.3f} realised, {show_number(noise['estimated'])} estimated")
+    lines.append(f"Files in {workdir}/: labels.csv and labels.parquet (every label, corrected, with confidence),")
+    deployed = next(iter(run["networks"]))
+    lines.append(f"  {deployed}/ (the network to deploy), summary.json (all figures), metrics.jsonl (every epoch)")
+    return "\n".join(lines)
+
+
+def show_number(value: float | None) -> str:
+    """'0.912', or a dash where there is none."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def main(argv: list[str]) -> None:
+    """Flags of the comparison."""
+    parser = argparse.ArgumentParser(
+        "python -m kdmlc_jax.compare",
+        description="Run methods x networks x seeds x configs and print one table; finished cells are kept.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="append", required=True, metavar="FILE.py[:a=1]", help="may be repeated")
+    parser.add_argument("--methods", required=True, metavar="'ce:train_on=noisy kdmlc:preset=strong'")
+    parser.add_argument("--seeds", default="0,1,2", help="comma-separated whole numbers (default: 0,1,2)")
+    parser.add_argument("--workdir", required=True, metavar="DIR")
+    flags, overrides = parse(parser, argv)
+    try:
+        seeds = [int(seed) for seed in flags.seeds.split(",")]
+    except ValueError:
+        raise UserError(f'--seeds: "{flags.seeds}" is not a comma-separated list of whole numbers') from None
+    print(compare(flags.config, flags.methods.split(), seeds, overrides, pathlib.Path(flags.workdir)))
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,49 @@
+"""Writing a file whole or not at all."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from kdmlc_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+    """Opens a temporary file beside `path` and renames it at the end: a reader never sees half a file.
+
+    Args:
+      path: the file; its directory exists.
+
+    Yields:
+      A binary file to write to.
+
+    Raises:
+      UserError: where the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes `text` by `atomic_write`."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes `value` as indented JSON by `atomic_write`; NaN is refused, for JSON has none."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

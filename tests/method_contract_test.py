@@ -1,0 +1,281 @@
+"""What every method promises (`methods/base.py`), checked on each module found in `methods/`, in several variants.
+
+A new method is found by itself and runs with its defaults; list the variants worth a compilation in VARIANTS.
+"""
+
+import copy
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdmlc_jax import config, methods, parallel, train
+from kdmlc_jax.checkpoint import Checkpoints
+from kdmlc_jax.data.prepare import prepare
+from kdmlc_jax.methods.base import DatasetView, Info
+
+VARIANTS = {
+    "ce": ["train_on=noisy", "train_on=trusted", "train_on=both,ema=0.9"],
+    "mlc": ["preset=paper,network=student", "preset=strong", "preset=paper,look_ahead_steps=2,form=skip"],
+    "kdmlc": [
+        "preset=paper",
+        "preset=strong",
+        "preset=strong,bilevel=normalised,form=residual",
+        "preset=strong,form=transition,bilevel=off,pairs=real",
+    ],
+}
+CASES = [(name, arguments) for name in methods.names() for arguments in VARIANTS.get(name, [""])]
+CLASSES, SHAPE, ROWS = 3, (8, 8, 1), 24
+
+
+def settings(name, arguments):
+    """Tiny networks and batches; the method's arguments as a user writes them."""
+    base = config.base()
+    base.train.update({"epochs": 3, "batch_size": 8, "trusted_batch_size": 8})
+    return config.resolve(
+        base, {"teacher": "cnn3", "student": "cnn2", "method": name, **config.parse_arguments(arguments)}
+    )
+
+
+def make_batch(streams, seed):
+    """A random batch with the keys that `Streams` documents."""
+    rng, batch = np.random.default_rng(seed), {}
+
+    def images(count):
+        return jnp.asarray(rng.normal(size=(count, *SHAPE)), jnp.float32)
+
+    def labels(count, high=CLASSES):
+        return jnp.asarray(rng.integers(0, high, count), jnp.int32)
+
+    if streams.noisy:
+        rows = jnp.asarray(rng.permutation(ROWS)[: streams.noisy], jnp.int32)
+        batch |= {"image": images(streams.noisy), "label": labels(streams.noisy), "index": rows}
+    for kind in ("trusted", "meta"):
+        if count := getattr(streams, kind):
+            batch |= {
+                f"{kind}_image": images(count),
+                f"{kind}_label": labels(count),
+                f"{kind}_given": labels(count),
+            }
+    return batch
+
+
+def view():
+    rng = np.random.default_rng(9)
+    rows = {"noisy": ROWS, "trusted": 12}
+    images = {split: jnp.asarray(rng.normal(size=(count, *SHAPE)), jnp.float32) for split, count in rows.items()}
+    labels = [rng.integers(0, CLASSES, count).astype(np.int32) for count in rows.values()]
+    return DatasetView(*labels, lambda split, fn: jax.device_get(fn(images[split])))
+
+
+class Walk(NamedTuple):
+    """One pass through all stages of a method, two steps each."""
+
+    method: object
+    init: object
+    steps: list  # compiled, one per stage
+    before: list  # state as each stage begins
+    after: list  # [(state, metrics) after the first step, after the second] per stage
+
+
+EXAMPLE = jnp.zeros((2, *SHAPE))
+
+
+@cache
+def walk(name, arguments):
+    method = methods.get(name).make(settings(name, arguments), Info(CLASSES, SHAPE, 2))
+    init = jax.jit(method.init)
+    state = init(jax.random.key(0), EXAMPLE)
+    steps, before, after = [], [], []
+    for number, stage in enumerate(method.stages):
+        if stage.begin is not None:
+            state = stage.begin(state, view())
+        step, results = parallel.compile_step(stage.step), []
+        before.append(state)
+        for turn in range(2):
+            state, metrics = step(state, make_batch(stage.streams, turn), jax.random.key(10 * number + turn))
+            results.append((state, metrics))
+        steps.append(step)
+        after.append(results)
+    return Walk(method, init, steps, before, after)
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join(part for part in case if part))
+def walked(request):
+    return walk(*request.param)
+
+
+def signature(tree):
+    return jax.tree.structure(tree), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+
+
+def assert_same(got, want):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_init_under_eval_shape(walked):
+    """Protects planning without memory: init's shapes are known before any array exists, and all leaves are arrays."""
+    abstract = jax.eval_shape(walked.method.init, jax.random.key(0), EXAMPLE)
+    real = walked.init(jax.random.key(0), EXAMPLE)
+    assert signature(abstract) == signature(real)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(real))
+
+
+def test_steps_keep_the_structure(walked):
+    """Protects the carry: every stage returns a state of the same tree, shapes and dtypes; metrics are scalars."""
+    for before, results in zip(walked.before, walked.after, strict=True):
+        assert signature(before) == signature(walked.before[0])
+        for state, metrics in results:
+            assert signature(state) == signature(before)
+            assert metrics and all(value.shape == () for value in metrics.values())
+
+
+def test_steps_compile_once(walked):
+    """Protects step time: the second call, on the first one's output, must not recompile."""
+    assert len(walked.steps) == len(walked.method.stages) > 0
+    for step in walked.steps:
+        assert step._cache_size() == 1
+
+
+def test_everything_is_finite_and_moves(walked):
+    """Protects training itself: finite states and metrics, and a deployed network that each stage changes."""
+    deployed = walked.method.networks[walked.method.deployed]
+    for before, results in zip(walked.before, walked.after, strict=True):
+        for leaf in jax.tree.leaves(results):
+            assert jnp.isfinite(leaf).all()
+        old, new = jax.tree.leaves(deployed(before).params), jax.tree.leaves(deployed(results[-1][0]).params)
+        assert any((a != b).any() for a, b in zip(old, new, strict=True))
+
+
+def test_predict_and_correct(walked):
+    """Protects the outputs: logits [B, C] of the deployed network, and label beliefs whose rows sum to 1."""
+    state = walked.after[-1][-1][0]
+    images = make_batch(walked.method.stages[0].streams._replace(noisy=5), 3)["image"]
+    given = jnp.array([0, 1, 2, 0, 1], jnp.int32)
+    logits = jax.jit(walked.method.predict)(state, images)
+    beliefs = jax.jit(walked.method.correct)(state, images, given)
+    assert logits.shape == beliefs.shape == (5, CLASSES)
+    assert logits.dtype == beliefs.dtype == jnp.float32
+    assert jnp.isfinite(logits).all() and (beliefs >= 0).all()
+    np.testing.assert_allclose(beliefs.sum(-1), 1.0, rtol=1e-5)
+    assert walked.method.deployed in walked.method.networks
+    assert set(walked.method.networks) <= {"student", "teacher"}
+
+
+def test_transition_is_stochastic(walked):
+    """Protects T̂, where a method estimates it: rows are distributions over given labels."""
+    if walked.method.transition is None:
+        pytest.skip("no transition matrix")
+    matrix = walked.method.transition(walked.after[-1][-1][0])
+    assert matrix.shape == (CLASSES, CLASSES) and (matrix >= 0).all()
+    np.testing.assert_allclose(matrix.sum(-1), 1.0, rtol=1e-5)
+
+
+def test_same_seed_same_bits(walked):
+    """Protects reproducibility: init and each stage's step, run again on the same inputs, agree to the bit."""
+    assert_same(walked.init(jax.random.key(0), EXAMPLE), walked.init(jax.random.key(0), EXAMPLE))
+    for number, (stage, step) in enumerate(zip(walked.method.stages, walked.steps, strict=True)):
+        again = step(walked.before[number], make_batch(stage.streams, 0), jax.random.key(10 * number))
+        assert_same(again, walked.after[number][0])
+
+
+def test_other_seed_other_init(walked):
+    """Protects the use of the key: another seed starts elsewhere."""
+    pair = [jax.tree.leaves(walked.init(jax.random.key(seed), EXAMPLE)) for seed in (0, 1)]
+    assert any((a != b).any() for a, b in zip(*pair, strict=True))
+
+
+def test_inputs_are_not_changed(walked):
+    """Protects purity: a step leaves the state and the batch it was given as they were, keys included."""
+    for number, (stage, step) in enumerate(zip(walked.method.stages, walked.steps, strict=True)):
+        state, batch = walked.before[number], make_batch(stage.streams, 0)
+        copies = copy.deepcopy(jax.tree.map(np.array, (state, batch)))
+        step(state, batch, jax.random.key(1))
+        assert_same((state, batch), copies)
+        jax.eval_shape(stage.step, state, batch, jax.random.key(1))
+        assert_same((state, batch), copies)
+
+
+def test_restored_state_steps_alike(walked, tmp_path):
+    """Protects resuming: save, restore, step gives the bits of a step without the interruption."""
+    last = walked.after[-1]
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, last[0][0], {"stage": 1})
+    restored, progress = checkpoints.restore(last[0][0])
+    checkpoints.close()
+    assert progress == {"stage": 1}
+    assert_same(restored, last[0][0])
+    number = len(walked.steps) - 1
+    batch = make_batch(walked.method.stages[-1].streams, 1)
+    assert_same(walked.steps[-1](restored, batch, jax.random.key(10 * number + 1)), last[1])
+
+
+def perturb(state, part):
+    """`state` with the leaves of its sub-tree `part` changed; leaves are told by identity."""
+    chosen = {id(leaf) for leaf in jax.tree.leaves(part)}
+    return jax.tree.map(lambda leaf: leaf + 0.5 if id(leaf) in chosen else leaf, state)
+
+
+def outside(state, part):
+    """The leaves of `state` that are not in its sub-tree `part`."""
+    inside = {id(leaf) for leaf in jax.tree.leaves(part)}
+    return [leaf for leaf in jax.tree.leaves(state) if id(leaf) not in inside]
+
+
+def test_student_does_not_touch_its_teacher(walked):
+    """Protects one-way guidance: with another student, teacher and corrector after a step are equal to the bit."""
+    if set(walked.method.networks) != {"student", "teacher"}:
+        pytest.skip("no teacher beside a student")
+    student = walked.method.networks["student"]
+    for number, (stage, step) in enumerate(zip(walked.method.stages, walked.steps, strict=True)):
+        before, (after, _) = walked.before[number], walked.after[number][0]
+        changed, _ = step(
+            perturb(before, student(before).params), make_batch(stage.streams, 0), jax.random.key(10 * number)
+        )
+        pair = [jax.tree.leaves(student(state).params) for state in (changed, after)]
+        assert all((a != b).any() for a, b in zip(*pair, strict=True))
+        untouched = outside(after, student(after))
+        assert len(untouched) >= len(jax.tree.leaves(walked.method.networks["teacher"](after)))
+        assert_same(outside(changed, student(changed)), untouched)
+
+
+def digits(name):
+    chosen = settings(name, VARIANTS.get(name, [""])[-1])
+    chosen.data.update({"source": "digits", "trusted": 30, "validation": 60, "noisy": 200})
+    chosen.train.update({"batch_size": 20, "trusted_batch_size": 10, "eval_batch_size": 100})
+    chosen.augment.update({"pad": 1, "flip": True, "cutout": 2})
+    chosen.devices = 1
+    return chosen
+
+
+def few_steps(job):
+    """The carry after three steps of every stage, and the method's beliefs on all training images."""
+    carry = job.init()
+    for epoch, stage in enumerate(job.method.stages):
+        if stage.begin is not None:
+            carry = {**carry, "method": stage.begin(carry["method"], job.view())}
+        compiled, order = job.compile(stage), job.order(stage, epoch)
+        for _ in range(3):
+            carry, metrics = compiled(carry, job.arrays, order, job.key)
+    rows = np.concatenate(job.dataset.splits)
+    return jax.device_get((carry, metrics)), job.beliefs(carry["method"], rows)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_hidden_truth_changes_nothing(name):
+    """Protects the wall around the true label: shuffled on noisy and validation rows, it changes no bit of a run."""
+    chosen = digits(name)
+    dataset = prepare(chosen)
+    truth, rng = dataset.truth.copy(), np.random.default_rng(0)
+    for rows in (dataset.splits.noisy, dataset.splits.validation):
+        truth[rows] = rng.permutation(truth[rows])
+        assert (truth[rows] != dataset.truth[rows]).mean() > 0.5
+    (carry, metrics), beliefs = few_steps(train.Run(chosen, dataset))
+    (other, others), other_beliefs = few_steps(train.Run(chosen, dataset._replace(truth=truth)))
+    assert int(carry["step"]) == 3 * len(train.Run(chosen, dataset).method.stages)
+    assert_same((carry, metrics, beliefs), (other, others, other_beliefs))
