@@ -25,7 +25,7 @@ def get_config(arguments: dict[str, str]) -> ConfigDict:
     config.data.trusted, config.data.validation, config.data.noisy = 1000, 5000, 10_000
     config.noise.rate = 0.8
     config.teacher.net, config.student.net = "cnn16", "cnn8"
-    config.train.epochs = 20
+    config.train.epochs = 16
     if arguments.pop("augmented", None):
         config.augment.pad, config.augment.flip = 1, True
     if arguments.pop("full", None):

@@ -142,7 +142,7 @@ def recur(memory: MetaMemory, gradient: PyTree, gamma: jax.Array, steps: int) ->
 
 def monitors(memory: MetaMemory, gradient: PyTree) -> dict[str, jax.Array]:
     """Norm of the meta-gradient and its cosine to the one before (0 while there is none)."""
-    norm = optax.global_norm(gradient)
-    previous = optax.global_norm(memory.previous)
+    norm = optax.tree.norm(gradient)
+    previous = optax.tree.norm(memory.previous)
     cosine = inner_product(gradient, memory.previous) / jnp.maximum(norm * previous, 1e-20)
     return {"meta_gradient_norm": norm, "meta_gradient_cosine": cosine}

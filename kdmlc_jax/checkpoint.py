@@ -29,10 +29,11 @@ class Checkpoints:
         step = self._manager.latest_step()
         if step is None:
             return None
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _named_leaves(like))
+        abstract = {name: ocp.utils.to_shape_dtype_struct(leaf) for name, leaf in _named_leaves(like).items()}
         parts = {"state": ocp.args.StandardRestore(abstract), "progress": ocp.args.JsonRestore()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**parts))
-        return jax.tree.unflatten(jax.tree.structure(like), list(restored.state.values())), restored.progress
+        leaves = [restored.state[name] for name in abstract]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves), restored.progress
 
     def close(self) -> None:
         """Waits until all that was saved is durable."""

@@ -200,6 +200,12 @@ def main(argv: list[str]) -> None:
         seeds = [int(seed) for seed in flags.seeds.split(",")]
     except ValueError:
         raise UserError(f'--seeds: "{flags.seeds}" is not a comma-separated list of whole numbers') from None
+    from kdmlc_jax import parallel
+
+    parallel.keep_compiled()
+    for flag, values in (("--seeds", seeds), ("--methods", flags.methods.split()), ("--config", flags.config)):
+        if len(set(values)) < len(values):
+            raise UserError(f"{flag}: {values} names one twice; a cell counts once")
     print(compare(flags.config, flags.methods.split(), seeds, overrides, pathlib.Path(flags.workdir)))
 
 

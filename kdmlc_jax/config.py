@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from kdmlc_jax.errors import UserError, suggest
+from kdmlc_jax.errors import UserError, choose, in_range, suggest
 
 SHORT = {
     "noise": "noise.kind",
@@ -85,9 +85,10 @@ def resolve(config: ConfigDict, arguments: Mapping[str, str]) -> ConfigDict:
     """
     arguments = dict(arguments)
     set_method(config, arguments.pop("method", "kdmlc"), arguments.pop("preset", None))
+    options = [option for option in config.method if option != "name"]
     for name, value in arguments.items():
-        if name not in SHORT and name not in config.method:
-            known = (*SHORT, "method", "preset", "quick", *config.method)
+        if name not in SHORT and name not in options:
+            known = (*SHORT, "method", "preset", "quick", *options)
             raise UserError(f'config argument "{name}" is unknown{suggest(name, known)}')
         assign(config, SHORT.get(name, f"method.{name}"), value)
     return config
@@ -123,7 +124,7 @@ def convert(path: str, text: str, old: Any) -> Any:
         return text
     try:
         value = ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError):
         value = text
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -185,6 +186,19 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _tuples(item) for name, item in value.items()}
     return tuple(value) if isinstance(value, list) else value
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError for a number outside its range that no other part of the program looks at before training."""
+    choose("data.select_on", config.data.select_on, ("given", "true"))
+    for field in ("train.epochs", "train.eval_batch_size", "checkpoint.every", "checkpoint.keep"):
+        in_range(field, flatten(config)[field], 1)
+    for field in ("lr", "weight_decay", "clip"):
+        in_range(f"optim.{field}", config.optim[field], 0.0)
+    for field in ("momentum", "warm_up"):
+        in_range(f"optim.{field}", config.optim[field], 0.0, 1.0)
+    for share in config.optim.milestones:
+        in_range("optim.milestones", share, 0.0, 1.0)
 
 
 def check_same(config: ConfigDict, path: pathlib.Path) -> None:

@@ -1,6 +1,7 @@
 """The two errors a run ends with on purpose: bad input and non-finite training."""
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -25,3 +26,25 @@ def suggest(name: object, allowed: Iterable[str]) -> str:
     lowered = {candidate.lower(): candidate for candidate in allowed}
     near = difflib.get_close_matches(str(name).lower(), lowered, n=1)
     return f' (did you mean "{lowered[near[0]]}"?)' if near else ""
+
+
+def choose(place: str, value: str, allowed: tuple[str, ...]) -> str:
+    """Returns `value` if it is allowed.
+
+    Raises:
+      UserError: naming the config field, the value and what is allowed.
+    """
+    if value not in allowed:
+        raise UserError(f'{place}: "{value}" is not one of {", ".join(allowed)}{suggest(str(value), allowed)}')
+    return value
+
+
+def in_range(place: str, value: float, low: float, high: float = float("inf")) -> float:
+    """Returns `value` if low <= value <= high.
+
+    Raises:
+      UserError: naming the config field, the value and the range (NaN and infinity are in none).
+    """
+    if not low <= value <= high or math.isinf(value):
+        raise UserError(f"{place}: {value} is outside [{low:g}, {high:g}]")
+    return value

@@ -56,8 +56,9 @@ def main(argv: list[str]) -> None:
     flags, overrides = parse(parser, argv)
     config, workdir = resolve(flags.config, flags.workdir, overrides)
 
-    from kdmlc_jax import compare
+    from kdmlc_jax import compare, parallel
 
+    parallel.keep_compiled()
     compare.run_with_baselines(config, workdir)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import optax
 
-from kdmlc_jax.errors import UserError, suggest
+from kdmlc_jax.errors import choose
 
 SCHEDULES = ("constant", "cosine", "step")
 OPTIMISERS = ("sgd", "adam")
@@ -14,7 +14,7 @@ def schedule(config: Any, total_steps: int) -> optax.Schedule:
     """Learning rate as a function of the step.
 
     constant: lr. cosine: lr·(1 + cos(π t/T))/2. step: lr·.1^k after the k-th milestone. All three rise linearly
-    from 0 over the first `warm_up` share of the steps.
+    from lr/steps-of-warm-up over the first `warm_up` share of the steps.
 
     Args:
       config: fields lr, schedule, milestones (fractions of the run), warm_up (fraction of the run).
@@ -23,16 +23,14 @@ def schedule(config: Any, total_steps: int) -> optax.Schedule:
     Raises:
       UserError: for an unknown schedule.
     """
+    choose("optim.schedule", config.schedule, SCHEDULES)
     if config.schedule == "constant":
         shape = optax.constant_schedule(config.lr)
     elif config.schedule == "cosine":
         shape = optax.cosine_decay_schedule(config.lr, max(total_steps, 1))
-    elif config.schedule == "step":
-        shape = optax.piecewise_constant_schedule(config.lr, {int(m * total_steps): 0.1 for m in config.milestones})
     else:
-        raise UserError(
-            f'schedule: "{config.schedule}" is not one of {", ".join(SCHEDULES)}{suggest(config.schedule, SCHEDULES)}'
-        )
+        at = [round(share * total_steps) for share in config.milestones]
+        shape = lambda step: config.lr * 0.1 ** sum(step >= milestone for milestone in at)  # noqa: E731
     rise = round(config.warm_up * total_steps)
     return (lambda step: shape(step) * optax.linear_schedule(1.0 / rise, 1.0, rise)(step)) if rise else shape
 
@@ -47,16 +45,13 @@ def build(config: Any, total_steps: int) -> optax.GradientTransformation:
     Raises:
       UserError: for an unknown optimiser or schedule.
     """
+    choose("optim.name", config.name, OPTIMISERS)
     rate = schedule(config, total_steps)
     if config.name == "sgd":
         core = optax.sgd(rate, momentum=config.momentum or None)
-    elif config.name == "adam":
+    else:
         # eps_root: the look-ahead differentiates through the square root, whose slope at 0 is infinite.
         core = optax.adam(rate, eps_root=1e-12)
-    else:
-        raise UserError(
-            f'optimiser: "{config.name}" is not one of {", ".join(OPTIMISERS)}{suggest(config.name, OPTIMISERS)}'
-        )
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     parts += [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
     return optax.chain(*parts, core)

@@ -1,5 +1,6 @@
 """Devices: the only file that says jit, Mesh and sharding."""
 
+import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -18,6 +19,16 @@ _CPU_OPTIONS = {
 }
 
 
+def keep_compiled() -> None:
+    """Keeps compiled programs on disk, so that the next run of the same config starts at once.
+
+    The folder is $JAX_COMPILATION_CACHE_DIR where that is set, else `kdmlc_jax` in the user's cache folder.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(root, "kdmlc_jax"))
+
+
 def make_mesh(devices: int = 0) -> Mesh:
     """A one-axis mesh ("data") over the first `devices` devices; 0 means all.
 
@@ -34,7 +45,12 @@ def make_mesh(devices: int = 0) -> Mesh:
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """`tree` on every device of the mesh, in buffers of its own."""
     sharding = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda x: jax.device_put(x, sharding, may_alias=False), tree)
+
+    def put(x: Any) -> jax.Array:
+        # device_put shares the first device's buffer with its source, whatever may_alias says.
+        return jax.device_put(x.copy() if isinstance(x, jax.Array) else x, sharding)
+
+    return jax.tree.map(put, tree)
 
 
 def split_batch(batch: Any, mesh: Mesh) -> Any:

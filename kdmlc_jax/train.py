@@ -39,6 +39,12 @@ def map_rows(fn: Callable, images: np.ndarray, batch: int, *columns: np.ndarray)
     return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
 
+def all_finite(tree: Any) -> jax.Array:
+    """bool[]: no NaN and no infinity in any floating-point leaf."""
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
+
+
 class Run:
     """One run of one method: everything that is fixed before the first step."""
 
@@ -55,6 +61,7 @@ class Run:
         self.key = parallel.replicate(stream(config.seed, "train"), self.mesh)
         self._infer = parallel.compile_step(self._predictions)
         self._correct = parallel.compile_step(self._beliefs)
+        self._all_finite = parallel.compile_step(all_finite)
 
     def init(self) -> dict[str, Any]:
         """The state before the first step: the method's, and the step count."""
@@ -114,6 +121,11 @@ class Run:
         correct = lambda images, given: self._correct(self.arrays, current, images, given)  # noqa: E731
         return map_rows(correct, data.images[rows], self.config.train.eval_batch_size, data.given_label[rows])
 
+    def check_finite(self, current: Any, step: int) -> None:
+        """Raises NonFiniteError if any number of the state is not finite, though the losses were."""
+        if not self._all_finite(current):
+            raise NonFiniteError(f"step {step}: the updated parameters are not finite")
+
     def view(self) -> DatasetView:
         """What a stage's `begin` may see."""
         data = self.dataset
@@ -135,6 +147,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
       NonFiniteError: naming the step; the last good checkpoint stays.
     """
     workdir = pathlib.Path(workdir)
+    config_lib.check(config)
     config_lib.check_same(config, workdir / "config.json")
     summary_path = workdir / "summary.json"
     if summary_path.exists():
@@ -147,8 +160,10 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
     files.write_json(workdir / "config.json", config.to_dict())
     noise.save_artefact(workdir / "noise.npz", dataset.splits, dataset.given_label, dataset.rate, dataset.matrix)
     with contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep)) as checkpoints:
-        carry, progress = train(job, carry, checkpoints, workdir, quiet, title or config.name)
-    summary = finish(job, carry["method"], progress, workdir, began)
+        carry, progress = train(job, carry, checkpoints, workdir, quiet, title or config.name, began)
+    trained = time.monotonic()
+    summary = finish(job, carry["method"], progress, workdir)
+    summary["seconds"] = progress["seconds"] + time.monotonic() - trained
     files.write_json(summary_path, summary)
     return summary
 
@@ -162,14 +177,17 @@ def make_workdir(workdir: pathlib.Path) -> None:
 
 
 def train(
-    job: Run, carry: Any, checkpoints: Checkpoints, workdir: pathlib.Path, quiet: bool, title: str
+    job: Run, carry: Any, checkpoints: Checkpoints, workdir: pathlib.Path, quiet: bool, title: str, began: float
 ) -> tuple[Any, dict]:
-    """All stages, from the newest checkpoint if there is one; returns the final carry and progress."""
+    """All stages, from the newest checkpoint if there is one; returns the final carry and progress.
+
+    `progress["seconds"]` counts from `began` (a monotonic time) and adds what earlier, cut runs took.
+    """
     config, stages, steps = job.config, job.method.stages, job.info.steps_per_epoch
     progress: dict[str, Any] = {"stage": 0, "stage_epoch": 0, "history": [], "seconds": 0.0, "images_per_second": 0.0}
     if (restored := checkpoints.restore(carry)) is not None:
         carry, progress = parallel.replicate(restored[0], job.mesh), restored[1]
-    history, spent, began = progress["history"], progress["seconds"], time.monotonic()
+    history, spent = progress["history"], progress["seconds"]
     total = sum(stage.epochs for stage in stages) * steps
     reporter = writers.Reporter(workdir / "metrics.jsonl", history, total, config.train.batch_size, title, quiet)
     with contextlib.closing(reporter):
@@ -207,10 +225,10 @@ def train_epoch(
             meter.add(step, out)
             reporter.step(step + 1)
         means = meter.means()
+        job.check_finite(carry["method"], (epoch + 1) * steps - 1)
     except NonFiniteError as error:
         raise NonFiniteError(
-            f"{error} in epoch {epoch + 1} (stage {stage.name}); training stopped, "
-            f"the checkpoint of the last epoch saved before it is intact"
+            f"{error} in epoch {epoch + 1} (stage {stage.name}); training stopped, what was saved before it is kept"
         ) from None
     for line in metrics.warnings(means):
         reporter.say(f"warning: {line}")
@@ -220,7 +238,7 @@ def train_epoch(
     return carry, row
 
 
-def finish(job: Run, current: Any, progress: dict, workdir: pathlib.Path, began: float) -> dict:
+def finish(job: Run, current: Any, progress: dict, workdir: pathlib.Path) -> dict:
     """Corrects the labels, writes the table and the deployed network, and returns the summary."""
     data, config, method, history = job.dataset, job.config, job.method, progress["history"]
     rows = np.concatenate(data.splits)
@@ -253,7 +271,7 @@ def finish(job: Run, current: Any, progress: dict, workdir: pathlib.Path, began:
             for name, net in method.networks.items()
         },
         "labels": label_summary(table, data),
-        "seconds": progress["seconds"] + time.monotonic() - began,
+        "seconds": progress["seconds"],
         "images_per_second": progress["images_per_second"],
     }
 

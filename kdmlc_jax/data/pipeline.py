@@ -31,11 +31,15 @@ def resident(dataset: Dataset) -> dict[str, np.ndarray]:
     }
 
 
-def permutations(seed: int, stream: int, start: int, count: int, size: int) -> np.ndarray:
-    """Positions start…start+count-1 of an endless row of permutations of range(size), as i32[count]."""
-    first, last = start // size, (start + count - 1) // size
-    rows = [np.random.default_rng((seed, stream, turn)).permutation(size) for turn in range(first, last + 1)]
-    return np.concatenate(rows)[start - first * size :][:count].astype(np.int32)
+def trusted_order(seed: int, first: int, steps: int, width: int, size: int) -> np.ndarray:
+    """i32[steps, width] from an endless row of permutations of range(size), each cut into whole batches.
+
+    What is left of a permutation is dropped, so that no step sees an image twice.
+    """
+    batches = size // width
+    turns = range(first // batches, (first + steps - 1) // batches + 1)
+    order = [np.random.default_rng((seed, 2, turn)).permutation(size)[: batches * width] for turn in turns]
+    return np.concatenate(order).reshape(-1, width)[first % batches :][:steps].astype(np.int32)
 
 
 def epoch_order(seed: int, epoch: int, steps: int, streams: Streams, noisy: int, trusted: int) -> dict[str, np.ndarray]:
@@ -45,8 +49,7 @@ def epoch_order(seed: int, epoch: int, steps: int, streams: Streams, noisy: int,
         turn = np.random.default_rng((seed, 1, epoch)).permutation(noisy)[: steps * streams.noisy]
         order["noisy"] = turn.astype(np.int32).reshape(steps, streams.noisy)
     if width := streams.trusted + streams.meta:
-        flat = permutations(seed, 2, epoch * steps * width, steps * width, trusted)
-        order["trusted"] = flat.reshape(steps, width)
+        order["trusted"] = trusted_order(seed, epoch * steps, steps, width, trusted)
     return order
 
 

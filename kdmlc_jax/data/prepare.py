@@ -52,9 +52,6 @@ def check_batches(config: Any, parts: splits.Splits, size: tuple[int, int]) -> N
         batch, have = config.train[field], len(getattr(parts, split))
         if not 1 <= batch <= have:
             raise UserError(f"train.{field}: {batch} is outside [1, {have}], the number of {split} images")
-    for field in ("epochs", "eval_batch_size"):
-        if config.train[field] < 1:
-            raise UserError(f"train.{field}: {config.train[field]} is outside [1, inf]")
     for field, limit in (("pad", min(size) - 1), ("cutout", max(size))):
         if not 0 <= config.augment[field] <= limit:
             raise UserError(f"augment.{field}: {config.augment[field]} is outside [0, {limit}] for {size} images")

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from kdmlc_jax.errors import UserError, suggest
-
 State = Any
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -68,25 +66,3 @@ class Method(NamedTuple):
     networks: Mapping[str, Callable[[State], Any]]  # "student" | "teacher" -> its NetState in a state
     deployed: str  # which of `networks` is the one `predict` uses
     transition: Callable[[State], jax.Array] | None = None  # estimated T̂ f32[C, C], rows true, columns given
-
-
-def choose(place: str, value: str, allowed: tuple[str, ...]) -> str:
-    """Returns `value` if it is allowed.
-
-    Raises:
-      UserError: naming the config field, the value and what is allowed.
-    """
-    if value not in allowed:
-        raise UserError(f'{place}: "{value}" is not one of {", ".join(allowed)}{suggest(str(value), allowed)}')
-    return value
-
-
-def in_range(place: str, value: float, low: float, high: float = float("inf")) -> float:
-    """Returns `value` if low <= value <= high.
-
-    Raises:
-      UserError: naming the config field, the value and the range (NaN is in none).
-    """
-    if not low <= value <= high:
-        raise UserError(f"{place}: {value} is outside [{low:g}, {high:g}]")
-    return value

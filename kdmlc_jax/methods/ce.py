@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from kdmlc_jax import losses, nets, optim, state
-from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams, choose, in_range
+from kdmlc_jax.errors import choose, in_range
+from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams
 from kdmlc_jax.state import NetState
 
 
@@ -27,7 +28,7 @@ def make(config: Any, info: Info) -> Method:
     train_on = choose("method.train_on", options.train_on, ("noisy", "trusted", "both"))
     network = choose("method.network", options.network, ("teacher", "student"))
     in_range("method.ema", options.ema, 0.0, 1.0)
-    module = nets.build(config[network].net, info.num_classes)
+    module = nets.build(config[network].net, info.num_classes, f"{network}.net")
     tx = optim.build(config.optim, config.train.epochs * info.steps_per_epoch)
     streams = Streams(
         noisy=config.train.batch_size if train_on != "trusted" else 0,

@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 
 from kdmlc_jax import losses, nets, optim, state
 from kdmlc_jax.data import augment
+from kdmlc_jax.errors import in_range
 from kdmlc_jax.methods import mlc
-from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, in_range
+from kdmlc_jax.methods.base import Batch, Info, Method, Metrics
 from kdmlc_jax.state import NetState
 from kdmlc_jax.teacher import Teacher, TeacherState, default_options, transition_matrix
 
@@ -34,7 +35,7 @@ def default_config(preset: str = "strong") -> ConfigDict:
     """
     teacher = default_options(preset)
     paper = {"kd_weight": 0.0, "temperature": 4.0, "trusted_term": True, "ramp": 0, "mixup": 0.0, "student_ema": 0.0}
-    strong = {"kd_weight": 0.5, "temperature": 2.0, "ramp": 1, "mixup": 0.0, "student_ema": 0.99}
+    strong = {"ramp": 1, "student_ema": 0.99}
     return ConfigDict({"name": "kdmlc", "preset": preset, **teacher, **paper, **(strong if preset == "strong" else {})})
 
 
@@ -54,7 +55,7 @@ def make(config: Any, info: Info) -> Method:
     in_range("method.ramp", options.ramp, 0)
     in_range("method.student_ema", options.student_ema, 0.0, 1.0)
     teacher = Teacher(config, info, "teacher")
-    module = nets.build(config.student.net, info.num_classes)
+    module = nets.build(config.student.net, info.num_classes, "student.net")
     tx = optim.build(config.optim, config.train.epochs * info.steps_per_epoch)
 
     def init(key: jax.Array, images: jax.Array) -> State:

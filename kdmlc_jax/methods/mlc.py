@@ -13,7 +13,8 @@ import jax
 from ml_collections import ConfigDict
 
 from kdmlc_jax import state
-from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams, choose, in_range
+from kdmlc_jax.errors import choose, in_range
+from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams
 from kdmlc_jax.teacher import Teacher, TeacherState, default_options, transition_matrix
 
 

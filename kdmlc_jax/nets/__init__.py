@@ -19,13 +19,14 @@ class Output(NamedTuple):
 NAMES = ("cnn<width>", "resnet20", "resnet32", "preact_resnet18")
 
 
-def build(name: str, num_classes: int) -> nn.Module:
+def build(name: str, num_classes: int, place: str = "network") -> nn.Module:
     """The image network called `name`.
 
     Args:
       name: cnn<width> (three convolutions, e.g. cnn16), resnet<6n+2> (CIFAR form, e.g. resnet20, resnet32) or
         preact_resnet18.
       num_classes: C.
+      place: the config field that an error names.
 
     Raises:
       UserError: for a name not listed above.
@@ -39,4 +40,4 @@ def build(name: str, num_classes: int) -> nn.Module:
     if name == "preact_resnet18":
         return resnet.PreActResNet(num_classes)
     allowed = ("cnn16", *NAMES[1:])
-    raise UserError(f'network "{name}" is not one of {", ".join(NAMES)}{suggest(name, allowed)}')
+    raise UserError(f'{place}: "{name}" is not one of {", ".join(NAMES)}{suggest(name, allowed)}')

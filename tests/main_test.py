@@ -1,0 +1,161 @@
+"""The command line: flags, errors in one line, a tiny run from end to end, resume by its folder alone."""
+
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny
+
+from kdmlc_jax import compare, main, train
+from kdmlc_jax.errors import NonFiniteError, UserError
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+BASELINE = '--config.baselines=("ce:train_on=trusted,network=student",)'
+
+
+def command(*words):
+    """The program as a person starts it: exit status, standard output, standard error."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "kdmlc_jax.main", *words],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    imported = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")]
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    return done.returncode, done.stdout, said, imported
+
+
+def test_help_answers_at_once():
+    """Protects --help: exit 0, everything a newcomer needs, no JAX imported, in well under 3 seconds."""
+    began = time.monotonic()
+    status, out, said, imported = command("--help")
+    assert time.monotonic() - began < 3
+    assert status == 0 and not said
+    assert all(word in out for word in ("--config", "--workdir", "--config.optim.lr=0.05", "exit codes"))
+    assert "argparse" in imported and not {"jax", "flax", "sklearn"} & set(imported)
+
+
+def test_wrong_flag_is_one_line():
+    """Protects a mistyped flag: exit 2, one error line with the nearest flag, no traceback and no JAX."""
+    status, out, said, imported = command("--confg=x")
+    assert status == 2 and not out
+    errors = [line for line in said if "error:" in line]
+    assert len(errors) == 1 and errors[0].endswith('unknown flag --confg (did you mean "--config"?)')
+    assert not any("Traceback" in line for line in said) and "jax" not in imported
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--config.optim.lrr=1"], r'config has no field "optim\.lrr" \(did you mean "optim\.lr"\?\)'),
+        (["--config.optim.lrr", "1"], r'config has no field "optim\.lrr"'),
+        (["--config", "configs/digts.py"], r"configs/digts\.py does not exist; shipped .*digits\.py"),
+        (["--config", "configs/digits.py:sed=1"], r'argument "sed" is unknown \(did you mean "seed"\?\)'),
+        (["--config.train.epochs=many"], r'"train\.epochs": "many" is not a int'),
+    ],
+)
+def test_bad_words_end_in_one_line_and_status_2(tmp_path, monkeypatch, capsys, words, message):
+    """Protects a person from tracebacks: bad input is one line on standard error and exit status 2."""
+    monkeypatch.setattr(sys, "argv", ["main", *words, "--workdir", str(tmp_path / "work")])
+    with pytest.raises(SystemExit) as ended:
+        main.guarded(main.main)
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2 and not out
+    assert re.fullmatch(rf"error: .*{message}.*\n", err)
+    assert not (tmp_path / "work").exists()
+
+
+def test_diverged_training_ends_with_status_3(monkeypatch, capsys):
+    """Protects scripts: a NaN has its own exit status."""
+    monkeypatch.setattr(sys, "argv", ["main"])
+
+    def program(argv):
+        raise NonFiniteError("step 7: loss is nan")
+
+    with pytest.raises(SystemExit) as ended:
+        main.guarded(program)
+    assert ended.value.code == 3 and capsys.readouterr().err == "error: step 7: loss is nan\n"
+
+
+def test_flags_and_overrides_are_told_apart():
+    """Protects both spellings of an override, and flags among them."""
+    import argparse
+
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--workdir")
+    words = ["--config.a.b=1", "--workdir", "w", "--config.c", "x=y", "--config.d=u=v"]
+    flags, overrides = main.parse(parser, words)
+    assert flags.workdir == "w" and overrides == {"a.b": "1", "c": "x=y", "d": "u=v"}
+
+
+def test_default_config_and_workdir(tmp_path, monkeypatch):
+    """Protects the first command a newcomer types: no flags mean configs/digits.py in runs/digits."""
+    monkeypatch.chdir(tmp_path)
+    config, workdir = main.resolve(None, None, {"optim.lr": "0.2"})
+    assert (config.name, config.optim.lr, workdir) == ("digits", 0.2, pathlib.Path("runs/digits"))
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    """A run cut in its second epoch and resumed with its folder alone: (folder, standard output, standard error)."""
+    workdir = tmp_path_factory.mktemp("main") / "work"
+    evaluate, calls = train.Run.evaluate, []
+
+    def evaluate_or_end(job, current):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(job, current)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.Run, "evaluate", evaluate_or_end)
+        with pytest.raises(KeyboardInterrupt):
+            main.main(["--config", tiny.SPEC, *tiny.FLAGS, BASELINE, "--workdir", str(workdir)])
+    return workdir
+
+
+def test_workdir_alone_goes_on_and_prints_the_table(resumed, capsys):
+    """Protects resume and the closing lines: what was cut goes on, then table, labels and files are printed."""
+    main.main(["--workdir", str(resumed)])
+    out, err = capsys.readouterr()
+    assert "going on after epoch 1" in err and "epoch   3" in err
+    table = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith("  ")}
+    assert table["student"] == ["teacher"]
+    assert all(0 <= float(value) <= 1 for value in table["kdmlc"]) and len(table["kdmlc"]) == 2
+    assert table["ce:train_on=trusted,network=student"][1] == "–"
+    assert re.search(r"cnn2: \d+ weights +cnn3: [\d,]+ weights", out)
+    assert re.search(r"Labels right: \d+\.\d% before, \d+\.\d% after correction", out)
+    assert re.search(r"Noise rate: 0\.\d{3} realised, 0\.\d{3} estimated", out)
+    for name in ("labels.csv", "labels.parquet", "student/", "summary.json", "metrics.jsonl", str(resumed)):
+        assert name in out
+    assert all((resumed / name).exists() for name in ("labels.csv", "labels.parquet", "student", "summary.json"))
+    assert len(list((resumed / "baselines").glob("*/summary.json"))) == 1
+
+
+def test_finished_workdir_prints_the_same_table(resumed, capsys, monkeypatch):
+    """Protects a second look at a finished run: the table again, without training."""
+    monkeypatch.setattr(train, "train", None)
+    main.main(["--workdir", str(resumed)])
+    assert "Test accuracy after the last epoch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", [["--config", f"{tiny.SPEC},seed=1", *tiny.FLAGS, BASELINE], ["--config.seed=1"]])
+def test_other_config_in_the_same_workdir_is_refused(resumed, given):
+    """Protects a run from another config in its folder: the error names the field and both values."""
+    with pytest.raises(UserError, match=r"holds a run with seed=0, not 1: choose another --workdir"):
+        main.main([*given, "--workdir", str(resumed)])
+
+
+def test_report_shows_what_is_missing_as_a_dash():
+    """Protects the closing lines of a run without a teacher, a transition matrix or flagged labels."""
+    summary = {
+        "label": "ce",
+        "networks": {"student": {"name": "cnn2", "parameters": 1234, "last": 0.5}},
+        "noise": {"realised": 0.25, "estimated": None},
+        "labels": {"accuracy_before": 0.75, "accuracy_after": 0.8, "precision": None, "recall": 0.0},
+    }
+    text = compare.report([summary], pathlib.Path("runs/x"))
+    assert "cnn2: 1,234 weights" in text and "75.0% before, 80.0% after" in text
+    assert "precision –, recall 0.000" in text and "0.250 realised, – estimated" in text and "runs/x" in text

@@ -1,0 +1,21 @@
+"""The smallest run that still has every part: two stages, two networks, a validation split, five steps an epoch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from kdmlc_jax import config as config_lib
+
+SPEC = "configs/digits.py:teacher=cnn3,student=cnn2,noisy=200,validation=20,epochs=3"
+# 40 divides by the four simulated devices, and so does each half of it.
+OVERRIDES = {"devices": "1", "train.batch_size": "40", "train.trusted_batch_size": "40"}
+FLAGS = [f"--config.{field}={value}" for field, value in OVERRIDES.items()]
+STEPS = 5
+
+
+def config(arguments: str = "", fields: Mapping[str, Any] = {}) -> ConfigDict:
+    """The tiny config with more arguments in its name, and fields {"noise.rate": 0.4} set last."""
+    made = config_lib.load(f"{SPEC},{arguments}", OVERRIDES)
+    made.update_from_flattened_dict(dict(fields))
+    return made
