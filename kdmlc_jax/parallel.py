@@ -24,7 +24,7 @@ def keep_compiled() -> None:
 
     The folder is $JAX_COMPILATION_CACHE_DIR where that is set, else `kdmlc_jax` in the user's cache folder.
     """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if not getattr(jax.config, "jax_compilation_cache_dir", None):
         root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(root, "kdmlc_jax"))
 

@@ -17,7 +17,7 @@ from kdmlc_jax.data import noise
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import NonFiniteError, UserError
 
-# The keys of shared/design/architecture.md, and nothing left out of them.
+# The keys that other programs may count on.
 SUMMARY = {"method", "dataset", "seed", "versions", "device", "noise", "networks", "labels", "seconds"}
 SUMMARY |= {"images_per_second"}
 NETWORK = {"name", "parameters", "last", "last5", "best_val", "best_test"}

@@ -1,0 +1,80 @@
+"""What the host loop promises a method of several stages: `begin` once, `done` ends a stage, resume knows where it is."""
+
+import jax
+import numpy as np
+import pytest
+from flax import struct
+
+from kdmlc_jax import methods, train
+from kdmlc_jax.methods import ce
+from kdmlc_jax.methods.base import Stage
+import tiny
+
+
+class State(struct.PyTreeNode):
+    """CE's network, and what `begin` saw."""
+
+    net: object
+    begun: jax.Array
+    mean_label: jax.Array
+
+
+def make(config, info):
+    """CE in two stages; the first asks for 3 epochs and ends after 1, the second looks at the whole set."""
+    plain = ce.make(config, info)
+    train_stage = plain.stages[0]
+
+    def step(state, batch, key):
+        net, metrics = train_stage.step(state.net, batch, key)
+        return state.replace(net=net), metrics
+
+    def begin(state, view):
+        logits = view.map("noisy", lambda images: plain.predict(state.net, images))
+        assert logits.shape == (len(view.given_label), info.num_classes)
+        return state.replace(begun=state.begun + 1, mean_label=np.float32(view.given_label.mean()))
+
+    def init(key, images):
+        return State(plain.init(key, images), jax.numpy.zeros(()), jax.numpy.zeros(()))
+
+    return plain._replace(
+        init=init,
+        stages=(
+            Stage("short", 3, train_stage.streams, step, done=lambda history: len(history) == 1),
+            Stage("long", 2, train_stage.streams, step, begin=begin),
+        ),
+        predict=lambda state, images: plain.predict(state.net, images),
+        correct=lambda state, images, given: plain.correct(state.net, images, given),
+        networks={"student": lambda state: state.net},
+    )
+
+
+@pytest.fixture
+def staged(monkeypatch):
+    """A config whose method is the one above."""
+    config = tiny.config("method=ce")
+    monkeypatch.setattr(methods, "get", lambda name: type("toy", (), {"make": staticmethod(make)}))
+    return config
+
+
+def test_stages_begin_end_and_resume(staged, tmp_path, monkeypatch):
+    """Protects stage boundaries: a run cut after the first stage goes on in the second and ends with the same weights."""
+    rows = []
+    whole = train.run(staged, tmp_path / "whole", quiet=True)
+    evaluate = train.Run.evaluate
+
+    def cut(job, state):
+        if len(rows) == 2:
+            raise KeyboardInterrupt
+        rows.append(float(state.begun))
+        return evaluate(job, state)
+
+    monkeypatch.setattr(train.Run, "evaluate", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(staged, tmp_path / "cut", quiet=True)
+    assert rows == [0.0, 1.0]
+    monkeypatch.setattr(train.Run, "evaluate", evaluate)
+    resumed = train.run(staged, tmp_path / "cut", quiet=True)
+    assert resumed["networks"] == whole["networks"]
+    weights = [(tmp_path / name / "student" / "weights.msgpack").read_bytes() for name in ("whole", "cut")]
+    assert weights[0] == weights[1]
+    assert (tmp_path / "whole" / "metrics.jsonl").read_text().count('"stage": "short"') == 1
