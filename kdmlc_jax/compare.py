@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 
 from kdmlc_jax import config as config_lib
 from kdmlc_jax import files
+from kdmlc_jax.cli import guarded, parse
 from kdmlc_jax.errors import UserError
-from kdmlc_jax.main import guarded, parse
 
 METRICS = ("last", "last5", "best_val", "best_test")
 DETAILS = ("labels_before", "labels_after", "f1", "auroc", "rate_realised", "rate_estimated", "seconds")

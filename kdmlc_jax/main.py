@@ -5,41 +5,14 @@ Flags only; everything heavy is imported after they are understood.
 
 import argparse
 import pathlib
-import sys
-from collections.abc import Callable
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax.errors import NonFiniteError, UserError, suggest
+from kdmlc_jax.cli import guarded, parse
 
 EPILOG = """any field of the config can be set:  --config.optim.lr=0.05 --config.method.kd_weight=0.5
 arguments in the config's name set the usual ones:  --config configs/digits.py:method=mlc,rate=0.8,seed=1
 a run that was cut goes on where it stopped when given the same --workdir
 exit codes: 0 done, 2 bad input, 3 training met a NaN or infinity, 130 stopped by Ctrl-C"""
-
-
-def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """Flags, and the overrides `--config.a.b=value` as {"a.b": "value"}; ends the program on a wrong flag."""
-    flags, unknown = parser.parse_known_args(argv)
-    overrides, rest = {}, iter(unknown)
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if not name.startswith("--config."):
-            known = [option for action in parser._actions for option in action.option_strings]
-            parser.error(f"unknown flag {name}{suggest(name, known)}")
-        overrides[name.removeprefix("--config.")] = value if equals else next(rest, "")
-    return flags, overrides
-
-
-def guarded(program: Callable[[list[str]], None]) -> None:
-    """Runs `program` on the command line's words; a known error is one line and an exit code."""
-    try:
-        program(sys.argv[1:])
-    except (UserError, NonFiniteError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 3)
-    except KeyboardInterrupt:
-        print("stopped; the same --workdir goes on from the last saved epoch", file=sys.stderr)
-        sys.exit(130)
 
 
 def main(argv: list[str]) -> None:

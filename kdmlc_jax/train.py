@@ -1,7 +1,6 @@
 """The one host loop: build → restore → for stage: for step → evaluate → save → correct labels → summary."""
 
 import contextlib
-import importlib.metadata
 import json
 import pathlib
 import time
@@ -15,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax import export, files, labels, methods, metrics, parallel, state, writers
+from kdmlc_jax import files, methods, metrics, parallel, state, summarise, writers
 from kdmlc_jax.checkpoint import Checkpoints
 from kdmlc_jax.data import augment, noise, pipeline
 from kdmlc_jax.data.prepare import Dataset, prepare
@@ -162,7 +161,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
     with contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep)) as checkpoints:
         carry, progress = train(job, carry, checkpoints, workdir, quiet, title or config.name, began)
     trained = time.monotonic()
-    summary = finish(job, carry["method"], progress, workdir)
+    summary = summarise.finish(job, carry["method"], progress, workdir)
     summary["seconds"] = progress["seconds"] + time.monotonic() - trained
     files.write_json(summary_path, summary)
     return summary
@@ -236,71 +235,3 @@ def train_epoch(
     reporter.pause()
     row |= job.evaluate(carry["method"])
     return carry, row
-
-
-def finish(job: Run, current: Any, progress: dict, workdir: pathlib.Path) -> dict:
-    """Corrects the labels, writes the table and the deployed network, and returns the summary."""
-    data, config, method, history = job.dataset, job.config, job.method, progress["history"]
-    rows = np.concatenate(data.splits)
-    names = np.repeat(data.splits._fields, [len(part) for part in data.splits])
-    beliefs = job.beliefs(current, rows)
-    trusted = names == "trusted"
-    beliefs[trusted] = np.eye(job.info.num_classes, dtype=np.float32)[data.given_label[rows[trusted]]]
-    table = labels.table(rows, names, data.given_label[rows], beliefs)
-    labels.write(table, workdir)
-    export.save(workdir / method.deployed, method.networks[method.deployed](current), describe(job, method.deployed))
-    return {
-        "method": config.method.name,
-        "options": config.method.to_dict(),
-        "dataset": data.name,
-        "seed": config.seed,
-        "versions": {package: importlib.metadata.version(package) for package in ("jax", "flax", "optax", "numpy")},
-        "device": f"{job.mesh.size} x {job.mesh.devices.flat[0].device_kind}",
-        "noise": {
-            "kind": config.noise.kind,
-            "nominal": config.noise.rate,
-            "realised": data.rate,
-            "estimated": estimated_rate(method, current, beliefs[names == "noisy"]),
-        },
-        "networks": {
-            name: {
-                "name": config[name].net,
-                "parameters": sum(leaf.size for leaf in jax.tree.leaves(net(current).params)),
-                **metrics.network_summary(history, name, config.data.select_on),
-            }
-            for name, net in method.networks.items()
-        },
-        "labels": label_summary(table, data),
-        "seconds": progress["seconds"],
-        "images_per_second": progress["images_per_second"],
-    }
-
-
-def describe(job: Run, network: str) -> dict:
-    """What a program needs, beside the weights, to run the network: see `export.save`."""
-    return {
-        "net": job.config[network].net,
-        "class_names": list(job.dataset.class_names),
-        "image_shape": list(job.info.image_shape),
-        "mean": np.asarray(job.arrays["mean"]).tolist(),
-        "std": np.asarray(job.arrays["std"]).tolist(),
-    }
-
-
-def estimated_rate(method: Method, current: Any, beliefs: np.ndarray) -> float | None:
-    """1 - Σ_y π_y T̂[y, y] with the class prior π of the corrected labels; None where the method has no T̂."""
-    if method.transition is None:
-        return None
-    return float(1.0 - beliefs.mean(axis=0) @ np.diagonal(method.transition(current)))
-
-
-def label_summary(table: Any, data: Dataset) -> dict[str, float | None]:
-    """Accuracy of the noisy split's labels before and after, and the detection scores; truth is used here only."""
-    noisy = table["split"].to_numpy(zero_copy_only=False) == "noisy"
-    column = {name: table[name].to_numpy(zero_copy_only=False)[noisy] for name in table.column_names}
-    truth = data.truth[column["id"]]
-    return {
-        "accuracy_before": metrics.accuracy(column["given_label"], truth),
-        "accuracy_after": metrics.accuracy(column["corrected_label"], truth),
-        **labels.detection(column["given_label"] != truth, column["label_score"], column["is_label_issue"]),
-    }

@@ -9,7 +9,7 @@ import time
 import pytest
 import tiny
 
-from kdmlc_jax import compare, main, train
+from kdmlc_jax import cli, compare, main, train
 from kdmlc_jax.errors import NonFiniteError, UserError
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -60,7 +60,7 @@ def test_bad_words_end_in_one_line_and_status_2(tmp_path, monkeypatch, capsys, w
     """Protects a person from tracebacks: bad input is one line on standard error and exit status 2."""
     monkeypatch.setattr(sys, "argv", ["main", *words, "--workdir", str(tmp_path / "work")])
     with pytest.raises(SystemExit) as ended:
-        main.guarded(main.main)
+        cli.guarded(main.main)
     out, err = capsys.readouterr()
     assert ended.value.code == 2 and not out
     assert re.fullmatch(rf"error: .*{message}.*\n", err)
@@ -75,7 +75,7 @@ def test_diverged_training_ends_with_status_3(monkeypatch, capsys):
         raise NonFiniteError("step 7: loss is nan")
 
     with pytest.raises(SystemExit) as ended:
-        main.guarded(program)
+        cli.guarded(program)
     assert ended.value.code == 3 and capsys.readouterr().err == "error: step 7: loss is nan\n"
 
 
@@ -86,7 +86,7 @@ def test_flags_and_overrides_are_told_apart():
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--workdir")
     words = ["--config.a.b=1", "--workdir", "w", "--config.c", "x=y", "--config.d=u=v"]
-    flags, overrides = main.parse(parser, words)
+    flags, overrides = cli.parse(parser, words)
     assert flags.workdir == "w" and overrides == {"a.b": "1", "c": "x=y", "d": "u=v"}
 
 

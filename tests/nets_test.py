@@ -127,7 +127,7 @@ def test_option_a_shortcut():
 )
 def test_unknown_network(name, nearest):
     """Protects the user from a typing error: the message names the value and, where one is near, the right name."""
-    with pytest.raises(UserError, match=f'network "{name}"') as error:
+    with pytest.raises(UserError, match=f'network: "{name}"') as error:
         nets.build(name, 10)
     if nearest:
         assert f'did you mean "{nearest}"' in str(error.value)

@@ -1,14 +1,14 @@
-"""What the host loop promises a method of several stages: `begin` once, `done` ends a stage, resume knows where it is."""
+"""What the host loop promises a method of several stages: `begin` once, `done` ends one, resume knows which is on."""
 
 import jax
 import numpy as np
 import pytest
+import tiny
 from flax import struct
 
 from kdmlc_jax import methods, train
 from kdmlc_jax.methods import ce
 from kdmlc_jax.methods.base import Stage
-import tiny
 
 
 class State(struct.PyTreeNode):
@@ -57,7 +57,7 @@ def staged(monkeypatch):
 
 
 def test_stages_begin_end_and_resume(staged, tmp_path, monkeypatch):
-    """Protects stage boundaries: a run cut after the first stage goes on in the second and ends with the same weights."""
+    """Protects stage boundaries: a run cut after the first stage goes on in the second, to the same weights."""
     rows = []
     whole = train.run(staged, tmp_path / "whole", quiet=True)
     evaluate = train.Run.evaluate
