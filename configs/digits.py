@@ -24,5 +24,9 @@ def get_config(arguments: dict[str, str]) -> ConfigDict:
     config.train.epochs = 5 if arguments.pop("quick", None) else 40
     config.train.batch_size = 50
     config.train.trusted_batch_size = 50
-    config.baselines = ("ce:train_on=noisy", "ce:train_on=trusted", "ce:train_on=both")
+    config.baselines = (
+        ("plain, noisy labels", "ce:train_on=noisy"),
+        ("plain, trusted labels", "ce:train_on=trusted"),
+        ("plain, both", "ce:train_on=both"),
+    )
     return config_lib.resolve(config, arguments)

@@ -114,11 +114,11 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run_cell(config: ConfigDict, folder: pathlib.Path, label: str) -> dict:
+def run_cell(config: ConfigDict, folder: pathlib.Path, label: str, title: str = "") -> dict:
     """One run's summary, with the label that names its row."""
     from kdmlc_jax import train
 
-    return train.run(config, folder, title=f"{config.method.name} {label} seed {config.seed}") | {"label": label}
+    return train.run(config, folder, title=title or label) | {"label": label}
 
 
 def compare(specs: list[str], method_list: list[str], seeds: list[int], overrides: dict, workdir: pathlib.Path) -> str:
@@ -133,7 +133,8 @@ def compare(specs: list[str], method_list: list[str], seeds: list[int], override
     summaries = []
     for config, folder, words in cells:
         options = [part for part in words.split(",")[1:] if not part.startswith("network=")]
-        summaries.append(run_cell(config, workdir / folder, " ".join(options)))
+        title = f"{' '.join(words[7:].split(','))} seed {config.seed}"
+        summaries.append(run_cell(config, workdir / folder, " ".join(options), title))
     rows = aggregate(summaries)
     files.write_json(workdir / "table.json", rows)
     files.write_text(workdir / "table.md", markdown(rows))
@@ -142,16 +143,14 @@ def compare(specs: list[str], method_list: list[str], seeds: list[int], override
 
 def run_with_baselines(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains `config` in `workdir` and its baselines below it, and prints what a newcomer wants to know."""
-    from kdmlc_jax import train
-
-    summaries = [train.run(config, workdir) | {"label": config.method.name}]
-    for method in config.baselines:
+    cells = [(config, workdir, config.method.name)]
+    for label, method in config.baselines:
         for words in expand(method):
             baseline = config.copy_and_resolve_references()
             config_lib.resolve(baseline, config_lib.parse_arguments(words))
             baseline.baselines = ()
-            summaries.append(run_cell(baseline, workdir / "baselines" / slug(words[7:]), method))
-    print(report(summaries, workdir))
+            cells.append((baseline, workdir / "baselines" / slug(words[7:]), label))
+    print(report([run_cell(*cell) for cell in cells], workdir))
 
 
 def report(summaries: list[dict], workdir: pathlib.Path) -> str:

@@ -185,7 +185,7 @@ def _tuples(value: Any) -> Any:
     """JSON has lists only; every sequence in a config is a tuple."""
     if isinstance(value, dict):
         return {name: _tuples(item) for name, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def check(config: ConfigDict) -> None:
@@ -193,6 +193,8 @@ def check(config: ConfigDict) -> None:
     choose("data.select_on", config.data.select_on, ("given", "true"))
     for field in ("train.epochs", "train.eval_batch_size", "checkpoint.every", "checkpoint.keep"):
         in_range(field, flatten(config)[field], 1)
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in config.baselines):
+        raise UserError(f"baselines: {config.baselines!r} is not a tuple of pairs (label, method)")
     for field in ("lr", "weight_decay", "clip"):
         in_range(f"optim.{field}", config.optim[field], 0.0)
     for field in ("momentum", "warm_up"):

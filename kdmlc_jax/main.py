@@ -28,6 +28,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--workdir", metavar="DIR", help="where the run's files go (default: runs/<config's name>)")
     flags, overrides = parse(parser, argv)
     config, workdir = resolve(flags.config, flags.workdir, overrides)
+    config_lib.check(config)
 
     from kdmlc_jax import compare, parallel
 

@@ -26,7 +26,7 @@ def test_every_shipped_config_loads(name):
     """Protects the shipped files: each resolves, in full and `quick`, with baselines that are methods."""
     full, quick = config_lib.load(f"configs/{name}"), config_lib.load(f"configs/{name}:quick")
     assert full.method.name == "kdmlc" and quick.train.epochs < full.train.epochs
-    for baseline in full.baselines:
+    for _, baseline in full.baselines:
         method, _, options = baseline.partition(":")
         assert config_lib.load(f"configs/{name}:method={method},{options}").method.name == method
 

@@ -13,7 +13,7 @@ from kdmlc_jax import cli, compare, main, train
 from kdmlc_jax.errors import NonFiniteError, UserError
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-BASELINE = '--config.baselines=("ce:train_on=trusted,network=student",)'
+BASELINE = '--config.baselines=(("trusted_only", "ce:train_on=trusted,network=student"),)'
 
 
 def command(*words):
@@ -124,7 +124,7 @@ def test_workdir_alone_goes_on_and_prints_the_table(resumed, capsys):
     table = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith("  ")}
     assert table["student"] == ["teacher"]
     assert all(0 <= float(value) <= 1 for value in table["kdmlc"]) and len(table["kdmlc"]) == 2
-    assert table["ce:train_on=trusted,network=student"][1] == "–"
+    assert table["trusted_only"][1] == "–"
     assert re.search(r"cnn2: \d+ weights +cnn3: [\d,]+ weights", out)
     assert re.search(r"Labels right: \d+\.\d% before, \d+\.\d% after correction", out)
     assert re.search(r"Noise rate: 0\.\d{3} realised, 0\.\d{3} estimated", out)
