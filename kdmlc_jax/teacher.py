@@ -6,7 +6,7 @@ Main network f_w with pooled features h; corrector g_α(sg[h(x)], ỹ) on the si
     w'(α)   = one optimiser step from w on ∇_w L
     α       moves along ∇_α CE(y_g, f_{w'(α)}(x_g));    w ← w'
 
-BatchNorm: running statistics come from the inner forward pass only (noisy and trusted images together); the
+BatchNorm: running statistics come from the inner forward passes only (noisy images, then trusted ones); the
 look-ahead evaluation uses batch statistics and writes nothing back.
 """
 
