@@ -7,7 +7,8 @@ Per iteration, after the teacher's MLC step with corrector g_α:
     L_S = ( n_s [(1-λ) CE(ŷ, f_S(x)) + λ τ² KL(softmax(z_T/τ) ‖ softmax(z_S/τ))] + n_c CE(y_c, f_S(x_c)) ) / (n_s + n_c)
 
 `preset = "paper"` is the form the abstract gives (networks, weights and temperature of the paper are not public);
-`preset = "strong"` [ours] adds the switches of `teacher.default_options` and those of `default_config`.
+`preset = "strong"` [ours] adds the switches of `teacher.default_options` and those of `default_config`. Under MixUp on
+the student, the logits z_T are mixed like the labels.
 """
 
 from typing import Any

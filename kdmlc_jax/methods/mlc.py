@@ -4,6 +4,9 @@
 
 The step is `teacher.Teacher.step`, shared with KDMLC. `preset = "paper"` is MLC and no more; `preset = "strong"`
 [ours] adds the switches listed at `teacher.default_options`.
+
+Departures from the release: the gradient through the look-ahead is exact (no finite difference); splits are disjoint;
+γ of the k-step recursion is clipped to [0, 1]; α moves by Adam without amsgrad.
 """
 
 from functools import partial
