@@ -54,7 +54,7 @@ def cell_folder(spec: str, arguments: str, seed: int) -> pathlib.Path:
 def aggregate(summaries: list[dict]) -> list[dict]:
     """One row per method, options, noise and network: {"mean", "std"} of each metric over the seeds.
 
-    `options` are those that differ from the method's own defaults. std is the sample standard deviation, None for a
+    `options` are those the method was named with. std is the sample standard deviation, None for a
     single seed; a metric that some seed lacks is None.
     """
     groups: dict[tuple, list[tuple[dict, dict]]] = {}
@@ -122,7 +122,7 @@ def run_cell(config: ConfigDict, folder: pathlib.Path, label: str, title: str = 
 
 
 def compare(specs: list[str], method_list: list[str], seeds: list[int], overrides: dict, workdir: pathlib.Path) -> str:
-    """Runs all cells, writes table.json and table.md after each config, and returns the table."""
+    """Runs all cells, writes table.json and table.md at the end, and returns the table."""
     arguments = [expanded for method in method_list for expanded in expand(method)]
     cells = [
         (config_lib.load(join(spec, f"{words},seed={seed}"), overrides), cell_folder(spec, words, seed), words)
@@ -137,8 +137,9 @@ def compare(specs: list[str], method_list: list[str], seeds: list[int], override
         summaries.append(run_cell(config, workdir / folder, " ".join(options), title))
     rows = aggregate(summaries)
     files.write_json(workdir / "table.json", rows)
-    files.write_text(workdir / "table.md", markdown(rows))
-    return markdown(rows)
+    table = markdown(rows)
+    files.write_text(workdir / "table.md", table)
+    return table
 
 
 def run_with_baselines(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -199,12 +200,12 @@ def main(argv: list[str]) -> None:
         seeds = [int(seed) for seed in flags.seeds.split(",")]
     except ValueError:
         raise UserError(f'--seeds: "{flags.seeds}" is not a comma-separated list of whole numbers') from None
-    from kdmlc_jax import parallel
-
-    parallel.keep_compiled()
     for flag, values in (("--seeds", seeds), ("--methods", flags.methods.split()), ("--config", flags.config)):
         if len(set(values)) < len(values):
             raise UserError(f"{flag}: {values} names one twice; a cell counts once")
+    from kdmlc_jax import parallel
+
+    parallel.keep_compiled()
     print(compare(flags.config, flags.methods.split(), seeds, overrides, pathlib.Path(flags.workdir)))
 
 
