@@ -45,10 +45,16 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.=,+-]+", "-", text).strip("-")
 
 
+def short(arguments: str) -> str:
+    """'method=ce,train_on=noisy' -> 'ce,train_on=noisy', as `expand` writes them."""
+    return arguments.removeprefix("method=")
+
+
 def cell_folder(spec: str, arguments: str, seed: int) -> pathlib.Path:
     """Where a cell's run lies below the comparison's folder."""
     path, _, given = spec.partition(":")
-    return pathlib.Path(slug(f"{pathlib.Path(path).stem},{given}".strip(","))) / slug(arguments[7:]) / f"seed{seed}"
+    data = slug(f"{pathlib.Path(path).stem},{given}".strip(","))
+    return pathlib.Path(data) / slug(short(arguments)) / f"seed{seed}"
 
 
 def aggregate(summaries: list[dict]) -> list[dict]:
@@ -133,7 +139,7 @@ def compare(specs: list[str], method_list: list[str], seeds: list[int], override
     summaries = []
     for config, folder, words in cells:
         options = [part for part in words.split(",")[1:] if not part.startswith("network=")]
-        title = f"{' '.join(words[7:].split(','))} seed {config.seed}"
+        title = f"{short(words).replace(',', ' ')} seed {config.seed}"
         summaries.append(run_cell(config, workdir / folder, " ".join(options), title))
     rows = aggregate(summaries)
     files.write_json(workdir / "table.json", rows)
@@ -150,7 +156,7 @@ def run_with_baselines(config: ConfigDict, workdir: pathlib.Path) -> None:
             baseline = config.copy_and_resolve_references()
             config_lib.resolve(baseline, config_lib.parse_arguments(words))
             baseline.baselines = ()
-            cells.append((baseline, workdir / "baselines" / slug(words[7:]), label))
+            cells.append((baseline, workdir / "baselines" / slug(short(words)), label))
     print(report([run_cell(*cell) for cell in cells], workdir))
 
 

@@ -21,6 +21,10 @@ SHORT = {
     "trusted": "data.trusted",
     "noisy": "data.noisy",
     "validation": "data.validation",
+    "source": "data.source",
+    "dir": "data.dir",
+    "manifest": "data.manifest",
+    "labels": "noise.labels",
     "seed": "seed",
     "epochs": "train.epochs",
     "lr": "optim.lr",
@@ -28,6 +32,9 @@ SHORT = {
     "teacher": "teacher.net",
     "student": "student.net",
 }
+
+# Fields that are a number of images, or a share of them below 1.
+COUNTS = ("data.trusted", "data.noisy", "data.validation")
 
 
 def base() -> ConfigDict:
@@ -38,14 +45,30 @@ def base() -> ConfigDict:
             "seed": 0,
             "data": {
                 "source": "digits",
-                "dir": "",
-                "trusted": 100,
-                "noisy": 0,
-                "validation": 0,
+                "dir": "",  # '' looks below KDMLC_DATA
+                "manifest": "",  # folder: CSV or Parquet that lists images and labels
+                "image_size": 0,  # folder, tfds: side in pixels; 0 = the images' own size, see images.resize
+                "channels": 0,  # folder, tfds: 1, 3, or 0 = 1 if all images are grey
+                "max_megapixels": 64.0,
+                "on_bad_image": "fail",  # or skip
+                "verify": True,  # folder: decode every file before training
+                "trusted": 100,  # number, or share below 1; 0 = those the source names
+                "trusted_file": "",  # ids of the trusted images, one a line
+                "noisy": 0,  # number, or share below 1; 0 = all the rest
+                "validation": 0,  # number, or share below 1
+                "splits": "",  # the noise.npz of another run, to use its splits
                 "select_on": "given",
                 "trusted_given": False,
+                "pipeline": "auto",  # or resident, stream
+                "resident_mb": 4096.0,  # auto: more than this streams
             },
-            "noise": {"kind": "uniform", "rate": 0.6},
+            "noise": {
+                "kind": "uniform",
+                "rate": 0.6,
+                "exact": False,  # the exact number of wrong labels instead of independent draws
+                "file": "",  # matrix, human, file: where it lies
+                "labels": "worst",  # human: aggre, random1, random2, random3, worst (CIFAR-100N: noisy)
+            },
             "augment": {"pad": 0, "flip": False, "cutout": 0},
             "teacher": {"net": "cnn16"},
             "student": {"net": "cnn6"},
@@ -132,6 +155,8 @@ def convert(path: str, text: str, old: Any) -> Any:
         value = bool(value)
     if isinstance(old, tuple) and isinstance(value, list | tuple):
         value = tuple(value)
+    if path in COUNTS and type(value) in (int, float):
+        return value
     if type(value) is not type(old):
         raise UserError(f'config field "{path}": "{text}" is not a {type(old).__name__}')
     return value

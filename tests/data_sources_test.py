@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from kdmlc_jax import config as config_lib
 from kdmlc_jax.data import sources
 from kdmlc_jax.errors import NonFiniteError, UserError, suggest
 
 SIZES = {"train": 12, "t10k": 5}
+
+
+def load(name, folder=""):
+    """The data set as a config that names it and a folder reads it."""
+    data = config_lib.base().data
+    data.source, data.dir = name, str(folder)
+    return sources.load(data)
 
 
 def idx_bytes(array, magic):
@@ -49,7 +57,7 @@ def error_of(name, folder):
     """The one line that loading `name` fails with; the folder is as it was before."""
     before = sorted(folder.rglob("*"))
     with pytest.raises(UserError) as caught:
-        sources.load(name, str(folder))
+        load(name, str(folder))
     assert sorted(folder.rglob("*")) == before
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -60,7 +68,7 @@ def error_of(name, folder):
 def test_idx_files_come_back_as_written(tmp_path, name, compressed):
     """Protects pixel order, label order and dtypes of IDX files, plain and compressed."""
     arrays = write_mnist(tmp_path, compressed)
-    source = sources.load(name, str(tmp_path))
+    source = load(name, str(tmp_path))
     for part, got in (("train", source.train), ("t10k", source.test)):
         np.testing.assert_array_equal(got.images, arrays[f"{part}-images-idx3-ubyte"][..., None])
         np.testing.assert_array_equal(got.labels, arrays[f"{part}-labels-idx1-ubyte"])
@@ -72,7 +80,7 @@ def test_idx_files_come_back_as_written(tmp_path, name, compressed):
 def test_cifar_planes_become_channels(tmp_path):
     """Protects CIFAR's layout, pixel by pixel: a record is a label, then the red, green and blue planes, row by row."""
     records = write_cifar(tmp_path)
-    source = sources.load("cifar10", str(tmp_path))
+    source = load("cifar10", str(tmp_path))
     assert source.train.images.shape == (10, 32, 32, 3) and source.test.images.shape == (2, 32, 32, 3)
     for row, column, channel in ((0, 0, 0), (3, 7, 1), (31, 30, 2)):
         at = 1 + channel * 1024 + row * 32 + column
@@ -90,17 +98,17 @@ def test_environment_names_the_parent_folder(tmp_path, monkeypatch):
     write_cifar(tmp_path / "cifar-10-batches-bin")
     monkeypatch.setenv("KDMLC_DATA", str(tmp_path))
     for name in ("mnist", "fashion_mnist", "cifar10"):
-        assert len(sources.load(name).train.labels) in (10, 12)
+        assert len(load(name).train.labels) in (10, 12)
     monkeypatch.setenv("KDMLC_DATA", str(tmp_path / "absent"))
-    assert len(sources.load("mnist", str(tmp_path / "mnist")).train.labels) == 12
+    assert len(load("mnist", str(tmp_path / "mnist")).train.labels) == 12
     with pytest.raises(UserError, match=r"KDMLC_DATA: .*absent/mnist is not a directory"):
-        sources.load("mnist")
+        load("mnist")
 
 
 def test_digits_are_split_the_same_way_for_everyone():
     """Protects the built-in set: grey scale, a test part of 36 per class that no seed moves, nothing in both parts."""
-    first = sources.load("digits")
-    np.testing.assert_array_equal(first.test.images, sources.load("digits").test.images)
+    first = load("digits")
+    np.testing.assert_array_equal(first.test.images, load("digits").test.images)
     assert first.train.images.shape == (1437, 8, 8, 1) and first.test.images.shape == (360, 8, 8, 1)
     assert first.train.images.max() == 255 and first.train.images.dtype == np.uint8
     assert first.train.labels.dtype == np.int32
@@ -114,7 +122,7 @@ def test_real_fashion_mnist(data_dir):
     """Protects the reader against the files as published: sizes, balance, mean grey level."""
     if not (data_dir / "fashion-mnist").is_dir():
         pytest.skip("KDMLC_DATA holds no fashion-mnist")
-    source = sources.load("fashion_mnist")
+    source = load("fashion_mnist")
     assert source.train.images.shape == (60000, 28, 28, 1) and source.test.images.shape == (10000, 28, 28, 1)
     np.testing.assert_array_equal(np.bincount(source.train.labels), np.full(10, 6000))
     assert source.train.images.mean() / 255 == pytest.approx(0.2860, abs=1e-4)  # the published channel mean
@@ -124,7 +132,7 @@ def test_real_cifar10(data_dir):
     """Protects the reader against the files as published: sizes, balance, the known channel means."""
     if not (data_dir / "cifar-10-batches-bin").is_dir():
         pytest.skip("KDMLC_DATA holds no cifar-10-batches-bin")
-    source = sources.load("cifar10")
+    source = load("cifar10")
     assert source.train.images.shape == (50000, 32, 32, 3) and source.test.images.shape == (10000, 32, 32, 3)
     np.testing.assert_array_equal(np.bincount(source.train.labels), np.full(10, 5000))
     assert source.class_names[0] == "airplane" and source.class_names[9] == "truck"
@@ -135,7 +143,7 @@ def test_real_cifar10(data_dir):
 def test_unknown_set_is_named_with_a_suggestion():
     """Protects the answer to a typing error: the value, what is allowed, the nearest name."""
     with pytest.raises(UserError) as caught:
-        sources.load("cifar-10")
+        load("cifar-10")
     for part in ("data.source", '"cifar-10"', "digits, mnist, fashion_mnist, cifar10", '(did you mean "cifar10"?)'):
         assert part in str(caught.value)
 
@@ -144,7 +152,7 @@ def test_no_directory_says_what_to_give(monkeypatch):
     """Protects the first error a new user sees: it names the config field and the variable."""
     monkeypatch.delenv("KDMLC_DATA", raising=False)
     with pytest.raises(UserError, match=r'data\.dir is empty.*"cifar10".*KDMLC_DATA.*cifar-10-batches-bin'):
-        sources.load("cifar10")
+        load("cifar10")
 
 
 def test_directory_that_is_none(tmp_path):
@@ -152,7 +160,7 @@ def test_directory_that_is_none(tmp_path):
     (tmp_path / "file").write_text("")
     for place in ("absent", "file"):
         with pytest.raises(UserError) as caught:
-            sources.load("mnist", str(tmp_path / place))
+            load("mnist", str(tmp_path / place))
         assert f"data.dir: {tmp_path / place} is not a directory" in str(caught.value)
 
 

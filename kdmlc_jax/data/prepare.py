@@ -30,7 +30,7 @@ def prepare(config: Any) -> Dataset:
     Raises:
       UserError: for bad files, counts, rates or names, and for a batch larger than its split.
     """
-    source = sources.load(config.data.source, config.data.dir)
+    source = sources.load(config.data)
     truth, classes = source.train.labels, len(source.class_names)
     noisy = noise.corrupt(truth, config.noise.kind, config.noise.rate, classes, config.seed)
     parts = splits.split(truth, config.data.trusted, config.data.validation, config.data.noisy, config.seed, classes)
