@@ -29,9 +29,9 @@ class Timed:
         run_config = config.load(compare.join(spec, compare.expand(method)[0]))
         self.job = train.Run(run_config, prepare(run_config))
         stage = self.job.method.stages[-1]
-        self.carry, self.order = self.job.init(), self.job.order(stage, 0)
+        self.carry, self.feeds = self.job.init(), self.job.feeds(stage, 0, 1 << 20)
         self.step = self.job.compile(stage)
-        arguments = (self.carry, self.job.arrays, self.order, self.job.key)
+        arguments = (self.carry, self.job.fixed, next(self.feeds), self.job.key)
         plain = jax.jit(self.step.__wrapped__).lower(*arguments).compile()
         memory = plain.memory_analysis()
         self.flops = plain.cost_analysis()["flops"]
@@ -42,7 +42,7 @@ class Timed:
         """Runs `steps` steps and keeps the mean time of one."""
         start = time.perf_counter()
         for _ in range(steps):
-            self.carry, metrics = self.step(self.carry, self.job.arrays, self.order, self.job.key)
+            self.carry, metrics = self.step(self.carry, self.job.fixed, next(self.feeds), self.job.key)
         jax.block_until_ready((self.carry, metrics))
         if keep:
             self.seconds.append((time.perf_counter() - start) / steps)

@@ -33,9 +33,6 @@ SHORT = {
     "student": "student.net",
 }
 
-# Fields that are a number of images, or a share of them below 1.
-COUNTS = ("data.trusted", "data.noisy", "data.validation")
-
 
 def base() -> ConfigDict:
     """Every field but the method's options, with defaults that fit a small data set; see README for each."""
@@ -47,15 +44,15 @@ def base() -> ConfigDict:
                 "source": "digits",
                 "dir": "",  # '' looks below KDMLC_DATA
                 "manifest": "",  # folder: CSV or Parquet that lists images and labels
-                "image_size": 0,  # folder, tfds: side in pixels; 0 = the images' own size, see images.resize
+                "image_size": 0,  # folder, tfds: side in pixels; 0 = see sources.folder and decoding.decode
                 "channels": 0,  # folder, tfds: 1, 3, or 0 = 1 if all images are grey
                 "max_megapixels": 64.0,
                 "on_bad_image": "fail",  # or skip
                 "verify": True,  # folder: decode every file before training
-                "trusted": 100,  # number, or share below 1; 0 = those the source names
+                "trusted": 100.0,  # number, or share below 1; 0 = those the source names
                 "trusted_file": "",  # ids of the trusted images, one a line
-                "noisy": 0,  # number, or share below 1; 0 = all the rest
-                "validation": 0,  # number, or share below 1
+                "noisy": 0.0,  # number, or share below 1; 0 = all the rest
+                "validation": 0.0,  # number, or share below 1
                 "splits": "",  # the noise.npz of another run, to use its splits
                 "select_on": "given",
                 "trusted_given": False,
@@ -69,7 +66,7 @@ def base() -> ConfigDict:
                 "file": "",  # matrix, human, file: where it lies
                 "labels": "worst",  # human: aggre, random1, random2, random3, worst (CIFAR-100N: noisy)
             },
-            "augment": {"pad": 0, "flip": False, "cutout": 0},
+            "augment": {"pad": 0, "flip": False, "cutout": 0, "meta": "weak"},  # meta: none | weak (no Cutout) | all
             "teacher": {"net": "cnn16"},
             "student": {"net": "cnn6"},
             "optim": {
@@ -155,8 +152,6 @@ def convert(path: str, text: str, old: Any) -> Any:
         value = bool(value)
     if isinstance(old, tuple) and isinstance(value, list | tuple):
         value = tuple(value)
-    if path in COUNTS and type(value) in (int, float):
-        return value
     if type(value) is not type(old):
         raise UserError(f'config field "{path}": "{text}" is not a {type(old).__name__}')
     return value
@@ -216,6 +211,9 @@ def _tuples(value: Any) -> Any:
 def check(config: ConfigDict) -> None:
     """Raises UserError for a number outside its range that no other part of the program looks at before training."""
     choose("data.select_on", config.data.select_on, ("given", "true"))
+    choose("data.pipeline", config.data.pipeline, ("auto", "resident", "stream"))
+    choose("data.on_bad_image", config.data.on_bad_image, ("fail", "skip"))
+    choose("augment.meta", config.augment.meta, ("none", "weak", "all"))
     for field in ("train.epochs", "train.eval_batch_size", "checkpoint.every", "checkpoint.keep"):
         in_range(field, flatten(config)[field], 1)
     if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in config.baselines):

@@ -65,8 +65,10 @@ def network_summary(history: list[dict], network: str, select_on: str) -> dict[s
     """last, last5, best_val and best_test of one network from the epochs' rows, as fractions of the test set.
 
     best_val is the test accuracy of the epoch that was best on validation (the first of equals); None without one.
-    best_test is an oracle: it chooses on the test set.
+    best_test is an oracle: it chooses on the test set. All are None without a test set.
     """
+    if any(row.get(f"{network}_test") is None for row in history):
+        return dict.fromkeys(("last", "last5", "best_val", "best_test"))
     test = [row[f"{network}_test"] for row in history]
     chosen = [row.get(f"{network}_validation_{select_on}") for row in history]
     best_val = None if None in chosen else test[int(np.argmax(np.array(chosen, float)))]

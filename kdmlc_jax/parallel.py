@@ -53,14 +53,16 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(put, tree)
 
 
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+    """Host arrays of one batch on the mesh, split along their first axis, which divides by the devices."""
+    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+
+
 def split_batch(batch: Any, mesh: Mesh) -> Any:
-    """Inside jit: each leaf of a batch split along its first axis, where that divides by the devices."""
-
-    def constrain(x: jax.Array) -> jax.Array:
-        spec = PartitionSpec("data") if x.shape[0] % mesh.size == 0 else PartitionSpec()
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
-
-    return jax.tree.map(constrain, batch) if mesh.size > 1 else batch
+    """Inside jit: each leaf of a batch split along its first axis, which divides by the devices."""
+    return (
+        jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec("data"))) if mesh.size > 1 else batch
+    )
 
 
 @cache

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from kdmlc_jax import export, labels, metrics
-from kdmlc_jax.data.prepare import Dataset
 from kdmlc_jax.methods.base import Method
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
     beliefs = job.beliefs(current, rows)
     trusted = names == "trusted"
     beliefs[trusted] = np.eye(job.info.num_classes, dtype=np.float32)[data.given_label[rows[trusted]]]
-    table = labels.table(rows, names, data.given_label[rows], beliefs)
+    table = labels.table(data.ids[rows], names, data.given_label[rows], beliefs)
     labels.write(table, workdir)
     export.save(workdir / method.deployed, method.networks[method.deployed](current), describe(job, method.deployed))
     return {
@@ -47,7 +46,7 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
             }
             for name, net in method.networks.items()
         },
-        "labels": label_summary(table, data),
+        "labels": label_summary(table, data.truth[rows]),
         "seconds": progress["seconds"],
         "images_per_second": progress["images_per_second"],
     }
@@ -59,8 +58,8 @@ def describe(job: "Run", network: str) -> dict:
         "net": job.config[network].net,
         "class_names": list(job.dataset.class_names),
         "image_shape": list(job.info.image_shape),
-        "mean": np.asarray(job.arrays["mean"]).tolist(),
-        "std": np.asarray(job.arrays["std"]).tolist(),
+        "mean": np.asarray(job.fixed["mean"]).tolist(),
+        "std": np.asarray(job.fixed["std"]).tolist(),
     }
 
 
@@ -71,13 +70,19 @@ def estimated_rate(method: Method, current: Any, beliefs: np.ndarray) -> float |
     return float(1.0 - beliefs.mean(axis=0) @ np.diagonal(method.transition(current)))
 
 
-def label_summary(table: Any, data: Dataset) -> dict[str, float | None]:
-    """Accuracy of the noisy split's labels before and after, and the detection scores; truth is used here only."""
+def label_summary(table: Any, truth: np.ndarray) -> dict[str, float | None]:
+    """Accuracy of the noisy split's labels before and after, and the detection scores; truth is used here only.
+
+    Where the truth i32[N] of the table's rows is unknown (-1) a row is left out of them; None where it always is.
+    """
     noisy = table["split"].to_numpy(zero_copy_only=False) == "noisy"
+    flagged = int(table["is_label_issue"].to_numpy(zero_copy_only=False)[noisy].sum())
+    noisy &= truth >= 0
     column = {name: table[name].to_numpy(zero_copy_only=False)[noisy] for name in table.column_names}
-    truth = data.truth[column["id"]]
+    wrong = column["given_label"] != truth[noisy]
     return {
-        "accuracy_before": metrics.accuracy(column["given_label"], truth),
-        "accuracy_after": metrics.accuracy(column["corrected_label"], truth),
-        **labels.detection(column["given_label"] != truth, column["label_score"], column["is_label_issue"]),
+        "accuracy_before": metrics.accuracy(column["given_label"], truth[noisy]),
+        "accuracy_after": metrics.accuracy(column["corrected_label"], truth[noisy]),
+        **labels.detection(wrong, column["label_score"], column["is_label_issue"]),
+        "flagged": flagged,
     }

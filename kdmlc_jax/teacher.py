@@ -35,7 +35,7 @@ def default_options(preset: str) -> dict[str, Any]:
 
     form: the corrector: plain | skip | residual (prior z_T) | transition (prior z_T + log T̂[:, ỹ]).
     supervised: weight of CE(y, g_α(h, ỹ)), ỹ ~ T̂(·|y), on trusted images in the meta objective; 0 = off.
-    pairs: T̂ "estimated" from the teacher's beliefs, or the "real" given label that each trusted image carried.
+    pairs: T̂ "estimated" from the teacher's beliefs, or the "real" given label of trusted images, where known.
     bilevel: the bi-level term off | joint (one sum, one optimiser) | normalised (scaled to the supervised
       gradient's norm) | separate (its own Adam with bilevel_lr); bilevel_weight scales it.
     look_ahead_steps: k of MLC's recursion. corrector_lr: Adam on α.
@@ -169,12 +169,12 @@ class Teacher:
         return jnp.exp(self.log_correction(teacher.corrector.params, seen, given_label, teacher.joint))
 
     def supervised_loss(self, params: Any, seen: Output, batch: Batch, joint: jax.Array, key: jax.Array) -> jax.Array:
-        """CE(y, g_α(h, ỹ)), mean over the trusted images, with ỹ ~ T̂(·|y) or their real given label."""
+        """CE(y, g_α(h, ỹ)), mean over the trusted images, with ỹ ~ T̂(·|y), or their real given label."""
         label = jnp.concatenate([batch["trusted_label"], batch["meta_label"]])
+        given = jax.random.categorical(key, jnp.log(transition_matrix(joint))[label])
         if self.options.pairs == "real":
-            given = jnp.concatenate([batch["trusted_given"], batch["meta_given"]])
-        else:
-            given = jax.random.categorical(key, jnp.log(transition_matrix(joint))[label])
+            carried = jnp.concatenate([batch["trusted_given"], batch["meta_given"]])
+            given = jnp.where(carried >= 0, carried, given)
         log_p = self.log_correction(params, seen, given, joint)
         return -jnp.mean(jnp.take_along_axis(log_p, label[:, None], axis=1))
 

@@ -3,9 +3,10 @@
 import contextlib
 import json
 import pathlib
+import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -16,8 +17,9 @@ from ml_collections import ConfigDict
 from kdmlc_jax import config as config_lib
 from kdmlc_jax import files, methods, metrics, parallel, state, summarise, writers
 from kdmlc_jax.checkpoint import Checkpoints
-from kdmlc_jax.data import augment, noise, pipeline
+from kdmlc_jax.data import artefact, augment, pipeline
 from kdmlc_jax.data.prepare import Dataset, prepare
+from kdmlc_jax.data.sources import Images
 from kdmlc_jax.errors import NonFiniteError, UserError
 from kdmlc_jax.methods.base import DatasetView, Info, Method, Stage
 
@@ -27,13 +29,16 @@ def stream(seed: int, name: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
 
 
-def map_rows(fn: Callable, images: np.ndarray, batch: int, *columns: np.ndarray) -> Any:
-    """fn(batch of images, batches of columns…) over all rows, in batches of one size; returns host arrays."""
+def map_rows(fn: Callable, images: Images, rows: np.ndarray, batch: int, *columns: np.ndarray) -> Any:
+    """fn(batch of images, batches of columns…) over the images at `rows`, in batches of one size; host arrays.
+
+    `columns` run over all images, as `images` does.
+    """
     results = []
-    for start in range(0, len(images), batch):
-        rows = np.minimum(np.arange(start, start + batch), len(images) - 1)
-        kept = min(batch, len(images) - start)
-        out = jax.device_get(fn(images[rows], *(column[rows] for column in columns)))
+    for start in range(0, len(rows), batch):
+        at = rows[np.minimum(np.arange(start, start + batch), len(rows) - 1)]
+        kept = min(batch, len(rows) - start)
+        out = jax.device_get(fn(images[at], *(column[at] for column in columns)))
         results.append(jax.tree.map(lambda a, kept=kept: a[:kept], out))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
@@ -42,6 +47,19 @@ def all_finite(tree: Any) -> jax.Array:
     """bool[]: no NaN and no infinity in any floating-point leaf."""
     floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
+
+
+def check_divisible(method: Method, devices: int, sizes: Any) -> None:
+    """Raises UserError where a batch of some stage cannot be cut into equal parts, one a device."""
+    for stage in method.stages:
+        fields = {
+            "batch_size": (stage.streams.noisy,),
+            "trusted_batch_size": (stage.streams.trusted, stage.streams.meta),
+        }
+        for field, widths in fields.items():
+            if any(width % devices for width in widths):
+                each = f"each half of it, {widths[0]} and {widths[1]}, " if len(widths) > 1 and all(widths) else ""
+                raise UserError(f"train.{field}: {sizes[field]}: {each}expected a multiple of {devices}, the devices")
 
 
 class Run:
@@ -56,7 +74,9 @@ class Run:
         )
         self.method: Method = methods.get(config.method.name).make(config, self.info)
         self.mesh = parallel.make_mesh(config.devices)
-        self.arrays = parallel.replicate(pipeline.resident(dataset), self.mesh)
+        check_divisible(self.method, self.mesh.size, config.train)
+        self.pipeline = pipeline.choose(dataset, config.data.pipeline, config.seed, self.info.steps_per_epoch)
+        self.fixed = parallel.replicate(self.pipeline.fixed, self.mesh)
         self.key = parallel.replicate(stream(config.seed, "train"), self.mesh)
         self._infer = parallel.compile_step(self._predictions)
         self._correct = parallel.compile_step(self._beliefs)
@@ -69,56 +89,61 @@ class Run:
         return parallel.replicate({"method": made, "step": np.zeros((), np.int32)}, self.mesh)
 
     def compile(self, stage: Stage) -> Callable:
-        """(carry, arrays, order, key) -> (carry, metrics) of `stage`; the carry is donated."""
+        """(carry, fixed, feed, key) -> (carry, metrics) of `stage`; the carry is donated."""
         how = self.config.augment
 
-        def step(carry: dict[str, Any], arrays: Any, order: Any, key: jax.Array) -> Any:
+        def step(carry: dict[str, Any], fixed: Any, feed: Any, key: jax.Array) -> Any:
             count = carry["step"]
             key = jax.random.fold_in(key, count)
-            batch = pipeline.make_batch(
-                arrays, order, count % self.info.steps_per_epoch, jax.random.fold_in(key, 0), stage.streams, how
-            )
+            rows = self.pipeline.rows(fixed, feed, count % self.info.steps_per_epoch)
+            batch = pipeline.make_batch(rows, fixed, jax.random.fold_in(key, 0), how)
             batch = parallel.split_batch(batch, self.mesh)
             new, out = stage.step(carry["method"], batch, jax.random.fold_in(key, 1))
             return {"method": new, "step": count + 1}, out
 
         return parallel.compile_step(step, donate=(0,), mesh=self.mesh)
 
-    def order(self, stage: Stage, epoch: int) -> Any:
-        """The order of `epoch`, on the device."""
-        sizes = len(self.dataset.splits.noisy), len(self.dataset.splits.trusted)
-        order = pipeline.epoch_order(self.config.seed, epoch, self.info.steps_per_epoch, stage.streams, *sizes)
-        return parallel.replicate(order, self.mesh)
+    def feeds(self, stage: Stage, epoch: int, epochs: int) -> Generator[Any]:
+        """What each step of `epochs` epochs from `epoch` on is given, on the device."""
+        place = parallel.put_batch if self.pipeline.per_step else parallel.replicate
+        last, placed, steps = None, None, self.info.steps_per_epoch
+        for feed in self.pipeline.feeds(stage.streams, epoch * steps, (epoch + epochs) * steps):
+            if feed is not last:
+                last, placed = feed, place(feed, self.mesh)
+            yield placed
 
-    def _normalise(self, arrays: Any, images: jax.Array) -> jax.Array:
-        return augment.normalise(images, arrays["mean"], arrays["std"])
+    def _normalise(self, fixed: Any, images: jax.Array) -> jax.Array:
+        return augment.normalise(images, fixed["mean"], fixed["std"])
 
-    def _predictions(self, arrays: Any, current: Any, images: jax.Array) -> dict[str, jax.Array]:
-        x = self._normalise(arrays, images)
+    def _predictions(self, fixed: Any, current: Any, images: jax.Array) -> dict[str, jax.Array]:
+        x = self._normalise(fixed, images)
         nets = self.method.networks.items()
         return {name: jnp.argmax(state.evaluate(net(current), x).logits, -1) for name, net in nets}
 
-    def _beliefs(self, arrays: Any, current: Any, images: jax.Array, given: jax.Array) -> jax.Array:
-        return self.method.correct(current, self._normalise(arrays, images), given)
+    def _beliefs(self, fixed: Any, current: Any, images: jax.Array, given: jax.Array) -> jax.Array:
+        return self.method.correct(current, self._normalise(fixed, images), given)
 
     def evaluate(self, current: Any) -> dict[str, float | None]:
         """Accuracy of each network on the test set, and on the validation split by given and by true labels."""
         data, batch, row = self.dataset, self.config.train.eval_batch_size, {}
-        infer = lambda images: self._infer(self.arrays, current, images)  # noqa: E731
-        for name, predicted in map_rows(infer, data.test_images, batch).items():
-            row[f"{name}_test"] = metrics.accuracy(predicted, data.test_label)
+        infer = lambda images: self._infer(self.fixed, current, images)  # noqa: E731
+        if data.test_images is not None:
+            rows = np.arange(len(data.test_label))
+            for name, predicted in map_rows(infer, data.test_images, rows, batch).items():
+                row[f"{name}_test"] = metrics.accuracy(predicted, data.test_label)
         rows = data.splits.validation
         if len(rows):
-            for name, predicted in map_rows(infer, data.images[rows], batch).items():
+            known = data.truth[rows] >= 0
+            for name, predicted in map_rows(infer, data.images, rows, batch).items():
                 row[f"{name}_validation_given"] = metrics.accuracy(predicted, data.given_label[rows])
-                row[f"{name}_validation_true"] = metrics.accuracy(predicted, data.truth[rows])
+                row[f"{name}_validation_true"] = metrics.accuracy(predicted[known], data.truth[rows][known])
         return row
 
     def beliefs(self, current: Any, rows: np.ndarray) -> np.ndarray:
         """The method's beliefs f32[n, C] on training images `rows`, un-augmented."""
         data = self.dataset
-        correct = lambda images, given: self._correct(self.arrays, current, images, given)  # noqa: E731
-        return map_rows(correct, data.images[rows], self.config.train.eval_batch_size, data.given_label[rows])
+        correct = lambda images, given: self._correct(self.fixed, current, images, given)  # noqa: E731
+        return map_rows(correct, data.images, rows, self.config.train.eval_batch_size, data.given_label)
 
     def check_finite(self, current: Any, step: int) -> None:
         """Raises NonFiniteError if any number of the state is not finite, though the losses were."""
@@ -131,9 +156,9 @@ class Run:
         parts = {"noisy": data.splits.noisy, "trusted": data.splits.trusted}
 
         def over(split: str, fn: Callable) -> Any:
-            compiled = parallel.compile_step(lambda arrays, images: fn(self._normalise(arrays, images)))
-            images = data.images[parts[split]]
-            return map_rows(lambda x: compiled(self.arrays, x), images, self.config.train.eval_batch_size)
+            compiled = parallel.compile_step(lambda fixed, images: fn(self._normalise(fixed, images)))
+            size = self.config.train.eval_batch_size
+            return map_rows(lambda x: compiled(self.fixed, x), data.images, parts[split], size)
 
         return DatasetView(data.given_label[parts["noisy"]], data.given_label[parts["trusted"]], over)
 
@@ -157,7 +182,10 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
     carry = job.init()
     make_workdir(workdir)
     files.write_json(workdir / "config.json", config.to_dict())
-    noise.save_artefact(workdir / "noise.npz", dataset.splits, dataset.given_label, dataset.rate, dataset.matrix)
+    files.write_csv(workdir / "bad_images.csv", ("image", "reason"), dataset.skipped)
+    artefact.save_artefact(workdir / "noise.npz", dataset.splits, dataset.given_label, dataset.rate, dataset.matrix)
+    for note in () if quiet else dataset.notes:
+        print(note, file=sys.stderr)
     with contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep)) as checkpoints:
         carry, progress = train(job, carry, checkpoints, workdir, quiet, title or config.name, began)
     trained = time.monotonic()
@@ -194,33 +222,34 @@ def train(
             stage, ended = stages[progress["stage"]], False
             if progress["stage_epoch"] == 0 and stage.begin is not None:
                 carry = {**carry, "method": stage.begin(carry["method"], job.view())}
-            compiled = job.compile(stage)
-            while not ended:
-                carry, row = train_epoch(job, carry, compiled, stage, len(history), reporter)
-                history.append(row)
-                reporter.epoch(row)
-                ended = progress["stage_epoch"] + 1 == stage.epochs or (stage.done is not None and stage.done(history))
-                progress |= (
-                    {"stage": progress["stage"] + 1, "stage_epoch": 0}
-                    if ended
-                    else {"stage_epoch": progress["stage_epoch"] + 1}
-                )
-                progress["seconds"] = spent + time.monotonic() - began
-                progress["images_per_second"] = reporter.rate() or progress["images_per_second"]
-                if len(history) % config.checkpoint.every == 0 or progress["stage"] == len(stages):
-                    checkpoints.save(row["step"], carry, progress)
+            compiled, left = job.compile(stage), stage.epochs - progress["stage_epoch"]
+            with contextlib.closing(job.feeds(stage, len(history), left)) as feeds:
+                while not ended:
+                    carry, row = train_epoch(job, carry, compiled, feeds, stage, len(history), reporter)
+                    history.append(row)
+                    reporter.epoch(row)
+                    last = progress["stage_epoch"] + 1 == stage.epochs
+                    ended = last or (stage.done is not None and stage.done(history))
+                    progress |= (
+                        {"stage": progress["stage"] + 1, "stage_epoch": 0}
+                        if ended
+                        else {"stage_epoch": progress["stage_epoch"] + 1}
+                    )
+                    progress["seconds"] = spent + time.monotonic() - began
+                    progress["images_per_second"] = reporter.rate() or progress["images_per_second"]
+                    if len(history) % config.checkpoint.every == 0 or progress["stage"] == len(stages):
+                        checkpoints.save(row["step"], carry, progress)
     return carry, progress
 
 
 def train_epoch(
-    job: Run, carry: Any, compiled: Callable, stage: Stage, epoch: int, reporter: writers.Reporter
+    job: Run, carry: Any, compiled: Callable, feeds: Iterator, stage: Stage, epoch: int, reporter: writers.Reporter
 ) -> tuple[Any, dict]:
     """One epoch of one stage and its evaluation; returns the carry and the epoch's row."""
     steps, meter = job.info.steps_per_epoch, metrics.Meter()
-    order = job.order(stage, epoch)
     try:
         for step in range(epoch * steps, (epoch + 1) * steps):
-            carry, out = compiled(carry, job.arrays, order, job.key)
+            carry, out = compiled(carry, job.fixed, next(feeds), job.key)
             meter.add(step, out)
             reporter.step(step + 1)
         means = meter.means()

@@ -16,6 +16,15 @@ def minutes(value: float) -> str:
     return f"{int(value) // 60}:{int(value) % 60:02d}"
 
 
+def scores(row: dict) -> str:
+    """'  test: student 0.812', or the agreement with the labels of validation images where there is no test set."""
+    for ending, title in (("_test", "test"), ("_validation_given", "validation, given labels")):
+        found = [f"{name.removesuffix(ending)} {row[name]:.3f}" for name in row if name.endswith(ending)]
+        if found:
+            return f"  {title}: {'  '.join(found)}"
+    return ""
+
+
 class Reporter:
     """One JSON line an epoch in `metrics.jsonl`; a progress bar on a terminal, plain lines elsewhere."""
 
@@ -56,9 +65,8 @@ class Reporter:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         left = (self._total - row["step"]) * self._batch / self.rate() if self.rate() else 0.0
-        tests = "  ".join(f"{k.removesuffix('_test')} {v:.3f}" for k, v in row.items() if k.endswith("_test"))
         self.say(
-            f"{self._title}  epoch {row['epoch']:3d}  {row['stage']:8s} loss {row['loss']:.3f}  test: {tests}"
+            f"{self._title}  epoch {row['epoch']:3d}  {row['stage']:8s} loss {row['loss']:.3f}{scores(row)}"
             f"  {self.rate():,.0f} images/s  {minutes(left)} left"
         )
 

@@ -5,6 +5,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from kdmlc_jax.data import augment
 
@@ -138,3 +139,23 @@ def test_negative_cutout():
     """Protects from a square of negative side."""
     with pytest.raises(ValueError, match=r"augment\.cutout: -1 is out of range, expected 0 or more pixels"):
         augment.augment(KEY, pictures(2), 0, False, -1)
+
+
+def test_mixup_against_numpy():
+    """Protects MixUp: weights of Beta(α, α) folded to ½ and more, one partner each, and targets mixed alike."""
+    images = pictures(2000, 2, 2, 1)
+    mixed, mix = augment.mixup(KEY, images, 0.75)
+    shares = np.asarray(mix(np.eye(2000, dtype=np.float32)))
+    np.testing.assert_allclose(mixed, np.einsum("ij,jhwk->ihwk", shares, images), rtol=1e-5)
+    weight = np.diag(shares)
+    np.testing.assert_allclose(shares.sum(axis=1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(shares.sum(axis=0) - weight, 1 - weight[np.argsort(partners(shares))], atol=1e-6)
+    law = stats.beta(0.75, 0.75)
+    assert weight.min() >= 0.5
+    assert stats.kstest(weight, lambda value: 2 * law.cdf(value) - 1).pvalue > 1e-3
+
+
+def partners(shares):
+    """Whom each image is mixed with; itself where all of the weight is its own."""
+    others = shares - np.diag(np.diag(shares))
+    return np.where(others.any(axis=1), others.argmax(axis=1), np.arange(len(shares)))

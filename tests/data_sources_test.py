@@ -41,18 +41,6 @@ def write_mnist(folder, compressed):
     return arrays
 
 
-def write_cifar(folder):
-    """A miniature set of two records a file; returns the records by file name."""
-    rng = np.random.default_rng(0)
-    records = {}
-    for name in [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]:
-        records[name] = rng.integers(0, 256, (2, 3073)).astype(np.uint8)
-        records[name][:, 0] = rng.integers(0, 10, 2)
-        (folder / name).write_bytes(records[name].tobytes())
-    (folder / "batches.meta.txt").write_text("\n".join(f"class{i}" for i in range(10)) + "\n\n")
-    return records
-
-
 def error_of(name, folder):
     """The one line that loading `name` fails with; the folder is as it was before."""
     before = sorted(folder.rglob("*"))
@@ -77,28 +65,14 @@ def test_idx_files_come_back_as_written(tmp_path, name, compressed):
     assert source.class_names[9] == ("9" if name == "mnist" else "Ankle boot")
 
 
-def test_cifar_planes_become_channels(tmp_path):
-    """Protects CIFAR's layout, pixel by pixel: a record is a label, then the red, green and blue planes, row by row."""
-    records = write_cifar(tmp_path)
-    source = load("cifar10", str(tmp_path))
-    assert source.train.images.shape == (10, 32, 32, 3) and source.test.images.shape == (2, 32, 32, 3)
-    for row, column, channel in ((0, 0, 0), (3, 7, 1), (31, 30, 2)):
-        at = 1 + channel * 1024 + row * 32 + column
-        assert source.train.images[5, row, column, channel] == records["data_batch_3.bin"][1, at]
-    assert list(source.test.labels) == list(records["test_batch.bin"][:, 0])
-    assert source.class_names == tuple(f"class{i}" for i in range(10))
-
-
 def test_environment_names_the_parent_folder(tmp_path, monkeypatch):
     """Protects the search under KDMLC_DATA, and that a given directory goes before it."""
     for folder in ("mnist", "fashion-mnist"):
         (tmp_path / folder).mkdir()
         write_mnist(tmp_path / folder, True)
-    (tmp_path / "cifar-10-batches-bin").mkdir()
-    write_cifar(tmp_path / "cifar-10-batches-bin")
     monkeypatch.setenv("KDMLC_DATA", str(tmp_path))
-    for name in ("mnist", "fashion_mnist", "cifar10"):
-        assert len(load(name).train.labels) in (10, 12)
+    for name in ("mnist", "fashion_mnist"):
+        assert len(load(name).train.labels) == 12
     monkeypatch.setenv("KDMLC_DATA", str(tmp_path / "absent"))
     assert len(load("mnist", str(tmp_path / "mnist")).train.labels) == 12
     with pytest.raises(UserError, match=r"KDMLC_DATA: .*absent/mnist is not a directory"):
@@ -128,18 +102,6 @@ def test_real_fashion_mnist(data_dir):
     assert source.train.images.mean() / 255 == pytest.approx(0.2860, abs=1e-4)  # the published channel mean
 
 
-def test_real_cifar10(data_dir):
-    """Protects the reader against the files as published: sizes, balance, the known channel means."""
-    if not (data_dir / "cifar-10-batches-bin").is_dir():
-        pytest.skip("KDMLC_DATA holds no cifar-10-batches-bin")
-    source = load("cifar10")
-    assert source.train.images.shape == (50000, 32, 32, 3) and source.test.images.shape == (10000, 32, 32, 3)
-    np.testing.assert_array_equal(np.bincount(source.train.labels), np.full(10, 5000))
-    assert source.class_names[0] == "airplane" and source.class_names[9] == "truck"
-    means = [source.train.images[..., k].mean() / 255 for k in range(3)]
-    np.testing.assert_allclose(means, [0.4914, 0.4822, 0.4465], atol=2e-3)
-
-
 def test_unknown_set_is_named_with_a_suggestion():
     """Protects the answer to a typing error: the value, what is allowed, the nearest name."""
     with pytest.raises(UserError) as caught:
@@ -165,13 +127,10 @@ def test_directory_that_is_none(tmp_path):
 
 
 def test_missing_file_is_named(tmp_path):
-    """Protects the message for an incomplete download, in both formats."""
+    """Protects the message for an incomplete download."""
     write_mnist(tmp_path, True)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
     assert f"{tmp_path}/t10k-labels-idx1-ubyte: no such file, with or without .gz" in error_of("mnist", tmp_path)
-    write_cifar(tmp_path)
-    (tmp_path / "data_batch_4.bin").unlink()
-    assert f"{tmp_path}/data_batch_4.bin: no such file" in error_of("cifar10", tmp_path)
 
 
 def test_unreadable_file_is_named(tmp_path):
@@ -179,10 +138,6 @@ def test_unreadable_file_is_named(tmp_path):
     write_mnist(tmp_path, True)
     (tmp_path / "train-images-idx3-ubyte").mkdir()
     assert f"{tmp_path}/train-images-idx3-ubyte: cannot be read (Is a directory)" in error_of("mnist", tmp_path)
-    write_cifar(tmp_path)
-    (tmp_path / "test_batch.bin").unlink()
-    (tmp_path / "test_batch.bin").mkdir()
-    assert f"{tmp_path}/test_batch.bin: cannot be read (Is a directory)" in error_of("cifar10", tmp_path)
 
 
 def test_wrong_magic_number(tmp_path):
@@ -258,26 +213,6 @@ def test_labels_out_of_range(tmp_path):
     path = tmp_path / "t10k-labels-idx1-ubyte"
     path.write_bytes(idx_bytes(np.array([0, 9, 3, 10, 255], np.uint8), 0x801))
     assert f"{path} row 3: label 10 is out of range, expected 0 to 9" in error_of("mnist", tmp_path)
-    records = write_cifar(tmp_path)["data_batch_2.bin"]
-    records[1, 0] = 77
-    (tmp_path / "data_batch_2.bin").write_bytes(records.tobytes())
-    assert f"{tmp_path}/data_batch_2.bin row 1: label 77 is out of range" in error_of("cifar10", tmp_path)
-
-
-@pytest.mark.parametrize("size", [0, 3072, 6145])
-def test_cifar_file_of_wrong_size(tmp_path, size):
-    """Protects against a truncated CIFAR file, which has no header to tell."""
-    write_cifar(tmp_path)
-    path = tmp_path / "test_batch.bin"
-    path.write_bytes(bytes(size))
-    assert f"{path}: {size} bytes, expected a multiple of 3073" in error_of("cifar10", tmp_path)
-
-
-def test_cifar_class_names_are_counted(tmp_path):
-    """Protects reports from a foreign batches.meta.txt."""
-    write_cifar(tmp_path)
-    (tmp_path / "batches.meta.txt").write_text("cat\ndog\n")
-    assert f"{tmp_path}/batches.meta.txt: 2 class names, expected 10" in error_of("cifar10", tmp_path)
 
 
 def test_big_header_is_not_allocated(tmp_path):

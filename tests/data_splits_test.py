@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from kdmlc_jax.data.splits import split
+from kdmlc_jax.data import duplicates
+from kdmlc_jax.data.splits import Named, Splits, split
 from kdmlc_jax.errors import UserError
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4, dtype=np.int32), [40, 30, 20, 10]))
@@ -64,7 +65,8 @@ def test_seed_decides():
         ((3, 10, 0), "data.trusted", "3 images", "expected 4 to 99 (4 classes, 100 training images)"),
         ((101, 0, 0), "data.trusted", "101 images", "expected 4 to 99"),
         ((100, 0, 0), "data.trusted", "100 images", "expected 4 to 99"),
-        ((0.1, 10, 0), "data.trusted", "0.1 is not a whole number", "expected 4 to 99"),
+        ((8.5, 10, 0), "data.trusted", "8.5 is not a whole number", "expected 4 to 99"),
+        ((0.01, 10, 0), "data.trusted", "1 images", "expected 4 to 99"),
         ((True, 10, 0), "data.trusted", "True is not a whole number", "expected 4 to 99"),
         ((8, -1, 0), "data.validation", "-1 images", "expected 0 to 91"),
         ((8, 92, 0), "data.validation", "92 images", "expected 0 to 91 (92 images left by data.trusted=8)"),
@@ -91,3 +93,44 @@ def test_bad_labels():
     """Protects the balance from labels out of range."""
     with pytest.raises(UserError, match=r"labels row \d+: 3 is out of range, expected 0 to 2"):
         split(LABELS, 10, 10, 0, 0, 3)
+
+
+def test_shares_are_of_the_training_set():
+    """Protects fractions: a tenth of 100 images is 10, whatever was taken before."""
+    parts = split(LABELS, 0.1, 0.2, 0.5, 0, 4)
+    assert [len(part) for part in parts] == [50, 10, 20]
+
+
+def test_named_roles_stay():
+    """Protects what the source says: its trusted and validation images, and nobody else, have those roles."""
+    trusted, validation = np.array([3, 50, 7]), np.array([90, 1])
+    parts = split(LABELS, 0, 0, 0, 0, 4, named=Named(trusted, validation))
+    assert set(parts.trusted) == set(trusted) and set(parts.validation) == set(validation)
+    assert len(parts.noisy) == 95 and len(np.unique(np.concatenate(parts))) == 100
+    for sizes, field in (((5, 0, 0), "data.trusted"), ((0, 5, 0), "data.validation")):
+        with pytest.raises(UserError, match=f"{field}: 5 images .* expected 0 to 0 .the source names its"):
+            split(LABELS, *sizes, 0, 4, named=Named(trusted, validation))
+
+
+def test_copies_of_held_images_train_nobody():
+    """Protects against leaks by content: no copy of a trusted image elsewhere, of a validation one in noisy."""
+    groups = np.repeat(np.arange(50), 2)
+    parts = split(LABELS, 8, 12, 0, 0, 4, groups)
+    noisy, trusted, validation = (set(groups[part].tolist()) for part in parts)
+    assert not noisy & trusted and not noisy & validation and not validation & trusted
+    whole = split(LABELS, 8, 12, 0, 0, 4)
+    np.testing.assert_array_equal(parts.trusted, whole.trusted)
+    kept = ~np.isin(groups[whole.noisy], groups[np.concatenate([parts.trusted, parts.validation])])
+    assert set(whole.noisy[kept]) <= set(parts.noisy)
+
+
+def test_duplicates_are_counted():
+    """Protects the report: extra copies, contents with two labels, copies left out, training images in the test set."""
+    images = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
+    images[1], images[2], images[11] = images[0], images[0], images[10]
+    train, test = duplicates.groups(images, images[[4, 4, 5]])
+    given = np.zeros(20, np.int32)
+    given[1] = 1
+    counted = duplicates.count(train, test, given, Splits(np.array([0, 3, 4]), np.array([10]), np.array([5])))
+    assert counted == duplicates.Duplicates(extra=3, conflicting=1, left_out=1, leaked=2)
+    assert len(set(train.tolist())) == 17 and test[0] == test[1] == train[4] and test[2] == train[5]

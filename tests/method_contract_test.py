@@ -274,9 +274,9 @@ def few_steps(job):
     for epoch, stage in enumerate(job.method.stages):
         if stage.begin is not None:
             carry = {**carry, "method": stage.begin(carry["method"], job.view())}
-        compiled, order = job.compile(stage), job.order(stage, epoch)
-        for _ in range(3):
-            carry, metrics = compiled(carry, job.arrays, order, job.key)
+        compiled = job.compile(stage)
+        for _, feed in zip(range(3), job.feeds(stage, epoch, 1), strict=False):
+            carry, metrics = compiled(carry, job.fixed, feed, job.key)
     rows = np.concatenate(job.dataset.splits)
     return jax.device_get((carry, metrics)), job.beliefs(carry["method"], rows)
 

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import flatten_util
 
 from kdmlc_jax import nets
 from kdmlc_jax.errors import UserError
-from kdmlc_jax.nets import resnet
+from kdmlc_jax.nets import imagenet, resnet
 from kdmlc_jax.nets.corrector import Corrector
 
 KEY = jax.random.key(0)
@@ -16,7 +17,8 @@ TINY = jax.random.normal(jax.random.key(1), (3, 8, 8, 1))
 FEATURES = jax.random.normal(jax.random.key(2), (6, 5))
 GIVEN = jnp.array([0, 1, 2, 3, 0, 1])
 PRIOR = 2 * jax.random.normal(jax.random.key(3), (6, 4))
-NAMES = ["cnn3", "resnet8", "resnet20", "resnet32", "preact_resnet18"]
+NAMES = ["cnn3", "mlp12", "resnet8", "resnet20", "resnet32", "preact_resnet18"]
+IMAGENET = {"imagenet_resnet18": 512, "imagenet_resnet34": 512, "imagenet_resnet50": 2048}
 
 
 def shapes(name, classes=10, image=(32, 32, 3)):
@@ -62,6 +64,7 @@ def count_preact(classes=10):
     [
         ("cnn16", count_cnn(16), None),
         ("cnn1", count_cnn(1), None),
+        ("mlp7", (3072 + 2) * 7 + (7 + 2) * 7 + 8 * 10, None),
         ("resnet20", count_resnet(3), 0.27e6),
         ("resnet32", count_resnet(5), 0.46e6),
         ("preact_resnet18", count_preact(), 11.17e6),
@@ -74,20 +77,68 @@ def test_parameter_counts(name, count, published):
         assert round(count / 1e4) == round(published / 1e4)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("image", [(32, 32, 3), (28, 28, 1), (9, 7, 2)])
-def test_output_shapes(name, image):
-    """Protects logits [B, C] and features [B, D] in float32, for odd sizes and any number of channels too."""
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("imagenet_resnet18", 11689512), ("imagenet_resnet34", 21797672), ("imagenet_resnet50", 25557032)],
+)
+def test_imagenet_parameter_counts(name, published):
+    """Protects the loading of published weights: torchvision's count for 1000 classes, to the parameter."""
+    assert size(shapes(name, 1000, (224, 224, 3))["params"]) == published
+
+
+def outputs(name, image):
+    """Shapes and dtypes of what network `name` for 7 classes gives for 5 images in training."""
     module = nets.build(name, 7)
     variables = shapes(name, 7, image)
     images = jax.ShapeDtypeStruct((5, *image), jnp.float32)
     output, _ = jax.eval_shape(lambda v, x: module.apply(v, x, train=True, mutable=["batch_stats"]), variables, images)
-    width = {"cnn3": 12, "preact_resnet18": 512}.get(name, 64)
-    assert output.logits.shape == (5, 7) and output.features.shape == (5, width)
     assert output.logits.dtype == output.features.dtype == jnp.float32
+    return output
 
 
-@pytest.mark.parametrize("name", ["cnn2", "resnet8"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("image", [(32, 32, 3), (28, 28, 1), (9, 7, 2), (1, 1, 40)])
+def test_output_shapes(name, image):
+    """Protects logits [B, C] and features [B, D] in float32, for odd sizes, any number of channels, and features."""
+    output = outputs(name, image)
+    width = {"cnn3": 12, "mlp12": 12, "preact_resnet18": 512}.get(name, 64)
+    assert output.logits.shape == (5, 7) and output.features.shape == (5, width)
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+@pytest.mark.parametrize("image", [(224, 224, 3), (161, 97, 1)])
+def test_imagenet_output_shapes(name, image):
+    """Protects the networks for photographs at their usual size and at an odd one."""
+    output = outputs(name, image)
+    assert output.logits.shape == (5, 7) and output.features.shape == (5, IMAGENET[name])
+
+
+def layer_shapes(name, image):
+    """[H, W, K] after every convolution, in the order of the forward pass."""
+    module, seen = nets.build(name, 7), []
+
+    def record(next_method, args, kwargs, context):
+        output = next_method(*args, **kwargs)
+        if isinstance(context.module, nn.Conv):
+            seen.append(output.shape[1:])
+        return output
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(lambda x: module.init(KEY, x, train=False), jnp.zeros((1, *image)))
+    return seen
+
+
+def test_imagenet_strides():
+    """Protects where the image shrinks: stem and pool by 2 each, then first blocks, a bottleneck in its 3x3."""
+    basic = layer_shapes("imagenet_resnet18", (224, 224, 3))
+    assert basic[:2] == [(112, 112, 64), (56, 56, 64)] and basic[-1] == (7, 7, 512)
+    assert basic[5:8] == [(28, 28, 128)] * 3  # two 3x3 and the shortcut
+    deep = layer_shapes("imagenet_resnet50", (224, 224, 3))
+    assert deep[1:5] == [(56, 56, 64), (56, 56, 64), (56, 56, 256), (56, 56, 256)]
+    assert deep[11:15] == [(56, 56, 128), (28, 28, 128), (28, 28, 512), (28, 28, 512)]
+
+
+@pytest.mark.parametrize("name", ["cnn2", "mlp5", "resnet8"])
 def test_only_training_moves_the_statistics(name):
     """Protects evaluation: it leaves the running statistics alone and treats each image by itself."""
     module = nets.build(name, 4)
@@ -115,13 +166,43 @@ def test_option_a_shortcut():
     np.testing.assert_array_equal(block.apply(still, x, train=False), want)
 
 
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_new_block_is_its_shortcut(bottleneck):
+    """Protects the start of training (Goyal et al. 2017): the residual branch adds 0, and its gradient is not 0."""
+    block = imagenet.Block(4, 1, bottleneck)
+    x = jax.random.normal(KEY, (2, 5, 6, 16 if bottleneck else 4))
+    variables = block.init(KEY, x, train=False)
+    np.testing.assert_array_equal(block.apply(variables, x, train=False), np.maximum(x, 0))
+    loss = lambda params: block.apply({**variables, "params": params}, x, train=False).sum()  # noqa: E731
+    last = sorted(name for name in variables["params"] if "Norm" in name)[-1]
+    assert np.abs(jax.grad(loss)(variables["params"])[last]["scale"]).min() > 0
+
+
+def test_look_ahead_through_the_stem():
+    """Protects the bilevel step from the max-pool: its gradient has a finite gradient too."""
+    module = imagenet.ImageNetResNet(3, (1,))
+    x = jax.random.normal(KEY, (4, 8, 8, 1))
+    variables = module.init(KEY, x, train=False)
+
+    def loss(params):
+        output, _ = module.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+        return jnp.sum(output.logits[:, 0] ** 2)
+
+    params = variables["params"]
+    twice = jax.jit(jax.grad(lambda w: sum(jnp.vdot(g, g) for g in jax.tree.leaves(jax.grad(loss)(w)))))(params)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(twice))
+    assert np.abs(twice["Conv_0"]["kernel"]).max() > 0
+
+
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
         ("resnet33", "resnet32"),
         ("resnet2", None),
         ("preact_resnet19", "preact_resnet18"),
+        ("imagenet_resnet101", "imagenet_resnet50"),
         ("cnn0", None),
+        ("mlp", "mlp256"),
         ("vgg", None),
     ],
 )

@@ -1,5 +1,6 @@
-"""The resident pipeline: the order of an epoch, what a batch holds, where its randomness comes from."""
+"""Both pipelines: the order of an epoch, what a batch holds, where its randomness comes from, and that they agree."""
 
+import contextlib
 from types import SimpleNamespace
 
 import jax
@@ -18,7 +19,7 @@ KEYS = {
     "trusted": {"trusted_image", "trusted_label", "trusted_given"},
     "meta": {"meta_image", "meta_label", "meta_given"},
 }
-PLAIN = SimpleNamespace(pad=0, flip=False, cutout=0)
+PLAIN = SimpleNamespace(pad=0, flip=False, cutout=0, meta="weak")
 
 
 @pytest.fixture(scope="module")
@@ -26,20 +27,20 @@ def dataset():
     return prepare(tiny.config())
 
 
-def batch_of(dataset, streams, position, how):
-    """The batch of one step under jit, on the host, with the arrays and the order it came from."""
-    arrays, order = pipeline.resident(dataset), pipeline.epoch_order(0, 0, 5, streams, 200, 100)
-    make = jax.jit(lambda arrays, order, key: pipeline.make_batch(arrays, order, position, key, streams, how))
-    return jax.device_get(make(arrays, order, jax.random.key(0))), arrays, order
+def batch_of(made, streams, position, how):
+    """The batch of one step of the first epoch under jit, on the host, with its feed."""
+    feed = next(made.feeds(streams, position, position + 1))
+    make = jax.jit(lambda fixed, feed, key: pipeline.make_batch(made.rows(fixed, feed, position), fixed, key, how))
+    return jax.device_get(make(made.fixed, feed, jax.random.key(0))), feed
 
 
 def test_epoch_order_is_a_pure_function_of_seed_and_epoch():
     """Protects exact resume: the order needs nothing but seed and epoch, and both change it."""
     make = lambda seed, epoch: pipeline.epoch_order(seed, epoch, 5, Streams(40, 20, 20), 200, 100)  # noqa: E731
     one, again, *others = make(0, 3), make(0, 3), make(0, 4), make(1, 3)
-    assert one.keys() == {"noisy", "trusted"}
+    assert one.keys() == {"noisy", "trusted", "meta"}
     for name in one:
-        assert one[name].dtype == np.int32 and one[name].shape == (5, 40)
+        assert one[name].dtype == np.int32 and one[name].shape == (5, 40 if name == "noisy" else 20)
         np.testing.assert_array_equal(one[name], again[name])
         assert all((one[name] != other[name]).any() for other in others)
 
@@ -72,15 +73,17 @@ def test_trusted_order_goes_on_where_the_epoch_before_ended(width):
 def test_trusted_and_meta_are_disjoint_within_a_step(trusted):
     """Protects the bi-level objective: no image of a step's meta half is in its inner half, at any remainder."""
     for epoch in range(10):
-        rows = pipeline.epoch_order(0, epoch, 5, Streams(40, 20, 20), 200, trusted)["trusted"]
-        for step in rows:
+        order = pipeline.epoch_order(0, epoch, 5, Streams(40, 20, 20), 200, trusted)
+        for step in np.concatenate([order["trusted"], order["meta"]], axis=1):
             assert len(set(step.tolist())) == 40
 
 
 @pytest.mark.parametrize("streams", [Streams(8), Streams(0, 6), Streams(8, 6), Streams(8, 6, 4), Streams(0, 0, 4)])
 def test_batch_holds_exactly_what_its_streams_name(dataset, streams):
     """Protects methods from arrays they did not ask for, and each row's image, label and index from being mixed up."""
-    batch, arrays, order = batch_of(dataset, streams, 2, PLAIN)
+    made = pipeline.Resident(dataset, 0, tiny.STEPS)
+    batch, order = batch_of(made, streams, 2, PLAIN)
+    mean, std = made.fixed["mean"], made.fixed["std"]
     assert batch.keys() == set().union(*(KEYS[name] for name in KEYS if getattr(streams, name)))
     for name in KEYS:
         for key in KEYS[name] & batch.keys():
@@ -90,31 +93,39 @@ def test_batch_holds_exactly_what_its_streams_name(dataset, streams):
         rows = dataset.splits.noisy[order["noisy"][2]]
         np.testing.assert_array_equal(batch["index"], order["noisy"][2])
         np.testing.assert_array_equal(batch["label"], dataset.given_label[rows])
-        expected = augment.normalise(dataset.images[rows], arrays["mean"], arrays["std"])
+        expected = augment.normalise(dataset.images[rows], mean, std)
         np.testing.assert_allclose(batch["image"], expected, atol=1e-6)
     if streams.trusted + streams.meta:
-        rows = dataset.splits.trusted[order["trusted"][2]]
-        parts = (("trusted", rows[: streams.trusted]), ("meta", rows[streams.trusted :]))
-        for name, part in parts:
-            if len(part):
+        for name in ("trusted", "meta"):
+            if name in order:
+                part = dataset.splits.trusted[order[name][2]]
                 np.testing.assert_array_equal(batch[f"{name}_label"], dataset.truth[part])
-                expected = augment.normalise(dataset.images[part], arrays["mean"], arrays["std"])
+                expected = augment.normalise(dataset.images[part], mean, std)
                 np.testing.assert_allclose(batch[f"{name}_image"], expected, atol=1e-6)
 
 
-def test_meta_images_have_no_cutout(dataset):
-    """Protects the meta loss: Cutout that hides everything blanks noisy and trusted images, never the meta ones."""
-    batch, _, _ = batch_of(dataset, Streams(8, 6, 4), 0, SimpleNamespace(pad=1, flip=False, cutout=16))
+def test_treatment_of_meta_images(dataset):
+    """Protects the meta loss: its images get crops but no Cutout, by the switch also both, or nothing."""
+    made, how = pipeline.Resident(dataset, 0, tiny.STEPS), {"pad": 1, "flip": False, "cutout": 16}
+    batch, order = batch_of(made, Streams(8, 6, 4), 0, SimpleNamespace(**how, meta="weak"))
     assert not batch["image"].any() and not batch["trusted_image"].any()
     assert all(image.any() for image in batch["meta_image"])
+    everything, _ = batch_of(made, Streams(8, 6, 4), 0, SimpleNamespace(**how, meta="all"))
+    assert not everything["meta_image"].any()
+    untouched, _ = batch_of(made, Streams(8, 6, 4), 0, SimpleNamespace(**how, meta="none"))
+    pixels = made.fixed["trusted_image"][order["meta"][0]]
+    expected = augment.normalise(pixels, made.fixed["mean"], made.fixed["std"])
+    np.testing.assert_allclose(untouched["meta_image"], expected, atol=1e-6)
+    assert (batch["meta_image"] != untouched["meta_image"]).any()
 
 
 def test_trusted_given_labels_stay_unknown_unless_asked_for(dataset):
     """Protects the setting: the label a trusted image carried is -1 unless data.trusted_given, then the noisy one."""
-    assert (pipeline.resident(dataset)["trusted_given"] == -1).all()
-    told = pipeline.resident(prepare(tiny.config(fields={"data.trusted_given": True})))
+    resident = lambda data: pipeline.Resident(data, 0, tiny.STEPS).fixed  # noqa: E731
+    assert (resident(dataset)["trusted_given"] == -1).all()
+    told = resident(prepare(tiny.config(fields={"data.trusted_given": True})))
     assert (told["trusted_given"] >= 0).all() and (told["trusted_given"] != told["trusted_label"]).any()
-    np.testing.assert_array_equal(told["trusted_label"], pipeline.resident(dataset)["trusted_label"])
+    np.testing.assert_array_equal(told["trusted_label"], resident(dataset)["trusted_label"])
 
 
 def test_resident_arrays_do_not_hold_the_truth(dataset):
@@ -124,7 +135,7 @@ def test_resident_arrays_do_not_hold_the_truth(dataset):
         test_images=np.zeros_like(dataset.test_images),
         test_label=np.full_like(dataset.test_label, -1),
     )
-    arrays, again = pipeline.resident(dataset), pipeline.resident(blind)
+    arrays, again = (pipeline.Resident(data, 0, tiny.STEPS).fixed for data in (dataset, blind))
     assert arrays.keys() == again.keys()
     for name in arrays:
         np.testing.assert_array_equal(arrays[name], again[name])
@@ -140,12 +151,13 @@ def test_every_step_has_a_key_of_its_own(dataset):
     job, stage = train.Run(tiny.config(), dataset), Stage("probe", 1, Streams(8), step)
     compiled = job.compile(stage)
     order = {"noisy": jnp.tile(jnp.arange(8, dtype=jnp.int32), (tiny.STEPS, 1))}
+    assert isinstance(job.pipeline, pipeline.Resident)
 
     def run():
         carry = parallel.replicate({"method": np.zeros(()), "step": np.zeros((), np.int32)}, job.mesh)
         outs = []
         for _ in range(tiny.STEPS + 1):
-            carry, out = compiled(carry, job.arrays, order, job.key)
+            carry, out = compiled(carry, job.fixed, order, job.key)
             outs.append(jax.device_get(out))
         assert int(carry["step"]) == tiny.STEPS + 1
         return outs
@@ -155,3 +167,94 @@ def test_every_step_has_a_key_of_its_own(dataset):
     for first, second in zip(one, again, strict=True):
         np.testing.assert_array_equal(first["image"], second["image"])
         np.testing.assert_array_equal(first["key"], second["key"])
+
+
+@pytest.mark.parametrize("streams", [Streams(8), Streams(0, 6), Streams(8, 6, 4), Streams(0, 0, 4)])
+def test_stream_gives_the_resident_batches(dataset, streams):
+    """Protects the choice of pipeline: same seed, same batches to the bit, augmented, across the end of an epoch."""
+    how = SimpleNamespace(pad=1, flip=True, cutout=2, meta="weak")
+    resident, stream = (made(dataset, 3, tiny.STEPS) for made in (pipeline.Resident, pipeline.Stream))
+    compiled = {
+        made: jax.jit(
+            lambda fixed, feed, position, made=made: pipeline.make_batch(
+                made.rows(fixed, feed, position), fixed, jax.random.key(1), how
+            )
+        )
+        for made in (resident, stream)
+    }
+    start, stop = tiny.STEPS - 2, 2 * tiny.STEPS + 1
+    feeds = zip(resident.feeds(streams, start, stop), stream.feeds(streams, start, stop), strict=True)
+    for step, pair in enumerate(feeds, start):
+        one, other = (
+            compiled[made](made.fixed, feed, step % tiny.STEPS)
+            for made, feed in zip((resident, stream), pair, strict=True)
+        )
+        assert one.keys() == other.keys() and one
+        for name in one:
+            assert one[name].dtype == other[name].dtype
+            np.testing.assert_array_equal(one[name], other[name])
+    assert step == stop - 1
+
+
+def test_stream_goes_on_from_a_saved_state(dataset):
+    """Protects checkpoints of the zipped iterator: at every step, a fresh one that takes the state gives the rest."""
+    made, streams = pipeline.Stream(dataset, 0, tiny.STEPS), Streams(8, 6, 4)
+    with contextlib.closing(made.iterator(streams, 0, 12)) as whole:
+        rows, states = [], []
+        for row in whole:
+            rows.append(row)
+            states.append(whole.get_state())
+    assert len(rows) == 12
+    for step in range(11):
+        with contextlib.closing(made.iterator(streams, 0, 12)) as fresh:
+            fresh.set_state(states[step])
+            again = next(fresh)
+        for name in again:
+            np.testing.assert_array_equal(again[name], rows[step + 1][name])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_shards_are_slices_of_the_batch(dataset, count):
+    """Protects several processes: their slices, in order, are the batch that one process reads."""
+    streams = Streams(8, 4, 4)
+    whole = next(pipeline.Stream(dataset, 0, tiny.STEPS).feeds(streams, 7, 8))
+    parts = [
+        next(pipeline.Stream(dataset, 0, tiny.STEPS, (number, count)).feeds(streams, 7, 8)) for number in range(count)
+    ]
+    for name in whole:
+        assert all(len(part[name]) == len(whole[name]) // count for part in parts)
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), whole[name])
+
+
+def test_auto_follows_where_the_images_are(dataset):
+    """Protects the automatic choice: images in memory are resident, those in files stream; either can be forced."""
+
+    class Files:
+        shape, dtype = dataset.images.shape, dataset.images.dtype
+
+        def __len__(self):
+            return len(dataset.images)
+
+        def __getitem__(self, rows):
+            return dataset.images[rows]
+
+    in_files = dataset._replace(images=Files())
+    kinds = {"auto": pipeline.Stream, "resident": pipeline.Resident, "stream": pipeline.Stream}
+    for how, kind in kinds.items():
+        assert type(pipeline.choose(in_files, how, 0, tiny.STEPS)) is kind
+    assert type(pipeline.choose(dataset, "auto", 0, tiny.STEPS)) is pipeline.Resident
+    assert type(pipeline.choose(dataset, "stream", 0, tiny.STEPS)) is pipeline.Stream
+
+
+def test_resident_steps_send_nothing_to_the_device(dataset):
+    """Protects the resident pipeline's point: an epoch after the first runs with host-to-device transfers forbidden."""
+    job = train.Run(tiny.config(), dataset)
+    stage, carry = job.method.stages[-1], job.init()
+    compiled, feeds = job.compile(stage), job.feeds(stage, 0, 1)
+    carry, _ = compiled(carry, job.fixed, next(feeds), job.key)
+    with jax.transfer_guard_host_to_device("disallow_explicit"):
+        for feed in feeds:
+            carry, out = compiled(carry, job.fixed, feed, job.key)
+        with pytest.raises(Exception, match=r"[Dd]isallowed"):
+            compiled(carry, job.fixed, {name: np.asarray(rows) for name, rows in feed.items()}, job.key)
+    assert np.isfinite(out["loss"])

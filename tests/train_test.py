@@ -13,7 +13,7 @@ from pyarrow import parquet
 from kdmlc_jax import config as config_lib
 from kdmlc_jax import export, labels, optim, train
 from kdmlc_jax.checkpoint import Checkpoints
-from kdmlc_jax.data import noise
+from kdmlc_jax.data import artefact
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import NonFiniteError, UserError
 
@@ -195,7 +195,7 @@ def test_label_table_covers_every_training_image(finished):
 def test_noise_file_holds_what_was_trained_on(finished):
     """Protects noise.npz: splits, labels, rate and matrix of the data set that the config gives again."""
     config, workdir, summary = finished
-    kept, dataset = noise.load_artefact(workdir / "noise.npz"), prepare(config)
+    kept, dataset = artefact.load_artefact(workdir / "noise.npz"), prepare(config)
     for mine, theirs in zip(kept.splits, dataset.splits, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     np.testing.assert_array_equal(kept.given_labels, dataset.given_label)
@@ -226,9 +226,10 @@ def test_exported_network_has_the_reported_accuracy(finished):
 @pytest.mark.parametrize("rows", [1, 4, 7, 8, 9])
 def test_map_rows_keeps_order_and_length(rows):
     """Protects evaluation: every row once, in order, whatever the batch leaves over."""
-    images = np.arange(rows, dtype=np.float32)
-    got = train.map_rows(lambda x, y: {"sum": x + y, "batch": 0 * x + len(x)}, images, 4, 10 * images)
-    np.testing.assert_array_equal(got["sum"], 11 * images)
+    images = np.arange(20, dtype=np.float32)
+    at = np.random.default_rng(rows).permutation(20)[:rows]
+    got = train.map_rows(lambda x, y: {"sum": x + y, "batch": 0 * x + len(x)}, images, at, 4, 10 * images)
+    np.testing.assert_array_equal(got["sum"], 11 * images[at])
     assert (got["batch"] == 4).all()
 
 
@@ -240,6 +241,7 @@ BAD_INPUT = [
     ({"data.noisy": 5000}, ["data.noisy", "5000", "0 to 1317"]),
     ({"data.validation": -1}, ["data.validation", "-1", "0 to"]),
     ({"data.select_on": "best"}, ["data.select_on", '"best"', "given, true"]),
+    ({"devices": 3}, ["train.batch_size", "40", "multiple of 3"]),
     ({"train.batch_size": 201}, ["train.batch_size", "201", "[1, 200]"]),
     ({"train.batch_size": 0}, ["train.batch_size", "0", "[1, 200]"]),
     ({"train.trusted_batch_size": 101}, ["train.trusted_batch_size", "101", "[1, 100]"]),

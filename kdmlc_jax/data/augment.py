@@ -8,14 +8,18 @@ import numpy as np
 
 
 def channel_stats(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of every channel on the scale 0..1.
+    """Mean and standard deviation of every channel, of uint8 on the scale 0..1.
 
     Args:
-      images: u8[N, H, W, K], the training images.
+      images: u8[N, H, W, K], the training images, or features f32[N, H, W, K].
 
     Returns:
-      f32[K] and f32[K]; a deviation is 1/255 at least, so that a constant channel can be divided by it.
+      f32[K] and f32[K]; a deviation is 1/255 at least (1e-6 of features), so that a constant channel can be
+      divided by it.
     """
+    if images.dtype != np.uint8:
+        rows = images.reshape(-1, images.shape[-1]).astype(np.float64)
+        return rows.mean(axis=0).astype(np.float32), np.maximum(rows.std(axis=0), 1e-6).astype(np.float32)
     channels = images.shape[-1]
     levels = np.arange(256) / 255.0
     # Counting grey levels is exact and never holds a float copy of the set.
@@ -28,19 +32,19 @@ def channel_stats(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), np.maximum(np.sqrt(variance), 1 / 255).astype(np.float32)
 
 
-def normalise(images_u8: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-    """(x/255 - mean) / std per channel.
+def normalise(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+    """(x/255 - mean) / std per channel; features f32 are not divided by 255.
 
     Args:
-      images_u8: u8[..., K], grey levels 0..255.
-      mean: f32[K], on the scale 0..1.
-      std: f32[K], on the scale 0..1, above 0.
+      images: u8[..., K], grey levels 0..255, or features f32[..., K].
+      mean: f32[K], from `channel_stats`.
+      std: f32[K], above 0.
 
     Returns:
       f32[..., K].
     """
-    channel = (1,) * (images_u8.ndim - 1) + (-1,)
-    scaled = images_u8.astype(jnp.float32) / 255.0
+    channel = (1,) * (images.ndim - 1) + (-1,)
+    scaled = images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images
     return (scaled - jnp.reshape(mean, channel)) / jnp.reshape(std, channel)
 
 

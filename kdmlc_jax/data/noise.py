@@ -1,44 +1,97 @@
-"""Label noise with a known transition matrix, and the file that keeps the labels a run trained on."""
+"""Label noise: drawn from a transition matrix, drawn from the image, or read from a file."""
 
-import zipfile
-import zlib
+from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
-from kdmlc_jax.data.splits import Splits, Stream, check_labels, generator
+from kdmlc_jax.data.noise_files import read_labels, read_matrix
+from kdmlc_jax.data.noise_instance import instance_labels
+from kdmlc_jax.data.noise_semantic import semantic_targets
+from kdmlc_jax.data.sources.base import Images
+from kdmlc_jax.data.splits import Stream, check_labels, generator
 from kdmlc_jax.errors import UserError, suggest
-from kdmlc_jax.files import atomic_write
 
-KINDS = ("none", "uniform", "uniform_excluded", "flip", "pair")
-
-# What NumPy and zipfile raise on damaged files, as found by flipping bits.
-_UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+# Those of `transition_matrix`, and all.
+MATRIX_KINDS = ("none", "uniform", "uniform_excluded", "flip", "pair", "semantic")
+KINDS = (*MATRIX_KINDS, "instance", "matrix", "human", "file")
 
 
-class Artefact(NamedTuple):
-    """What noise.npz holds; `given_labels` i32[N] runs over the whole training set, by stable index."""
+def given_labels(
+    noise_config: Any,
+    truth: np.ndarray,
+    images: Images,
+    num_classes: int,
+    seed: int,
+    class_names: Sequence[str] = (),
+    ids: np.ndarray | None = None,
+) -> np.ndarray:
+    """The labels to learn from, by `noise.kind`; a pure function of its arguments and the file named.
 
-    splits: Splits
-    given_labels: np.ndarray
-    realised_rate: float
-    realised_matrix: np.ndarray
+    none: `truth` itself. Those of `transition_matrix`: drawn from that matrix. matrix: drawn from the matrix in
+    `noise.file`. instance: `instance_labels`. human: `read_human`, CIFAR-10N and CIFAR-100N.
+    file: `read_labels` of `noise.file`.
+
+    Args:
+      noise_config: the config's `noise`: kind, rate, exact, file, labels.
+      truth: i32[N], true labels; -1 = unknown, for none, human and file only.
+      images: [N, H, W, K]; only instance noise reads them.
+      num_classes: C.
+      seed: 0 or more.
+      class_names: C names; only semantic noise reads them.
+      ids: str[N], the images' names in `noise.file`; None = 0 … N-1.
+
+    Returns:
+      i32[N], given labels.
+
+    Raises:
+      UserError: naming the config field or the file, the value and what is allowed.
+    """
+    kind, path = noise_config.kind, Path(noise_config.file).expanduser()
+    _check(kind, noise_config.rate, num_classes)
+    _check_fields(kind, noise_config.exact, noise_config.file)
+    if kind == "none":
+        return truth
+    if kind == "instance":
+        return instance_labels(truth, images, noise_config.rate, num_classes, seed)
+    if kind == "file":
+        return read_labels(path, len(truth), num_classes, ids)
+    if kind == "human":
+        from kdmlc_jax.data.human import read_human
+
+        return read_human(noise_config.file, noise_config.labels, truth, num_classes)
+    if kind == "matrix":
+        return draw(truth, read_matrix(path, num_classes), seed, noise_config.exact)
+    return draw(
+        truth, transition_matrix(kind, noise_config.rate, num_classes, seed, class_names), seed, noise_config.exact
+    )
 
 
-def transition_matrix(kind: str, rate: float, num_classes: int, seed: int) -> np.ndarray:
+def _check_fields(kind: str, exact: bool, path: str) -> None:
+    if exact and kind in ("instance", "human", "file"):
+        raise UserError(f'noise.exact: noise.kind "{kind}" has no transition matrix whose counts could be kept')
+    if kind in ("matrix", "file") and not path:
+        raise UserError(f'noise.file: is empty, expected the file that noise.kind "{kind}" reads')
+
+
+def transition_matrix(
+    kind: str, rate: float, num_classes: int, seed: int, class_names: Sequence[str] = ()
+) -> np.ndarray:
     """T[y, ỹ] = P(given label ỹ | true label y), for noise rate r and C classes.
 
     none: I, whatever the rate. uniform: (1-r) I + r/C, the true class is among those drawn (MLC and most papers).
     uniform_excluded: 1-r on the diagonal, r/(C-1) off it. flip: r goes from each class to one other class, drawn
-    with the seed (MLC, arXiv 1911.03809). pair: r goes from y to y+1 mod C.
+    with the seed (MLC, arXiv 1911.03809). pair: r goes from y to y+1 mod C. semantic: r goes from y to a class that
+    looks like it, see `semantic_targets`; on CIFAR-10 five classes keep all their labels, so r/2 end up wrong.
 
     Args:
-      kind: one of KINDS.
+      kind: one of MATRIX_KINDS.
       rate: r, a fraction in [0, 1]; under uniform noise r (C-1)/C of the labels end up wrong.
       num_classes: C, 2 or more.
       seed: draws the targets of flip; 0 or more.
+      class_names: C names, those of CIFAR-10 or CIFAR-100, for semantic.
 
     Returns:
       f64[C, C], rows sum to 1.
@@ -48,6 +101,8 @@ def transition_matrix(kind: str, rate: float, num_classes: int, seed: int) -> np
     """
     _check(kind, rate, num_classes)
     identity = np.eye(num_classes)
+    if kind not in MATRIX_KINDS:
+        raise UserError(f'noise.kind: "{kind}" has no transition matrix of its own, {", ".join(MATRIX_KINDS)} have')
     if kind == "uniform":
         return (1.0 - rate) * identity + rate / num_classes
     if kind == "uniform_excluded":
@@ -56,6 +111,8 @@ def transition_matrix(kind: str, rate: float, num_classes: int, seed: int) -> np
         return (1.0 - rate) * identity + rate * identity[_flip_targets(num_classes, seed)]
     if kind == "pair":
         return (1.0 - rate) * identity + rate * np.roll(identity, 1, axis=1)
+    if kind == "semantic":
+        return (1.0 - rate) * identity + rate * identity[semantic_targets(class_names)]
     return identity
 
 
@@ -75,28 +132,70 @@ def _check(kind: str, rate: float, num_classes: int) -> None:
 
 
 def corrupt(labels: np.ndarray, kind: str, rate: float, num_classes: int, seed: int) -> np.ndarray:
-    """Given labels ỹ_i ~ T[y_i, ·], drawn independently; a pure function of its arguments.
-
-    Args:
-      labels: i32[N], true labels.
-      kind, rate, num_classes, seed: as in `transition_matrix`.
+    """`draw` from the `transition_matrix` of (kind, rate, num_classes, seed).
 
     Returns:
       i32[N], given labels.
 
     Raises:
-      UserError: as `transition_matrix`, and for labels out of range.
+      UserError: as both.
     """
-    cumulative = np.cumsum(transition_matrix(kind, rate, num_classes, seed), axis=1)
-    check_labels(labels, num_classes)
+    return draw(labels, transition_matrix(kind, rate, num_classes, seed), seed)
+
+
+def draw(labels: np.ndarray, matrix: np.ndarray, seed: int, exact: bool = False) -> np.ndarray:
+    """Given labels ỹ_i ~ T[y_i, ·], drawn independently; a pure function of its arguments.
+
+    With `exact`, m(y, ỹ) of the n_y images of class y are given ỹ, and a permutation of them says which:
+    m(y, ỹ) = ⌊n_y T[y, ỹ]⌋, and one more for the largest remainders n_y T[y, ỹ] - ⌊n_y T[y, ỹ]⌋ until
+    Σ_ỹ m(y, ỹ) = n_y (ties to the lower ỹ).
+
+    Args:
+      labels: i32[N], true labels.
+      matrix: f64[C, C], rows sum to 1.
+      seed: 0 or more.
+      exact: the expected counts instead of independent draws.
+
+    Returns:
+      i32[N], given labels.
+
+    Raises:
+      UserError: for labels out of range.
+    """
+    check_labels(labels, len(matrix))
+    labels = np.asarray(labels)
+    return _draw_exact(labels, matrix, seed) if exact else _draw_independent(labels, matrix, seed)
+
+
+def _draw_independent(labels: np.ndarray, matrix: np.ndarray, seed: int) -> np.ndarray:
+    cumulative = np.cumsum(matrix, axis=1)
     draws = generator(seed, Stream.NOISE).random(len(labels))
     given = np.empty(len(labels), np.int32)
-    for label in range(num_classes):
+    for label in range(len(matrix)):
         rows = labels == label
         # Divided by the total, the last step is exactly 1: rounding can never reach a class of probability 0.
         steps = cumulative[label] / cumulative[label, -1]
         given[rows] = np.searchsorted(steps, draws[rows], side="right")
     return given
+
+
+def _draw_exact(labels: np.ndarray, matrix: np.ndarray, seed: int) -> np.ndarray:
+    order = generator(seed, Stream.NOISE_EXACT).permutation(len(labels))
+    given = np.empty(len(labels), np.int32)
+    for label, chances in enumerate(matrix):
+        rows = order[labels[order] == label]
+        given[rows] = np.repeat(np.arange(len(matrix)), _apportion(len(rows), chances))
+    return given
+
+
+def _apportion(size: int, chances: np.ndarray) -> np.ndarray:
+    """i64[C], `size` items by largest remainder."""
+    share = size * chances / chances.sum()
+    # Rounding of the last bits would decide between remainders that are equal, or take one off a whole share.
+    count = np.floor(np.round(share, 9)).astype(np.int64)
+    remainder = np.round(share - count, 9)
+    count[np.argsort(-remainder, kind="stable")[: size - count.sum()]] += 1
+    return count
 
 
 def realised(true: np.ndarray, given: np.ndarray, num_classes: int) -> tuple[float, np.ndarray]:
@@ -120,45 +219,3 @@ def realised(true: np.ndarray, given: np.ndarray, num_classes: int) -> tuple[flo
     pairs = np.asarray(true, np.int64) * num_classes + given
     counts = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
     return float(np.mean(true != given)), counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-
-
-def save_artefact(path: str | Path, splits: Splits, given_labels: np.ndarray, rate: float, matrix: np.ndarray) -> None:
-    """Writes noise.npz, whole or not at all.
-
-    Args:
-      path: the file; its directory exists.
-      splits: index arrays into the training set.
-      given_labels: i32[N], over the whole training set, by stable index.
-      rate: realised rate, a fraction.
-      matrix: f64[C, C], realised matrix.
-
-    Raises:
-      UserError: where the file cannot be written.
-    """
-    labels = np.asarray(given_labels, np.int32)
-    with atomic_write(path) as file:
-        np.savez(file, **splits._asdict(), given_labels=labels, realised_rate=float(rate), realised_matrix=matrix)
-
-
-def load_artefact(path: str | Path) -> Artefact:
-    """Reads what `save_artefact` wrote.
-
-    Args:
-      path: the file.
-
-    Returns:
-      The splits, the labels trained on, the realised rate and matrix.
-
-    Raises:
-      UserError: for a missing, damaged or foreign file.
-    """
-    try:
-        # np.load leaves a file open that it cannot read, so it is not given the path.
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            splits = Splits(*(file[name] for name in Splits._fields))
-            rate, matrix = float(file["realised_rate"]), file["realised_matrix"]
-            return Artefact(splits, file["given_labels"], rate, matrix)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file, expected the noise.npz of a run") from error
-    except _UNREADABLE as error:
-        raise UserError(f"{path}: cannot be read as the noise.npz of a run ({error})") from error

@@ -1,9 +1,15 @@
-"""The resident pipeline: uint8 images live on the device, batches are gathered and augmented inside the step.
+"""From a split to batches, in two ways that give the same ones.
 
-The order is a pure function of (seed, epoch): nothing of it needs to be saved to resume exactly.
+Resident: uint8 images live on the device; a step gathers its rows there and nothing is sent to it. Stream: images stay
+on the host or in their files; grain reads them ahead in threads and every step is sent its own. In both the order is a
+pure function of (seed, epoch), so nothing of it needs to be saved to resume exactly, and augmentation runs inside the
+compiled step.
 """
 
-from typing import Any
+import contextlib
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,22 +19,129 @@ from kdmlc_jax.data import augment
 from kdmlc_jax.data.prepare import Dataset
 from kdmlc_jax.methods.base import Batch, Streams
 
+# Mean and deviation are taken over the first images of the split, a permutation, up to this many bytes.
+STATS_BYTES = 1 << 28
+READ_AHEAD, THREADS = 8, 2  # batches
+NAMES = {
+    "noisy": ("image", "label", "index"),
+    "trusted": ("trusted_image", "trusted_label", "trusted_given"),
+    "meta": ("meta_image", "meta_label", "meta_given"),
+}
 
-def resident(dataset: Dataset) -> dict[str, np.ndarray]:
-    """All that training reads, as host arrays to be put on the device; the hidden truth is not among it."""
-    noisy, trusted = dataset.splits.noisy, dataset.splits.trusted
-    seen = dataset.images[np.concatenate([noisy, trusted])]
-    mean, std = augment.channel_stats(seen)
-    return {
-        "image": dataset.images[noisy],
-        "label": dataset.given_label[noisy],
-        "index": np.arange(len(noisy), dtype=np.int32),
-        "trusted_image": dataset.images[trusted],
-        "trusted_label": dataset.given_label[trusted],
-        "trusted_given": dataset.trusted_given[trusted],
-        "mean": mean,
-        "std": std,
-    }
+
+class Pipeline(Protocol):
+    """Where a step's rows come from."""
+
+    fixed: dict[str, np.ndarray]  # what every step reads, to be put on the device once
+    per_step: bool  # whether each step has a feed of its own, whose rows may be split over devices
+
+    def feeds(self, streams: Streams, start: int, stop: int) -> Iterator[Any]:
+        """Host arrays that each step from `start` to `stop` is given; one object while they stay the same."""
+        ...
+
+    def rows(self, fixed: Any, feed: Any, position: jax.Array) -> dict[str, jax.Array]:
+        """Inside jit: the step's rows under the names of a `Batch`, images still uint8; `position` in its epoch."""
+        ...
+
+
+def choose(dataset: Dataset, how: str, seed: int, steps: int) -> "Resident | Stream":
+    """The pipeline that `data.pipeline` names; auto is resident where the images are in memory."""
+    if how == "resident" or (how == "auto" and isinstance(dataset.images, np.ndarray)):
+        return Resident(dataset, seed, steps)
+    return Stream(dataset, seed, steps)
+
+
+def stats(dataset: Dataset) -> dict[str, np.ndarray]:
+    """Mean and deviation f32[K] of the noisy and trusted images; see STATS_BYTES."""
+    size = int(np.prod(dataset.images.shape[1:])) * dataset.images.dtype.itemsize
+    rows = np.concatenate([dataset.splits.noisy, dataset.splits.trusted])[: max(1, STATS_BYTES // size)]
+    mean, std = augment.channel_stats(dataset.images[rows])
+    return {"mean": mean, "std": std}
+
+
+def select(dataset: Dataset, kind: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """What training reads of the images at `rows` of a split; the hidden truth is not among it.
+
+    Args:
+      dataset: the data of the run.
+      kind: noisy, trusted or meta; the last is the trusted split under other names.
+      rows: i32[n], positions within the split.
+    """
+    at = (dataset.splits.noisy if kind == "noisy" else dataset.splits.trusted)[rows]
+    third = rows.astype(np.int32) if kind == "noisy" else dataset.trusted_given[at]
+    return dict(zip(NAMES[kind], (dataset.images[at], dataset.given_label[at], third), strict=True))
+
+
+class Resident:
+    """All images on the device; the feed of a step is its epoch's order."""
+
+    per_step = False
+
+    def __init__(self, dataset: Dataset, seed: int, steps: int):
+        """Holds the noisy and the trusted rows of `dataset`; `steps` an epoch."""
+        self.seed, self.steps, parts = seed, steps, dataset.splits
+        self.sizes = len(parts.noisy), len(parts.trusted)
+        self.fixed = stats(dataset)
+        for kind, size in zip(("noisy", "trusted"), self.sizes, strict=True):
+            self.fixed |= select(dataset, kind, np.arange(size))
+
+    def feeds(self, streams: Streams, start: int, stop: int) -> Iterator[Any]:
+        """See `Pipeline`."""
+        for epoch in range(start // self.steps, -(-stop // self.steps)):
+            order = epoch_order(self.seed, epoch, self.steps, streams, *self.sizes)
+            first, last = max(start, epoch * self.steps), min(stop, (epoch + 1) * self.steps)
+            yield from [order] * (last - first)
+
+    def rows(self, fixed: Any, feed: Any, position: jax.Array) -> dict[str, jax.Array]:
+        """See `Pipeline`."""
+        made: dict[str, Any] = {}
+        for kind, order in feed.items():
+            held = NAMES["noisy" if kind == "noisy" else "trusted"]
+            made |= {name: fixed[of][order[position]] for name, of in zip(NAMES[kind], held, strict=True)}
+        return made
+
+
+class Stream:
+    """Rows read ahead by grain, the noisy and the trusted ones zipped into one iterator that can be checkpointed."""
+
+    per_step = True
+
+    def __init__(self, dataset: Dataset, seed: int, steps: int, shard: tuple[int, int] = (0, 1)):
+        """`steps` an epoch; with `shard` (i, n) only the i-th of n equal slices of every batch is read."""
+        self.dataset, self.seed, self.steps, self.shard = dataset, seed, steps, shard
+        self.sizes = len(dataset.splits.noisy), len(dataset.splits.trusted)
+        self.fixed = stats(dataset)
+        self._order = lru_cache(maxsize=4)(partial(epoch_order, seed))
+
+    def read(self, streams: Streams, kinds: tuple[str, ...], step: int) -> dict[str, np.ndarray]:
+        """The rows of one step of the whole run, of these kinds, under the names of a `Batch`."""
+        order = self._order(step // self.steps, self.steps, streams, *self.sizes)
+        number, count = self.shard
+        made: dict[str, Any] = {}
+        for kind in kinds:
+            if kind in order:
+                rows = order[kind][step % self.steps]
+                made |= select(self.dataset, kind, rows.reshape(count, -1)[number])
+        return made
+
+    def iterator(self, streams: Streams, start: int, stop: int) -> Any:
+        """A grain iterator over the steps from `start` to `stop`; `get_state` and `set_state` checkpoint it."""
+        import grain  # slow to import
+
+        steps = grain.MapDataset.range(start, stop)
+        parts = [steps.map(partial(self.read, streams, kinds)) for kinds in (("noisy",), ("trusted", "meta"))]
+        merged = grain.experimental.ZipMapDataset(parts).map(lambda pair: pair[0] | pair[1])
+        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=READ_AHEAD)
+        return iter(merged.to_iter_dataset(options))
+
+    def feeds(self, streams: Streams, start: int, stop: int) -> Iterator[Any]:
+        """See `Pipeline`."""
+        with contextlib.closing(self.iterator(streams, start, stop)) as iterator:
+            yield from iterator
+
+    def rows(self, fixed: Any, feed: Any, position: jax.Array) -> dict[str, jax.Array]:
+        """See `Pipeline`."""
+        return dict(feed)
 
 
 def trusted_order(seed: int, first: int, steps: int, width: int, size: int) -> np.ndarray:
@@ -43,43 +156,35 @@ def trusted_order(seed: int, first: int, steps: int, width: int, size: int) -> n
 
 
 def epoch_order(seed: int, epoch: int, steps: int, streams: Streams, noisy: int, trusted: int) -> dict[str, np.ndarray]:
-    """Which images each step of an epoch eats: noisy i32[steps, B] without replacement, trusted i32[steps, B']."""
+    """Which images each step of an epoch eats, i32[steps, B] for each kind that `streams` asks for.
+
+    noisy: rows of the noisy split without replacement; trusted and meta: rows of the trusted split, disjoint in a step.
+    """
     order = {}
     if streams.noisy:
         turn = np.random.default_rng((seed, 1, epoch)).permutation(noisy)[: steps * streams.noisy]
         order["noisy"] = turn.astype(np.int32).reshape(steps, streams.noisy)
     if width := streams.trusted + streams.meta:
-        order["trusted"] = trusted_order(seed, epoch * steps, steps, width, trusted)
+        both = trusted_order(seed, epoch * steps, steps, width, trusted)
+        halves = {"trusted": both[:, : streams.trusted], "meta": both[:, streams.trusted :]}
+        order |= {kind: half for kind, half in halves.items() if half.shape[1]}
     return order
 
 
-def make_batch(arrays: Any, order: Any, position: jax.Array, key: jax.Array, streams: Streams, how: Any) -> Batch:
-    """The augmented batch of one step, inside jit.
+def make_batch(rows: dict[str, jax.Array], fixed: Any, key: jax.Array, how: Any) -> Batch:
+    """The normalised and augmented batch of one step, inside jit.
 
     Args:
-      arrays: `resident`'s arrays on the device.
-      order: `epoch_order`'s arrays on the device.
-      position: i32[], the step within the epoch.
+      rows: from `Pipeline.rows`.
+      fixed: holds `mean` and `std`.
       key: this step's random key.
-      streams: what the stage eats.
-      how: config fields pad, flip, cutout.
+      how: config fields pad, flip, cutout, and meta: what the meta images get, none | weak (no Cutout) | all.
     """
-    batch: Batch = {}
-
-    def images(name: str, rows: jax.Array, cutout: int) -> jax.Array:
-        pixels = augment.normalise(arrays[name][rows], arrays["mean"], arrays["std"])
-        return augment.augment(jax.random.fold_in(key, len(batch)), pixels, how.pad, how.flip, cutout)
-
-    if streams.noisy:
-        rows = order["noisy"][position]
-        batch["image"] = images("image", rows, how.cutout)
-        batch |= {"label": arrays["label"][rows], "index": arrays["index"][rows]}
-    if streams.trusted + streams.meta:
-        rows = order["trusted"][position]
-        halves = (("trusted", rows[: streams.trusted], how.cutout), ("meta", rows[streams.trusted :], 0))
-        for name, part, cutout in halves:
-            if len(part):
-                batch[f"{name}_image"] = images("trusted_image", part, cutout)
-                batch[f"{name}_label"] = arrays["trusted_label"][part]
-                batch[f"{name}_given"] = arrays["trusted_given"][part]
+    batch = dict(rows)
+    for number, name in enumerate(name for name in ("image", "trusted_image", "meta_image") if name in rows):
+        pixels = augment.normalise(rows[name], fixed["mean"], fixed["std"])
+        cutout = 0 if name == "meta_image" and how.meta != "all" else how.cutout
+        if name != "meta_image" or how.meta != "none":
+            pixels = augment.augment(jax.random.fold_in(key, 3 * number), pixels, how.pad, how.flip, cutout)
+        batch[name] = pixels
     return {name: jnp.asarray(value) for name, value in batch.items()}

@@ -1,11 +1,16 @@
-"""From a config to the data of one run: source → splits → noise."""
+"""From a config to the data of one run: source → noise → splits."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdmlc_jax.data import noise, sources, splits
+from kdmlc_jax.data import artefact, duplicates, noise, sources, splits
+from kdmlc_jax.data.duplicates import Duplicates
+from kdmlc_jax.data.sources import Images, Part, Source
 from kdmlc_jax.errors import UserError
+
+# Noise that is drawn from known labels; the others take labels as they come.
+AS_GIVEN = ("none", "human", "file")
 
 
 class Dataset(NamedTuple):
@@ -13,41 +18,113 @@ class Dataset(NamedTuple):
 
     name: str
     class_names: tuple[str, ...]
-    images: np.ndarray  # u8[N, H, W, K]
+    images: Images  # u8[N, H, W, K], or features f32[N, 1, 1, D]
     given_label: np.ndarray  # i32[N], what the methods learn from; the true label on trusted images
     trusted_given: np.ndarray  # i32[N], the label before it was checked, -1 where it is not known
-    truth: np.ndarray  # i32[N]
+    truth: np.ndarray  # i32[N], -1 where unknown
     splits: splits.Splits
-    test_images: np.ndarray  # u8[M, H, W, K]
+    test_images: Images | None  # u8[M, H, W, K]
     test_label: np.ndarray  # i32[M]
-    rate: float  # realised share of wrong labels in the noisy split
-    matrix: np.ndarray  # f64[C, C], realised transition matrix there
+    rate: float | None  # realised share of wrong labels in the noisy split, where the truth is known
+    matrix: np.ndarray | None  # f64[C, C], realised transition matrix there
+    ids: np.ndarray  # str[N] or i64[N], the name of each image
+    skipped: tuple[tuple[str, str], ...] = ()  # (name, reason) of unreadable images
+    notes: tuple[str, ...] = ()  # what a person should know, a line each
+    duplicates: Duplicates | None = None  # None where they were not looked for
 
 
 def prepare(config: Any) -> Dataset:
-    """Loads, splits and corrupts; a pure function of the config and the files it names.
+    """Loads, corrupts and splits; a pure function of the config and the files it names.
 
     Raises:
       UserError: for bad files, counts, rates or names, and for a batch larger than its split.
     """
-    source = sources.load(config.data)
-    truth, classes = source.train.labels, len(source.class_names)
-    noisy = noise.corrupt(truth, config.noise.kind, config.noise.rate, classes, config.seed)
-    parts = splits.split(truth, config.data.trusted, config.data.validation, config.data.noisy, config.seed, classes)
-    check_batches(config, parts, source.train.images.shape[1:3])
-    given, trusted_given = noisy.copy(), np.full_like(noisy, -1)
-    given[parts.trusted] = truth[parts.trusted]
+    return from_source(config, sources.load(config.data))
+
+
+def from_source(config: Any, source: Source) -> Dataset:
+    """`prepare` on a source that is already loaded."""
+    train, classes = source.train, len(source.class_names)
+    if classes < 2:
+        raise UserError(f"{source.name}: {classes} class, expected 2 or more")
+    train = train._replace(images=held(train.images, config.data))
+    test = source.test and source.test._replace(images=held(source.test.images, config.data))
+    labels, truth = given_and_true(config, source, train)
+    known = np.where(truth >= 0, truth, labels)
+    group = None
+    if config.data.verify:
+        group, test_group = duplicates.groups(train.images, test and test.images)
+    parts = make_splits(config, source, known, group)
+    check_batches(config, parts, train.images)
+    # A trusted image carries the label that is trusted, whatever it carried before.
+    given, trusted_given = np.where(labels >= 0, labels, known), np.full_like(labels, -1)
+    given[parts.trusted] = truth[parts.trusted] = known[parts.trusted]
     if config.data.trusted_given:
-        trusted_given[parts.trusted] = noisy[parts.trusted]
-    rate, matrix = noise.realised(truth[parts.noisy], given[parts.noisy], classes)
+        trusted_given[parts.trusted] = labels[parts.trusted]
+    noisy = parts.noisy[truth[parts.noisy] >= 0]
+    rate, matrix = noise.realised(truth[noisy], given[noisy], classes) if len(noisy) else (None, None)
     return Dataset(
-        source.name, source.class_names, source.train.images, given, trusted_given, truth, parts,
-        source.test.images, source.test.labels, rate, matrix,
+        source.name, source.class_names, train.images, given, trusted_given, truth, parts,
+        test and test.images, test.labels if test else np.zeros(0, np.int32), rate, matrix,
+        np.arange(len(given)) if train.ids is None else train.ids, source.skipped,
+        (*source.notes, *trust_notes(config, source)),
+        None if group is None else duplicates.count(group, test_group, given, parts),
     )  # fmt: skip
 
 
-def check_batches(config: Any, parts: splits.Splits, size: tuple[int, int]) -> None:
+def held(images: Images, data: Any) -> Images:
+    """`images` in memory where they fit `data.resident_mb` or `data.pipeline` is resident."""
+    size = np.prod(images.shape, dtype=np.int64) * images.dtype.itemsize / 2**20
+    if isinstance(images, np.ndarray) or data.pipeline == "stream":
+        return images
+    return images[:] if data.pipeline == "resident" or size <= data.resident_mb else images
+
+
+def given_and_true(config: Any, source: Source, train: Part) -> tuple[np.ndarray, np.ndarray]:
+    """Given labels after the noise, -1 where there is none, and true labels, -1 where unknown; i32[N] each."""
+    unknown, kind = np.full_like(train.labels, -1), config.noise.kind
+    truth = unknown if train.truth is None else train.truth.copy()
+    if kind == "none":
+        return train.labels.copy(), truth
+    if kind not in AS_GIVEN:
+        # Who draws noise says by it that the labels at hand are right.
+        truth = train.labels.copy() if train.truth is None else truth
+        if (truth < 0).any():
+            count = int((truth < 0).sum())
+            raise UserError(f'noise.kind: "{kind}" needs the true label of every image, {count} have none; take "none"')
+    named = (source.class_names, train.ids)
+    given = noise.given_labels(config.noise, truth, train.images, len(source.class_names), config.seed, *named)
+    return given, truth
+
+
+def make_splits(config: Any, source: Source, known: np.ndarray, group: np.ndarray | None) -> splits.Splits:
+    """The splits of `data.splits`, or drawn anew."""
+    data, total = config.data, len(known)
+    if data.splits:
+        parts = artefact.load_artefact(data.splits).splits
+        rows = np.concatenate(parts)
+        if len(np.unique(rows)) < len(rows) or rows.min() < 0 or rows.max() >= total:
+            raise UserError(f"data.splits: {data.splits} does not split {total} training images; another data set?")
+        return parts
+    named = splits.Named(source.trusted, source.validation)
+    sizes = (data.trusted, data.validation, data.noisy)
+    return splits.split(known, *sizes, config.seed, len(source.class_names), group, named)
+
+
+def trust_notes(config: Any, source: Source) -> list[str]:
+    """A warning where trusted images are drawn from labels that nobody has checked."""
+    unchecked = source.train.truth is None and config.noise.kind in AS_GIVEN and source.trusted is None
+    if not unchecked or config.data.splits:
+        return []
+    return [
+        f"warning: data.trusted={config.data.trusted} draws the trusted images from labels that nobody has checked; "
+        "name those you trust (a folder trusted/, a column trusted, or data.trusted_file)"
+    ]
+
+
+def check_batches(config: Any, parts: splits.Splits, images: Images) -> None:
     """Raises UserError where a batch is larger than its split, or the augmentation than the image."""
+    size = images.shape[1:3]
     for field, split in (("batch_size", "noisy"), ("trusted_batch_size", "trusted")):
         batch, have = config.train[field], len(getattr(parts, split))
         if not 1 <= batch <= have:
@@ -55,3 +132,5 @@ def check_batches(config: Any, parts: splits.Splits, size: tuple[int, int]) -> N
     for field, limit in (("pad", min(size) - 1), ("cutout", max(size))):
         if not 0 <= config.augment[field] <= limit:
             raise UserError(f"augment.{field}: {config.augment[field]} is outside [0, {limit}] for {size} images")
+    if images.dtype != np.uint8 and (config.augment.pad or config.augment.flip or config.augment.cutout):
+        raise UserError("augment: features cannot be cropped, flipped or cut out; leave pad, flip and cutout at 0")

@@ -18,6 +18,10 @@ class Stream(enum.IntEnum):
     SPLIT = 100
     FLIP_MAP = 101
     NOISE = 102
+    NOISE_EXACT = 103
+    INSTANCE_RATE = 104
+    INSTANCE_MAP = 105
+    INSTANCE_DRAW = 106
 
 
 class Splits(NamedTuple):
@@ -35,19 +39,38 @@ def generator(seed: int, stream: Stream) -> np.random.Generator:
     return np.random.default_rng((seed, int(stream)))
 
 
-def split(labels: np.ndarray, trusted: int, validation: int, noisy: int, seed: int, num_classes: int) -> Splits:
+class Named(NamedTuple):
+    """Rows whose role the source itself gives; None where it gives none."""
+
+    trusted: np.ndarray | None = None
+    validation: np.ndarray | None = None
+
+
+def split(
+    labels: np.ndarray,
+    trusted: float,
+    validation: float,
+    noisy: float,
+    seed: int,
+    num_classes: int,
+    groups: np.ndarray | None = None,
+    named: Named | None = None,
+) -> Splits:
     """Cuts one seeded permutation of the training set into trusted, validation and noisy images, in that order.
 
     The trusted images are class-balanced: ⌊trusted/C⌋ of each class, and one more of the classes that the
-    permutation meets first until the remainder is used up.
+    permutation meets first until the remainder is used up. A copy of a trusted image is in no other part, a copy of
+    a validation image not in the noisy one. Sizes below 1 that are not whole are shares of the training set.
 
     Args:
-      labels: i32[N], true labels; only the balance of the trusted images depends on them.
-      trusted: number of trusted images, num_classes to N.
-      validation: number of validation images, 0 or more.
+      labels: i32[N], the best known labels; only the balance of the trusted images depends on them.
+      trusted: number of trusted images, num_classes to N; 0 where `named` gives them.
+      validation: number of validation images, 0 or more; 0 where `named` gives them.
       noisy: number of noisy images; 0 takes all the rest.
       seed: 0 or more.
       num_classes: C.
+      groups: i64[N], equal for images of equal content; None = all differ.
+      named: rows whose role is given; None = none.
 
     Returns:
       Disjoint index arrays, each in the order of the permutation.
@@ -56,12 +79,36 @@ def split(labels: np.ndarray, trusted: int, validation: int, noisy: int, seed: i
       UserError: naming data.trusted, data.validation or data.noisy, its value and the allowed range.
     """
     check_labels(labels, num_classes)
-    _check_sizes(len(labels), trusted, validation, noisy, num_classes)
-    order = generator(seed, Stream.SPLIT).permutation(len(labels)).astype(np.int64)
-    is_trusted = _balanced(labels[order], trusted, num_classes)
-    rest = order[~is_trusted]
-    end = validation + noisy if noisy else len(rest)
-    return Splits(noisy=rest[validation:end], trusted=order[is_trusted], validation=rest[:validation])
+    total = len(labels)
+    order = generator(seed, Stream.SPLIT).permutation(total).astype(np.int64)
+    groups, named = np.arange(total) if groups is None else groups, named or Named()
+    reserved = np.zeros(total, bool)
+    if named.validation is not None:
+        reserved[named.validation] = True
+    # One image at least stays for the noisy set.
+    if named.trusted is None:
+        why = f"{num_classes} classes, {total} training images"
+        size = _size("data.trusted", trusted, num_classes, total - 1, why, total)
+        free = order[~reserved[order]]
+        chosen = free[_balanced(labels[free], size, num_classes)]
+    else:
+        chosen = order[np.isin(order, named.trusted)]
+        size = len(chosen)
+        _size("data.trusted", trusted, 0, 0, f"the source names its {size} trusted images", total)
+    rest = order[~np.isin(groups[order], groups[chosen])]
+    if named.validation is None:
+        why = f"{len(rest)} images left by data.trusted={size}"
+        held = rest[: _size("data.validation", validation, 0, len(rest) - 1, why, total)]
+    else:
+        held = rest[reserved[rest]]
+        _size("data.validation", validation, 0, 0, f"the source names its {len(held)} validation images", total)
+    rest = rest[~np.isin(groups[rest], groups[held])]
+    beside = f"data.trusted={size} and data.validation={len(held)}"
+    why = f"{len(rest)} of {total} images left by {beside}; 0 takes them all"
+    wanted = _size("data.noisy", noisy, 0, len(rest), why, total)
+    if not len(rest):
+        raise UserError(f"data.noisy: no image of {total} is left by {beside}")
+    return Splits(noisy=rest[:wanted] if wanted else rest, trusted=chosen, validation=held)
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:
@@ -82,21 +129,18 @@ def check_labels(labels: np.ndarray, num_classes: int) -> None:
         raise UserError(f"labels row {bad[0]}: {labels[bad[0]]} is out of range, expected 0 to {num_classes - 1}")
 
 
-def _check_sizes(total: int, trusted: int, validation: int, noisy: int, num_classes: int) -> None:
-    # One image at least stays for the noisy set.
-    _check_range("data.trusted", trusted, num_classes, total - 1, f"{num_classes} classes, {total} training images")
-    left = total - trusted
-    _check_range("data.validation", validation, 0, left - 1, f"{left} images left by data.trusted={trusted}")
-    left -= validation
-    beside = f"data.trusted={trusted} and data.validation={validation}"
-    _check_range("data.noisy", noisy, 0, left, f"{left} of {total} images left by {beside}; 0 takes them all")
-
-
-def _check_range(field: str, value: int, low: int, high: int, why: str) -> None:
+def _size(field: str, value: float, low: int, high: int, why: str, total: int) -> int:
+    """`value` as a number of images, a share of `total` if it is a fraction below 1."""
+    if isinstance(value, float) and 0.0 < value < 1.0:
+        value = round(value * total)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise UserError(f"{field}: {value!r} is not a whole number of images, expected {low} to {high} ({why})")
+        allowed = f"{low} to {high}, or a share below 1"
+        raise UserError(f"{field}: {value!r} is not a whole number of images, expected {allowed} ({why})")
     if not low <= value <= high:
         raise UserError(f"{field}: {value} images is out of range, expected {low} to {high} ({why})")
+    return int(value)
 
 
 def _balanced(labels: np.ndarray, size: int, num_classes: int) -> np.ndarray:

@@ -19,7 +19,7 @@ class Info(NamedTuple):
     """What a method may know of the data before it sees any."""
 
     num_classes: int
-    image_shape: tuple[int, int, int]  # H, W, K
+    image_shape: tuple[int, ...]  # H, W, K
     steps_per_epoch: int
 
 

@@ -16,28 +16,39 @@ class Output(NamedTuple):
     features: jax.Array
 
 
-NAMES = ("cnn<width>", "resnet20", "resnet32", "preact_resnet18")
+IMAGENET = {
+    "imagenet_resnet18": ((2, 2, 2, 2), False),
+    "imagenet_resnet34": ((3, 4, 6, 3), False),
+    "imagenet_resnet50": ((3, 4, 6, 3), True),
+}
+
+NAMES = ("cnn<width>", "mlp<width>", "resnet20", "resnet32", "preact_resnet18", *IMAGENET)
 
 
 def build(name: str, num_classes: int, place: str = "network") -> nn.Module:
     """The image network called `name`.
 
     Args:
-      name: cnn<width> (three convolutions, e.g. cnn16), resnet<6n+2> (CIFAR form, e.g. resnet20, resnet32) or
-        preact_resnet18.
+      name: cnn<width> (three convolutions, e.g. cnn16), mlp<width> (two hidden layers, for features, e.g. mlp256),
+        resnet<6n+2> (CIFAR form, e.g. resnet20, resnet32), preact_resnet18, or imagenet_resnet18, 34 or 50 (large
+        images).
       num_classes: C.
       place: the config field that an error names.
 
     Raises:
       UserError: for a name not listed above.
     """
-    from kdmlc_jax.nets import cnn, resnet
+    from kdmlc_jax.nets import cnn, imagenet, mlp, resnet
 
     if match := re.fullmatch(r"cnn([1-9]\d{0,3})", name):
         return cnn.SmallCNN(num_classes, int(match[1]))
+    if match := re.fullmatch(r"mlp([1-9]\d{0,3})", name):
+        return mlp.MLP(num_classes, int(match[1]))
     if (match := re.fullmatch(r"resnet([1-9]\d{0,2})", name)) and (int(match[1]) - 2) % 6 == 0 and int(match[1]) > 2:
         return resnet.CifarResNet(num_classes, (int(match[1]) - 2) // 6)
     if name == "preact_resnet18":
         return resnet.PreActResNet(num_classes)
-    allowed = ("cnn16", *NAMES[1:])
+    if name in IMAGENET:
+        return imagenet.ImageNetResNet(num_classes, *IMAGENET[name])
+    allowed = ("cnn16", "mlp256", *NAMES[2:])
     raise UserError(f'{place}: "{name}" is not one of {", ".join(NAMES)}{suggest(name, allowed)}')

@@ -19,4 +19,5 @@ def read(data: ConfigDict) -> Source:
         # 36 rows of each class, evenly spaced because the file is ordered by writer; no generator, hence no seed.
         test[rows[np.arange(36) * rows.size // 36]] = True
     names = tuple(str(digit) for digit in range(10))
-    return Source("digits", names, Part(images[~test], labels[~test]), Part(images[test], labels[test]))
+    train, held_out = (Part(images[part], labels[part], labels[part]) for part in (~test, test))
+    return Source("digits", names, train, held_out)

@@ -1,12 +1,30 @@
 """Finding and reading the files of a published set, with errors that name them."""
 
+import gzip
+import hashlib
+import io
 import os
-from pathlib import Path
-from typing import IO
+import tarfile
+import zlib
+from collections.abc import Container, Mapping
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple, Protocol
 
 from ml_collections import ConfigDict
 
 from kdmlc_jax.errors import UserError
+
+# The published CIFAR archives unpack to 185 MB.
+MAX_UNPACKED_BYTES = 1 << 29
+_PIECE = 1 << 20
+
+
+class Readable(Protocol):
+    """What files, archive members and decompressed streams have in common."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; none at the end."""
+        ...
 
 
 def directory(data: ConfigDict, *folders: str) -> Path:
@@ -15,20 +33,40 @@ def directory(data: ConfigDict, *folders: str) -> Path:
     Raises:
       UserError: where neither is given, or what is given is not a directory that can be read.
     """
-    root = os.environ.get("KDMLC_DATA", "")
-    if not data.dir and not root:
-        parents = "/ or ".join(folders)
-        raise UserError(
-            f'data.dir is empty: give the folder of "{data.source}", or set KDMLC_DATA to the parent of {parents}/'
-        )
-    candidates = [Path(root).expanduser() / folder for folder in folders]
-    if data.dir:
-        candidates = [Path(data.dir).expanduser()]
-    path = next((path for path in candidates if path.exists()), candidates[0])
-    if not path.is_dir():
-        origin = "data.dir" if data.dir else "KDMLC_DATA"
+    origin, path = _candidate(data, folders)
+    if not os.path.isdir(path):
         raise UserError(f'{origin}: {path} is not a directory, expected the folder with the files of "{data.source}"')
-    if not os.access(path, os.R_OK | os.X_OK):
+    return _readable(path)
+
+
+def locate(data: ConfigDict, *names: str) -> Path:
+    """As `directory`, for sets that may also lie in one file.
+
+    Raises:
+      UserError: where neither is given, or what is given does not exist or cannot be read.
+    """
+    origin, path = _candidate(data, names)
+    if not os.path.exists(path):
+        raise UserError(f'{origin}: {path} does not exist, expected the folder or the .tar.gz of "{data.source}"')
+    return _readable(path)
+
+
+def _candidate(data: ConfigDict, names: tuple[str, ...]) -> tuple[str, Path]:
+    """The setting that decides, and the path that it gives."""
+    if data.dir:
+        return "data.dir", Path(data.dir).expanduser()
+    root = os.environ.get("KDMLC_DATA", "")
+    if not root:
+        below = " or ".join(names)
+        raise UserError(
+            f'data.dir is empty: give the folder of "{data.source}", or set KDMLC_DATA to the parent of {below}'
+        )
+    paths = [Path(root).expanduser() / name for name in names]
+    return "KDMLC_DATA", next((path for path in paths if os.path.exists(path)), paths[0])
+
+
+def _readable(path: Path) -> Path:
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
         raise UserError(f"{path}: cannot be read (Permission denied)")
     return path
 
@@ -43,10 +81,119 @@ def read_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def read_at_most(file: IO[bytes], size: int) -> bytes:
+def read_at_most(file: Readable, size: int) -> bytes:
     """Up to `size` bytes in pieces: read(size) would allocate what a header claims before a byte is there."""
     pieces = []
-    while size > 0 and (piece := file.read(min(size, 1 << 20))):
+    while size > 0 and (piece := file.read(min(size, _PIECE))):
         pieces.append(piece)
         size -= len(piece)
     return b"".join(pieces)
+
+
+class Files(NamedTuple):
+    """The files of a set by name, from its folder or its archive."""
+
+    place: Path
+    members: Mapping[str, bytes] | None  # None = `place` is a folder
+    published: Mapping[str, tuple[int, str]]  # name -> (bytes, md5)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return os.path.exists(self.place / name) if self.members is None else name in self.members
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes; raises UserError naming it where it is missing, unreadable or damaged."""
+        if self.members is not None and name not in self.members:
+            raise UserError(f"{self.place / name}: no such file in the archive")
+        raw = read_bytes(self.place / name) if self.members is None else self.members[name]
+        check_published(self.place / name, io.BytesIO(raw), len(raw), self.published)
+        return raw
+
+
+def open_files(path: Path, names: Container[str], published: Mapping[str, tuple[int, str]]) -> Files:
+    """The files of a folder or of a .tar.gz.
+
+    Args:
+      path: the folder or archive.
+      names: base names of the files that may be asked for; an archive's others are not kept.
+      published: size in bytes and md5 of published files, by base name.
+
+    Raises:
+      UserError: for an archive that is damaged, unpacks to more than MAX_UNPACKED_BYTES or has suspicious members.
+    """
+    if path.is_dir():
+        return Files(path, None, published)
+    try:
+        with open(path, "rb") as file:
+            check_published(path, file, os.fstat(file.fileno()).st_size, published)
+            file.seek(0)
+            return Files(path, _untar(file, path, names), published)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def check_published(path: Path, file: Readable, size: int, published: Mapping[str, tuple[int, str]]) -> None:
+    """Tells a damaged download from a file that is meant to differ, which has another name or size.
+
+    Raises:
+      UserError: where `path` has a published file's name and size but not its bytes.
+    """
+    known_size, expected = published.get(path.name, (-1, ""))
+    if size != known_size:
+        return
+    digest = hashlib.md5(usedforsecurity=False)
+    while piece := file.read(_PIECE):
+        digest.update(piece)
+    if digest.hexdigest() != expected:
+        raise UserError(f"{path}: md5 is {digest.hexdigest()}, expected {expected}: a damaged download")
+
+
+class _Bounded(io.RawIOBase):
+    """Reads a decompressed stream to its end, or to the limit."""
+
+    def __init__(self, file: Readable, path: Path) -> None:
+        self._file, self._path, self._left = file, path, MAX_UNPACKED_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        piece = self._file.read(min(size, _PIECE) if size >= 0 else _PIECE)
+        self._left -= len(piece)
+        if self._left < 0:
+            raise UserError(f"{self._path}: unpacks to more than {MAX_UNPACKED_BYTES} bytes, the most that is read")
+        return piece
+
+
+def _untar(file: IO[bytes], path: Path, names: Container[str]) -> dict[str, bytes]:
+    """The members with these base names; nothing is written to disk."""
+    try:
+        with gzip.open(file) as unzipped:
+            stream = _Bounded(unzipped, path)
+            with tarfile.open(fileobj=stream, mode="r|", bufsize=_PIECE) as archive:
+                found = _members(archive, path, names)
+            while stream.read(_PIECE):  # gzip's checksum stands at the end
+                pass
+            return found
+    except UserError:
+        raise
+    except (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, ValueError) as error:
+        reason = "".join(filter(str.isprintable, str(error)))[:80]
+        raise UserError(f"{path}: corrupt archive ({reason}), expected a complete .tar.gz") from error
+
+
+def _members(archive: tarfile.TarFile, path: Path, names: Container[str]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for member in archive:
+        inside = PurePosixPath(member.name)
+        if inside.is_absolute() or ".." in inside.parts:
+            raise UserError(f"{path}: member {member.name[:80]!r} lies outside the archive, expected paths below it")
+        if member.isdir():
+            continue
+        content = archive.extractfile(member) if member.isreg() and not member.issparse() else None
+        if content is None:
+            raise UserError(f"{path}: member {member.name[:80]!r} is a link or device, expected only files and folders")
+        if inside.name in found:
+            raise UserError(f"{path}: two members named {inside.name!r}, expected one")
+        if inside.name in names:
+            found[inside.name] = read_at_most(content, member.size)
+    return found

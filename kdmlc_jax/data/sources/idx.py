@@ -37,7 +37,8 @@ def _idx_pair(directory: Path, part: str) -> Part:
     labels = _idx(label_path, LABEL_MAGIC)
     if len(images) != len(labels):
         raise UserError(f"{label_path}: {len(labels)} labels, expected {len(images)}, the images in {image_path.name}")
-    return Part(images, checked_labels(labels, 10, label_path))
+    checked = checked_labels(labels, 10, label_path)
+    return Part(images, checked, checked)
 
 
 def _find(directory: Path, stem: str) -> Path:
@@ -64,7 +65,7 @@ def _idx(path: Path, magic: int) -> np.ndarray:
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 
-def _idx_shape(file: IO[bytes], path: Path, magic: int) -> tuple[int, ...]:
+def _idx_shape(file: IO[bytes] | gzip.GzipFile, path: Path, magic: int) -> tuple[int, ...]:
     rank = magic & 0xFF
     header = file.read(4 + 4 * rank)
     if len(header) >= 4 and (found := int.from_bytes(header[:4], "big")) != magic:

@@ -1,0 +1,87 @@
+"""Looks at a data set before anybody trains on it.
+
+    python -m kdmlc_jax.data.check --config configs/folder.py:dir=photos
+
+Takes the same --config and overrides as a run, reads every file, lists what it found and ends with what would happen.
+"""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from kdmlc_jax import config as config_lib
+from kdmlc_jax.cli import guarded, parse
+from kdmlc_jax.errors import UserError
+
+LISTED = 20
+
+
+def main(argv: list[str]) -> None:
+    """Prints the findings; exit code 2 where a run would not start."""
+    parser = argparse.ArgumentParser(
+        "python -m kdmlc_jax.data.check",
+        description="List what a data set holds and what is wrong with it; nothing is trained or written.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", default="configs/digits.py", metavar="FILE.py[:a=1]", help="as for a run")
+    flags, overrides = parse(parser, argv)
+    config = config_lib.load(flags.config, overrides)
+    wanted = config.data.on_bad_image
+    config.data.on_bad_image, config.data.verify = "skip", True
+
+    from kdmlc_jax.data import sources
+    from kdmlc_jax.data.prepare import from_source
+
+    source = sources.load(config.data)
+    for line in describe_source(source):
+        print(line)
+    dataset = from_source(config, source)
+    for line in describe_run(config, dataset):
+        print(line)
+    if source.skipped and wanted == "fail":
+        raise UserError(
+            f"{len(source.skipped)} unreadable images: mend them, or leave them out by data.on_bad_image=skip"
+        )
+    print("a run with this config would start")
+
+
+def describe_source(source: Any) -> Iterator[str]:
+    """What the files hold, a line each."""
+    yield f"{source.name}: {len(source.class_names)} classes, {len(source.train.labels)} training images"
+    yield f"  images {list(source.train.images.shape[1:])} {source.train.images.dtype}"
+    yield f"  {0 if source.test is None else len(source.test.labels)} test images"
+    for title, part in (("training", source.train), ("test", source.test)):
+        if part is not None:
+            labels = part.labels[part.labels >= 0]
+            counts = np.bincount(labels, minlength=len(source.class_names))
+            shown = [f"{name} {count}" for name, count in zip(source.class_names, counts, strict=True)]
+            more = f", … {len(shown) - LISTED} more" if len(shown) > LISTED else ""
+            found = f"labels {labels.min()} to {labels.max()}" if len(labels) else "no labels"
+            yield f"  {title} images by label ({found}): {', '.join(shown[:LISTED])}{more}"
+    yield f"  unreadable images: {len(source.skipped)}"
+    yield from (f"    {name}: {reason}" for name, reason in source.skipped[:LISTED])
+    if len(source.skipped) > LISTED:
+        yield f"    … {len(source.skipped) - LISTED} more, all in bad_images.csv of a run"
+    yield from (f"  {note}" for note in source.notes)
+
+
+def describe_run(config: Any, dataset: Any) -> Iterator[str]:
+    """What a run would make of them, a line each."""
+    yield "a run: " + ", ".join(f"{len(rows)} {name}" for name, rows in dataset.splits._asdict().items())
+    rate = "unknown" if dataset.rate is None else f"{dataset.rate:.4f}"
+    yield f"  noise {config.noise.kind}: share of wrong labels in the noisy part {rate}"
+    copies = dataset.duplicates
+    yield f"  exact copies: {copies.extra} images repeat another, {copies.conflicting} contents with two labels"
+    yield f"    {copies.left_out} kept out because the original is trusted or validation, {copies.leaked} also in test"
+    mib = np.prod(dataset.images.shape, dtype=float) * dataset.images.dtype.itemsize / 2**20
+    kind = "resident" if config.data.pipeline == "resident" else "stream"
+    if config.data.pipeline == "auto" and isinstance(dataset.images, np.ndarray):
+        kind = "resident"
+    yield f"  {mib:,.1f} MiB of training images (data.resident_mb={config.data.resident_mb:g}): {kind} pipeline"
+    yield from (f"  {note}" for note in dataset.notes if note.startswith("warning"))
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,168 @@
+"""Precomputed features in .npy files, for example the embeddings of a large frozen network."""
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from kdmlc_jax.data.sources.base import Part, Source, checked_labels
+from kdmlc_jax.data.sources.files import directory, read_bytes
+from kdmlc_jax.errors import UserError
+
+
+def read(data: ConfigDict) -> Source:
+    """Features as images of one pixel: f32[N, 1, 1, D].
+
+    The folder holds `features.npy` f16, f32 or f64[N, D] and `labels.npy` i[N], 0 to C - 1; it may hold
+    `true_labels.npy` i[N] (-1 = unknown), `trusted.npy` (bool[N], or the rows), `test_features.npy` with
+    `test_labels.npy`, `classes.txt` (C names, a line each; without it C is the largest label + 1) and `ids.txt`
+    (N names). Everything is read into memory, 4·N·D bytes; nothing is unpickled.
+
+    Raises:
+      UserError: naming the file, and the row where there is one.
+    """
+    path = directory(data, "features")
+    features = _features(path / "features.npy")
+    size = len(features)
+    labels = {"labels.npy": _integers(path / "labels.npy", size)}
+    test = _test_features(path, features.shape[-1])
+    if test is not None:
+        labels["test_labels.npy"] = _integers(path / "test_labels.npy", len(test))
+    if (path / "true_labels.npy").exists():
+        labels["true_labels.npy"] = _integers(path / "true_labels.npy", size)
+    names = _class_names(path, labels, size)
+    checked = {file: _checked(path / file, array, len(names)) for file, array in labels.items()}
+    train = Part(features, checked["labels.npy"], checked.get("true_labels.npy"), _ids(path, size))
+    test_part = None if test is None else Part(test, checked["test_labels.npy"])
+    return Source(data.source, names, train, test_part, _trusted(path / "trusted.npy", size))
+
+
+def _load(path: Path) -> np.ndarray:
+    """The array in `path`, mapped rather than read, so that a foreign shape costs no memory."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # no .npy file, cut off, of pickled objects; a damaged header raises nearly anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: not an array of numbers in .npy format ({reason})") from error
+
+
+def _features(path: Path) -> np.ndarray:
+    """f32[N, 1, 1, D], finite."""
+    raw = _load(path)
+    if raw.dtype.kind != "f" or raw.dtype.itemsize > 8:
+        raise UserError(f"{path}: {raw.dtype} values, expected float16, float32 or float64")
+    if raw.ndim != 2 or not raw.size:
+        raise UserError(f"{path}: shape {raw.shape}, expected [N, D] with at least one row and one column")
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which is refused below
+        features = np.array(raw, np.float32, order="C")
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if bad.size:
+        column = np.flatnonzero(~np.isfinite(features[bad[0]]))[0]
+        value = raw[bad[0], column]
+        raise UserError(f"{path} row {bad[0]}: column {column} is {value}, expected a finite float32")
+    return features[:, None, None, :]
+
+
+def _test_features(path: Path, columns: int) -> np.ndarray | None:
+    """f32[M, 1, 1, D], or None where neither test file is there."""
+    if not ((path / "test_features.npy").exists() or (path / "test_labels.npy").exists()):
+        return None
+    test = _features(path / "test_features.npy")
+    if test.shape[-1] != columns:
+        found = f"{test.shape[-1]} columns"
+        raise UserError(f"{path / 'test_features.npy'}: {found}, expected {columns} as in features.npy")
+    return test
+
+
+def _integers(path: Path, size: int) -> np.ndarray:
+    """i[N], not yet checked for range."""
+    array = _load(path)
+    if array.dtype.kind not in "iu":
+        raise UserError(f"{path}: {array.dtype} values, expected integers")
+    if array.shape != (size,):
+        raise UserError(f"{path}: shape {array.shape}, expected ({size},), one label for each row of features")
+    return np.array(array)
+
+
+def _checked(path: Path, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """i32[N] in range; only a true label may be -1."""
+    if path.name != "true_labels.npy":
+        return checked_labels(labels, num_classes, path)
+    known = labels != -1
+    checked_labels(np.where(known, labels, 0), num_classes, path)
+    return labels.astype(np.int32)
+
+
+def _class_names(path: Path, labels: dict[str, np.ndarray], size: int) -> tuple[str, ...]:
+    """The lines of classes.txt, or the labels themselves."""
+    file = path / "classes.txt"
+    if file.exists():
+        return _unique(file, _lines(file))
+    for name, array in labels.items():
+        # Without this a single damaged label would make a network of a billion outputs.
+        if array.max() >= size:
+            row = array.argmax()
+            hint = "or a classes.txt with all classes"
+            raise UserError(
+                f"{path / name} row {row}: label {array[row]}, expected 0 to {size - 1} for {size} rows, {hint}"
+            )
+    count = max(int(array.max()) for array in labels.values()) + 1
+    if count < 2:
+        raise UserError(f"{path / 'labels.npy'}: all labels are {count - 1}, expected at least 2 classes")
+    return tuple(str(label) for label in range(count))
+
+
+def _trusted(path: Path, size: int) -> np.ndarray | None:
+    """i64[], the rows that trusted.npy names, in ascending order."""
+    if not path.exists():
+        return None
+    array = _load(path)
+    if array.dtype == bool and array.shape == (size,):
+        rows = np.flatnonzero(array)
+    elif array.dtype.kind in "iu" and array.ndim == 1:
+        rows = np.array(array)
+    else:
+        found = f"{array.dtype} of shape {array.shape}"
+        raise UserError(f"{path}: {found}, expected bool of shape ({size},) or the rows as integers")
+    bad = np.flatnonzero((rows < 0) | (rows >= size))
+    if bad.size:
+        raise UserError(f"{path} row {bad[0]}: index {rows[bad[0]]} is out of range, expected 0 to {size - 1}")
+    if not rows.size:
+        raise UserError(f"{path}: names no row, expected at least one")
+    return np.unique(rows).astype(np.int64)
+
+
+def _ids(path: Path, size: int) -> np.ndarray | None:
+    """str[N], the lines of ids.txt."""
+    file = path / "ids.txt"
+    if not file.exists():
+        return None
+    lines = _lines(file)
+    if len(lines) != size:
+        raise UserError(f"{file}: {len(lines)} lines, expected {size}, the rows of features.npy")
+    return np.array(_unique(file, lines))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in read_bytes(path).decode("utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def _unique(path: Path, lines: list[str]) -> tuple[str, ...]:
+    """`lines`, at least two, none empty and none twice."""
+    first: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if not line:
+            raise UserError(f"{path} line {number}: empty, expected a name")
+        if line in first:
+            raise UserError(f'{path} line {number}: "{line}" is in line {first[line]} already')
+        first[line] = number
+    if len(lines) < 2:
+        raise UserError(f"{path}: {len(lines)} lines, expected at least 2")
+    return tuple(lines)

@@ -1,0 +1,61 @@
+"""Residual networks in the form used on photographs of about 224x224 pixels."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from kdmlc_jax.nets import Output
+from kdmlc_jax.nets.resnet import Norm, he_fan_out
+
+
+def conv(channels: int, kernel: int, stride: int = 1) -> nn.Conv:
+    """A convolution padded by half its kernel on both sides; "SAME" would pad a stride of 2 on one side only."""
+    return nn.Conv(channels, (kernel, kernel), stride, kernel // 2, use_bias=False, kernel_init=he_fan_out)
+
+
+class Block(nn.Module):
+    """Convolutions with BatchNorm, added to a shortcut: x itself, or a 1x1 convolution where the shape changes.
+
+    The last BatchNorm's scale starts at 0, so that a new block is its shortcut (Goyal et al. 2017, section 5.1).
+    """
+
+    channels: int
+    stride: int
+    bottleneck: bool  # 1x1, 3x3, 1x1 with four times the channels, not 3x3 twice; the stride is on the (first) 3x3
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """f32[B, H, W, K] -> f32[B, H/stride, W/stride, channels], with `bottleneck` 4·channels."""
+        layers = [(self.channels, 3, self.stride), (self.channels, 3, 1)]
+        if self.bottleneck:
+            layers = [(self.channels, 1, 1), (self.channels, 3, self.stride), (4 * self.channels, 1, 1)]
+        y = x
+        for layer in layers[:-1]:
+            y = nn.relu(Norm(use_running_average=not train)(conv(*layer)(y)))
+        y = Norm(use_running_average=not train, scale_init=nn.initializers.zeros)(conv(*layers[-1])(y))
+        if x.shape != y.shape:
+            x = Norm(use_running_average=not train)(conv(y.shape[-1], 1, self.stride)(x))
+        return nn.relu(x + y)
+
+
+class ImageNetResNet(nn.Module):
+    """7x7 stem and max-pool, each with stride 2, then stages of 64/128/256/512 channels (He et al. 2016, table 1).
+
+    The stride of a bottleneck is on its 3x3 convolution, as in torchvision ("v1.5"). Max-pooling is slow to
+    differentiate twice, as the look-ahead does; it stays because published weights are for it.
+    """
+
+    num_classes: int
+    blocks: tuple[int, ...]  # per stage
+    bottleneck: bool = False
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> Output:
+        """f32[B, H, W, K] -> logits f32[B, C], features f32[B, 512], with `bottleneck` f32[B, 2048]."""
+        x = nn.relu(Norm(use_running_average=not train)(conv(64, 7, 2)(images)))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        for stage, blocks in enumerate(self.blocks):
+            for block in range(blocks):
+                x = Block(64 << stage, 2 if block == 0 and stage else 1, self.bottleneck)(x, train)
+        features = jnp.mean(x, axis=(1, 2))
+        return Output(nn.Dense(self.num_classes)(features), features)

@@ -1,0 +1,88 @@
+"""The file of splits and labels a run trained on."""
+
+import numpy as np
+import pytest
+
+from kdmlc_jax.data import noise, splits
+from kdmlc_jax.data.artefact import Artefact, load_artefact, save_artefact
+from kdmlc_jax.errors import UserError
+
+C = 5
+LABELS = np.tile(np.arange(C, dtype=np.int32), 4000)
+
+
+def artefact():
+    parts = splits.split(LABELS, 10, 20, 0, 0, C)
+    given = noise.corrupt(LABELS, "uniform", 0.5, C, 0)
+    return Artefact(parts, given, *noise.realised(LABELS, given, C))
+
+
+def test_artefact_round_trip(tmp_path):
+    """Protects noise.npz: every array and dtype comes back, under the promised keys, and overwriting works."""
+    path, saved = tmp_path / "noise.npz", artefact()
+    path.write_text("old")
+    save_artefact(path, *saved)
+    loaded = load_artefact(str(path))
+    for name in splits.Splits._fields:
+        np.testing.assert_array_equal(getattr(loaded.splits, name), getattr(saved.splits, name))
+        assert getattr(loaded.splits, name).dtype == np.int64
+    np.testing.assert_array_equal(loaded.given_labels, saved.given_labels)
+    assert loaded.given_labels.dtype == np.int32
+    assert loaded.realised_rate == saved.realised_rate
+    np.testing.assert_array_equal(loaded.realised_matrix, saved.realised_matrix)
+    with np.load(path, allow_pickle=False) as file:
+        keys = {"noisy", "trusted", "validation", "given_labels", "realised_rate", "realised_matrix"}
+        assert set(file) == keys
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_unknown_noise_round_trip(tmp_path):
+    """Protects runs whose true labels nobody knows: no rate and no matrix come back as none."""
+    saved = artefact()._replace(realised_rate=None, realised_matrix=None)
+    save_artefact(tmp_path / "noise.npz", *saved)
+    loaded = load_artefact(tmp_path / "noise.npz")
+    assert loaded.realised_rate is None and loaded.realised_matrix is None
+    np.testing.assert_array_equal(loaded.given_labels, saved.given_labels)
+
+
+def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    """Protects against half-written artefacts: a full disk leaves the old file and no temporary one."""
+    path = tmp_path / "noise.npz"
+    path.write_text("old")
+
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(UserError, match=r"noise\.npz: cannot be written \(No space left on device\)"):
+        save_artefact(path, *artefact())
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_save_into_no_directory(tmp_path):
+    """Protects the message where the workdir is gone."""
+    path = tmp_path / "absent" / "noise.npz"
+    with pytest.raises(UserError) as caught:
+        save_artefact(path, *artefact())
+    assert f"{path}: cannot be written (No such file or directory)" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_load_refuses_what_is_not_an_artefact(tmp_path):
+    """Protects resume: missing, foreign, pickled and damaged files give one line with the path."""
+    path = tmp_path / "noise.npz"
+    with pytest.raises(UserError, match=r"noise\.npz: no such file"):
+        load_artefact(path)
+    save_artefact(path, *artefact())
+    good = path.read_bytes()
+    np.savez(tmp_path / "other.npz", noisy=np.arange(3))
+    np.savez(tmp_path / "pickled.npz", **{k: np.array([None]) for k in ("noisy", "trusted", "validation")})
+    foreign = [(tmp_path / name).read_bytes() for name in ("other.npz", "pickled.npz")]
+    middle = len(good) // 2
+    flipped = good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :]
+    for raw in (b"", b"text", good[:middle], flipped, *foreign):
+        path.write_bytes(raw)
+        with pytest.raises(UserError, match=r"noise\.npz: cannot be read as the noise\.npz of a run") as caught:
+            load_artefact(path)
+        assert "\n" not in str(caught.value)

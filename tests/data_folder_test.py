@@ -1,0 +1,434 @@
+"""Folders of images: class folders and manifests read as meant, and one clear line for each mistake in them."""
+
+import os
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from kdmlc_jax import config as config_lib
+from kdmlc_jax.data import sources
+from kdmlc_jax.errors import UserError
+
+
+def load(folder, **fields):
+    """The source of a folder, by a config as a user writes it."""
+    data = config_lib.base().data
+    data.source, data.dir = "folder", str(folder)
+    data.update(fields)
+    return sources.load(data)
+
+
+def error_of(folder, **fields):
+    """The one line that loading fails with."""
+    with pytest.raises(UserError) as caught:
+        load(folder, **fields)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def put(folder, names, size=(4, 4), colour=False):
+    """An image under each name; its grey level is the name's position, so that rows can be told apart."""
+    for level, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB" if colour else "L", size, (level,) * 3 if colour else level).save(path)
+
+
+def manifest(folder, text, name="labels.csv"):
+    """Writes a manifest, and an image for each path it names that has none."""
+    (folder / name).write_text(text)
+    paths = [line.split(",")[0] for line in text.splitlines()[1:]]
+    put(folder, [path for path in paths if path.endswith(".png") and not (folder / path).exists()])
+    return {"manifest": name}
+
+
+def rows(**classes):
+    """CSV lines for so many images of each class, under path,label."""
+    lines = [f"{name}{i}.png,{name}" for name, count in classes.items() for i in range(count)]
+    return "\n".join(["path,label", *lines]) + "\n"
+
+
+def levels(part, which=slice(None)):
+    """The grey level of each image, which `put` made its number."""
+    return part.images[which][:, 0, 0, 0].tolist()
+
+
+def test_class_folders(tmp_path):
+    """Protects the plainest layout: sorted classes and ids, images under their own label, at any depth."""
+    put(tmp_path, ["dog/b.png", "cat/deep/er/a.PNG", "dog/a.png", "cat/z.png"])
+    source = load(tmp_path)
+    assert source.class_names == ("cat", "dog") and source.test is None
+    assert source.trusted is None and source.validation is None and source.train.truth is None
+    assert source.train.ids.tolist() == ["cat/deep/er/a.PNG", "cat/z.png", "dog/a.png", "dog/b.png"]
+    assert source.train.labels.tolist() == [0, 0, 1, 1] and source.train.labels.dtype == np.int32
+    assert levels(source.train) == [1, 3, 2, 0]
+    assert source.train.images.shape == (4, 4, 4, 1)
+
+
+def test_other_files_are_counted_not_read(tmp_path):
+    """Protects from thumbs files and notes among the images; hidden ones are not even mentioned."""
+    put(tmp_path, ["dog/a.png", "cat/a.png", "dog/.hidden.png", ".git/x.png"])
+    for name in ("dog/notes.txt", "dog/more.txt", "cat/Makefile", "cat/.DS_Store", "README.md"):
+        (tmp_path / name).write_text("")
+    source = load(tmp_path)
+    assert len(source.train.ids) == 2
+    note = "4 files ignored, no images or in no class folder: 1 .md, 2 .txt, 1 Makefile"
+    assert note in source.notes and any(
+        line.startswith("2 classes, 2 images: 2 noisy, 0 trusted") for line in source.notes
+    )
+
+
+def test_role_folders(tmp_path):
+    """Protects the roles: train and noisy in one, trusted classes as truth, validation labels as given, test apart."""
+    put(tmp_path, ["train/a/0.png", "noisy/b/1.png", "trusted/b/2.png", "val/a/3.png", "test/a/4.png", "test/b/5.png"])
+    source = load(tmp_path)
+    assert source.train.ids.tolist() == ["noisy/b/1.png", "train/a/0.png", "trusted/b/2.png", "val/a/3.png"]
+    assert source.train.labels.tolist() == [1, 0, 1, 0]
+    assert source.trusted.tolist() == [2] and source.validation.tolist() == [3]
+    assert source.train.truth.tolist() == [-1, -1, 1, -1]
+    assert source.test.labels.tolist() == [0, 1] and source.test.truth is None and levels(source.test) == [4, 5]
+
+
+def test_a_class_may_have_the_name_of_a_role(tmp_path):
+    """Protects the class "train" beside "bus"; two roles beside another folder are a mistake, and named as one."""
+    put(tmp_path, ["train/0.png", "bus/0.png"])
+    assert load(tmp_path).class_names == ("bus", "train")
+    put(tmp_path, ["test/0.png"])
+    assert f"{tmp_path}/bus: is beside test/ and train/, expected only train, noisy" in error_of(tmp_path)
+
+
+def test_class_missing_from_training(tmp_path):
+    """Protects evaluation on, and trust in, a class that nothing could be learnt of."""
+    put(tmp_path, ["train/a/0.png", "train/b/0.png", "test/c/0.png"])
+    message = 'class "c" of the test images is missing from training (no noisy image has it)'
+    assert error_of(tmp_path) == f"{tmp_path}: {message}"
+    put(tmp_path, ["trusted/c/0.png"])
+    assert 'class "c" of the trusted images is missing from training' in error_of(tmp_path)
+
+
+def test_folders_without_what_is_needed(tmp_path):
+    """Protects from a silent set of one class, none, or one fewer than the folders say."""
+    (tmp_path / "readme.txt").write_text("")
+    assert error_of(tmp_path).startswith(f"{tmp_path}: no images, expected a folder per class with .bmp")
+    put(tmp_path, ["cat/0.png"])
+    assert error_of(tmp_path) == f'{tmp_path}: the single class "cat", expected 2 classes or more'
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog/0.heic").write_text("")
+    assert f'{tmp_path}/dog: no image files, expected some of class "dog"' in error_of(tmp_path)
+    put(tmp_path / "other", ["trusted/a/0.png", "test/a/0.png", "test/b/0.png"])
+    assert "no noisy training images (train or noisy)" in error_of(tmp_path / "other")
+
+
+def test_no_directory(tmp_path, monkeypatch):
+    """Protects the message for a source that has no usual folder."""
+    monkeypatch.setenv("KDMLC_DATA", str(tmp_path))
+    assert error_of("") == 'data.dir is empty: give the folder of the images for data.source "folder"'
+    assert f"data.dir: {tmp_path}/absent is not a directory" in error_of(tmp_path / "absent")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_folder_without_permission(tmp_path):
+    """Protects from leaving out a class whose folder cannot be read."""
+    put(tmp_path, ["cat/0.png", "dog/0.png"])
+    (tmp_path / "dog").chmod(0)
+    assert error_of(tmp_path) == f"{tmp_path}/dog: cannot be read (Permission denied)"
+    (tmp_path / "dog").chmod(0o700)
+
+
+def test_links_out_of_the_folder(tmp_path):
+    """Protects files elsewhere on the machine from a data set of unknown origin, and walks from going in circles."""
+    put(tmp_path, ["set/cat/0.png", "set/dog/0.png", "secret.png"])
+    (tmp_path / "set/dog/1.png").symlink_to("0.png")
+    assert len(load(tmp_path / "set").train.ids) == 3
+    (tmp_path / "set/dog/2.png").symlink_to(tmp_path / "secret.png")
+    assert f"{tmp_path}/set/dog/2.png: a link to a folder or out of {tmp_path}/set" in error_of(tmp_path / "set")
+    (tmp_path / "set/dog/2.png").unlink()
+    (tmp_path / "set/dog/loop").symlink_to(tmp_path / "set")
+    assert f"{tmp_path}/set/dog/loop: a link to a folder" in error_of(tmp_path / "set")
+
+
+def test_names_that_no_label_file_can_hold(tmp_path):
+    """Protects labels.csv and labels.parquet, written after training, from names with line breaks or stray bytes."""
+    put(tmp_path, ["cat/0.png", "dog/0.png", "dog/a\nb.png"])
+    assert r"the name 'a\nb.png' holds a control character" in error_of(tmp_path)
+    os.rename(tmp_path / "dog/a\nb.png", os.fsencode(tmp_path / "dog") + b"/\xff.png")
+    assert r"the name '\udcff.png' holds a control character or is not UTF-8" in error_of(tmp_path)
+
+
+def test_sizes_and_channels(tmp_path):
+    """Protects the rule for data.image_size and data.channels 0, and that given values go before it."""
+    put(tmp_path, ["cat/0.png", "dog/0.png"], (30, 20))
+    assert load(tmp_path).train.images[:].shape == (2, 20, 30, 1)
+    assert load(tmp_path, image_size=8, channels=3).train.images[:].shape == (2, 8, 8, 3)
+    put(tmp_path, ["dog/1.png"], (20, 30), colour=True)
+    source = load(tmp_path)
+    assert source.train.images[:].shape == (3, 64, 64, 3)
+    assert (
+        "images of 20 x 20 to 30 x 30 pixels (width x height), scaled to 64 x 64, the centre square, RGB"
+        in source.notes
+    )
+    put(tmp_path / "large", ["cat/0.png", "dog/0.png"], (65, 65))
+    assert load(tmp_path / "large").train.images.shape == (2, 64, 64, 1)
+
+
+def test_options_out_of_range(tmp_path):
+    """Protects the fields about images: each out of range is named with what is allowed."""
+    put(tmp_path, ["cat/0.png", "dog/0.png"])
+    assert error_of(tmp_path, channels=2) == "data.channels: 2 is not 0, 1 or 3"
+    assert error_of(tmp_path, image_size=-1) == "data.image_size: -1 is outside [0, 4096]"
+    assert error_of(tmp_path, max_megapixels=0.0).startswith("data.max_megapixels: 0.0 is outside")
+    assert 'data.on_bad_image: "ignore" is not one of fail, skip' in error_of(tmp_path, on_bad_image="ignore")
+
+
+def test_bad_images_fail_or_are_left_out(tmp_path):
+    """Protects the choice: the first bad file, reason and number; or a set without them, that lists each."""
+    put(tmp_path, ["cat/0.png", "cat/1.png", "cat/2.png", "dog/0.png", "dog/1.png"])
+    (tmp_path / "cat/1.png").write_bytes(b"")
+    (tmp_path / "dog/0.png").write_bytes((tmp_path / "dog/0.png").read_bytes()[:48])
+    message = error_of(tmp_path)
+    assert message.startswith(f"{tmp_path}/cat/1.png: empty file (1 more images are bad); ")
+    assert "python -m kdmlc_jax.data.check" in message and "data.on_bad_image=skip" in message
+    source = load(tmp_path, on_bad_image="skip")
+    assert source.train.ids.tolist() == ["cat/0.png", "cat/2.png", "dog/1.png"] and levels(source.train) == [0, 2, 4]
+    assert [name for name, _ in source.skipped] == ["cat/1.png", "dog/0.png"] and source.skipped[0][1] == "empty file"
+    assert "2 bad images left out, first cat/1.png: empty file" in source.notes
+    # Headers alone do not show the cut.
+    assert len(load(tmp_path, on_bad_image="skip", verify=False).train.ids) == 4
+
+
+def test_too_large_images_are_bad_images(tmp_path):
+    """Protects that data.max_megapixels reaches the files."""
+    put(tmp_path, ["cat/0.png", "dog/0.png"], (50, 50))
+    assert "50 x 50 pixels are 0.0025 megapixels" in error_of(tmp_path, max_megapixels=0.002)
+
+
+def test_all_images_of_a_class_left_out(tmp_path):
+    """Protects from a set that skipping has emptied, in part or in whole."""
+    put(tmp_path, ["train/a/0.png", "train/b/0.png", "test/b/0.png"])
+    (tmp_path / "train/b/0.png").write_bytes(b"")
+    assert 'class "b" of the test images is missing from training' in error_of(tmp_path, on_bad_image="skip")
+    for name in ("train/a/0.png", "test/b/0.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert "no images" in error_of(tmp_path, on_bad_image="skip")
+
+
+FULL = """image,Label,extra,trusted,split,true_label
+d.png,cat,1,,,
+b.png,dog,2,yes,,cat
+a.png,cat,3,,trusted,
+c.png,,4,1,train,dog
+e.png,dog,5,no,noisy,cat
+f.png,dog,6,,val,
+g.png,cat,7,,test,dog
+h.png,cat,8,0,test,
+"""
+
+
+def check_full(source):
+    """Asserts what the manifest FULL says."""
+    assert source.class_names == ("cat", "dog")
+    assert source.train.ids.tolist() == [f"{name}.png" for name in "abcdef"]
+    assert source.train.labels.tolist() == [0, 1, -1, 0, 1, 1]
+    assert source.train.truth.tolist() == [0, 0, 1, -1, 0, -1]
+    assert source.trusted.tolist() == [0, 1, 2] and source.validation.tolist() == [5]
+    assert source.test.ids.tolist() == ["g.png", "h.png"] and source.test.labels.tolist() == [1, 0]
+
+
+def test_manifest_with_all_columns(tmp_path):
+    """Protects the meaning of every column, the order by id, aliases, and the given label of trusted images."""
+    source = load(tmp_path, **manifest(tmp_path, FULL))
+    check_full(source)
+    assert levels(source.train) == [2, 1, 3, 0, 4, 5] and levels(source.test) == [6, 7]
+
+
+def test_parquet_manifest(tmp_path):
+    """Protects the same table in Parquet, with nulls, booleans and dictionary columns."""
+    manifest(tmp_path, FULL)
+    lines = [line.split(",") for line in FULL.splitlines()]
+    columns = {name: [line[i] or None for line in lines[1:]] for i, name in enumerate(lines[0])}
+    columns["trusted"] = [{"yes": True, "1": True, "no": False, "0": False, None: None}[v] for v in columns["trusted"]]
+    table = pa.table(columns | {"Label": pa.array(columns["Label"]).dictionary_encode()})
+    parquet.write_table(table, tmp_path / "x.parquet")
+    check_full(load(tmp_path, manifest="x.parquet"))
+    table = pa.table({"path": ["a.png", "b.png"], "label": pa.array([1, 0], pa.int64())})
+    parquet.write_table(table, tmp_path / "x.parquet")
+    source = load(tmp_path, manifest=str(tmp_path / "x.parquet"))
+    assert source.class_names == ("0", "1") and source.train.labels.tolist() == [1, 0]
+    parquet.write_table(table.set_column(1, "label", pa.array([1.0, float("nan")])), tmp_path / "x.parquet")
+    assert 'x.parquet row 1: label "1.0" is not a whole number of 0 or more' in error_of(tmp_path, manifest="x.parquet")
+
+
+def test_whole_numbers_are_classes(tmp_path):
+    """Protects 0 to the largest as classes, also those without an image, and classes.txt as their names."""
+    text = "path,label\na.png,3\nb.png,0\nc.png,1\n"
+    assert load(tmp_path, **manifest(tmp_path, text)).class_names == ("0", "1", "2", "3")
+    (tmp_path / "classes.txt").write_text("zero\none\ntwo\nthree\n\n")
+    source = load(tmp_path, manifest="labels.csv")
+    assert source.class_names == ("zero", "one", "two", "three") and source.train.labels.tolist() == [3, 0, 1]
+    (tmp_path / "classes.txt").write_text("3\n1\n0\n")  # names that are numbers
+    assert load(tmp_path, manifest="labels.csv").train.labels.tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("-1", 'row 2: label "-1" is not a whole number of 0 or more'),
+        ("1.5", 'row 2: label "1.5" is not a whole number of 0 or more'),
+        ("2.0", 'row 2: label "2.0" is not a whole number of 0 or more'),
+        ("inf", 'row 2: label "inf" is not a whole number of 0 or more'),
+        ("1_0", 'row 2: label "1_0" is not a whole number of 0 or more'),
+        ("NaN", "row 2: the label is empty, expected a class"),
+        ("", "row 2: the label is empty, expected a class"),
+        ("100000", "row 2: label 100000 is out of range, expected 0 to 99999"),
+        ("9" * 5000, "is out of range, expected 0 to 99999"),
+        ("o", 'row 2: label "o" is not a whole number, as most labels are'),
+    ],
+)
+def test_labels_that_are_no_class_numbers(tmp_path, label, message):
+    """Protects training from labels that NumPy would wrap, round or make a million classes of."""
+    text = f"path,label\na.png,1\nb.png,{label}\nc.png,0\nd.png,2\n"
+    assert message in error_of(tmp_path, **manifest(tmp_path, text))
+
+
+def test_number_beyond_the_classes(tmp_path):
+    """Protects from a label K where classes.txt has K classes, 0 to K - 1."""
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    fields = manifest(tmp_path, "path,label\na.png,0\nb.png,1\nc.png,2\n")
+    assert "labels.csv row 3: label 2 is out of range, expected 0 to 1 (classes.txt)" in error_of(tmp_path, **fields)
+
+
+def test_typing_error_against_classes_txt(tmp_path):
+    """Protects from a class that a typing error makes, wherever it is, with the class that was meant."""
+    (tmp_path / "classes.txt").write_text("cat\ndog\nbird\n")
+    fields = manifest(tmp_path, "path,label,true_label\na.png,cat,\nb.png,dgo,\nc.png,dog,\n")
+    message = 'labels.csv row 2: label "dgo" is not one of the 3 classes of classes.txt (did you mean "dog"?)'
+    assert error_of(tmp_path, **fields) == f"{tmp_path}/{message}"
+    fields = manifest(tmp_path, "path,label,true_label\na.png,cat,Cat\n")
+    assert 'row 1: true_label "Cat" is not one of' in error_of(tmp_path, **fields)
+
+
+def test_typing_error_by_rareness(tmp_path):
+    """Protects from the same without classes.txt; a rare class unlike the others, or listed, is one."""
+    message = 'row 15: label "dgo" is there only once (did you mean "dog"?); if it is a class, write classes.txt'
+    assert message in error_of(tmp_path, **manifest(tmp_path, rows(dog=12, zebra=2, dgo=1)))
+    assert '"Dog" is there only twice (did you mean "dog"?)' in error_of(
+        tmp_path, **manifest(tmp_path, rows(dog=12, Dog=2))
+    )
+    assert load(tmp_path, **manifest(tmp_path, rows(dog=12, zebra=1))).class_names == ("dog", "zebra")
+    assert load(tmp_path, **manifest(tmp_path, rows(dog=12, dgo=3))).class_names == ("dgo", "dog")
+    assert load(tmp_path, **manifest(tmp_path, rows(dog=9, dgo=1))).class_names == ("dgo", "dog")
+    (tmp_path / "classes.txt").write_text("dog\ndgo\n")
+    assert load(tmp_path, **manifest(tmp_path, rows(dog=12, dgo=1))).class_names == ("dog", "dgo")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("cat\ndog\ncat\n", 'class "cat" is listed twice'), ("cat\n", "1 classes, expected 2 or more, one a line")],
+)
+def test_class_file_with_mistakes(tmp_path, text, message):
+    """Protects label numbers from a list of classes that is not one."""
+    (tmp_path / "classes.txt").write_text(text)
+    assert message in error_of(tmp_path, **manifest(tmp_path, rows(cat=2)))
+
+
+def test_missing_column(tmp_path):
+    """Protects the answer to a manifest of another make: the columns found, the nearest."""
+    fields = manifest(tmp_path, "path,lable\na.png,cat\n")
+    assert 'labels.csv: no column "label", found path, lable (did you mean "lable"?)' in error_of(tmp_path, **fields)
+    fields = manifest(tmp_path, "picture,label\na.png,cat\n")
+    assert 'labels.csv: no column "path", found picture, label' in error_of(tmp_path, **fields)
+    parquet.write_table(pa.table({"path": ["a.png"], "klass": [1]}), tmp_path / "x.parquet")
+    assert 'no column "label", found path, klass' in error_of(tmp_path, manifest="x.parquet")
+    fields = manifest(tmp_path, "path,label,label\na.png,cat,dog\n")
+    assert '2 columns "label", expected one' in error_of(tmp_path, **fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no rows"),
+        ("path,label\n", "no rows"),
+        ("path,label\na.png,cat\nb.png\n", "row 2: 1 fields, expected 2 as in the header"),
+        ('path,label\na.png,"cat\n', "cannot be read (unexpected end of data)"),
+        ("path,label\na.png,ca\xfft\n", "cannot be read ('utf-8' codec"),
+        ("path,label\n,cat\n", "row 1: the path is empty"),
+        ("path,label,split\na.png,cat,tran\n", 'row 1: split "tran" is not one of train, noisy, trusted'),
+        ("path,label,trusted\na.png,cat,maybe\n", 'row 1: trusted "maybe" is not one of true, 1, yes, false, 0, no'),
+        ("path,label,trusted,split\na.png,cat,1,test\n", 'row 1: trusted "1" contradicts split "test"'),
+        ("path,label,trusted,split\na.png,cat,no,trusted\n", 'row 1: trusted "no" contradicts split "trusted"'),
+        ("path,label\na.png,cat\nb.png,cat\n", 'the single class "cat", expected 2 classes or more'),
+        ("path,label,split\na.png,cat,\nb.png,dog,test\n", 'class "dog" of the test images is missing from training'),
+        ("path,label\na.png,cat\nb.png,dog\n./a.png,dog\n", 'row 3: "./a.png" is also in row 1'),
+        ("path,label,true_label\na.png,,cat\nb.png,dog,\n", "row 1: the label is empty"),
+    ],
+)
+def test_manifests_with_mistakes(tmp_path, text, message):
+    """Protects from a guess at what a row means: the row, the value, what is allowed."""
+    put(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "labels.csv").write_bytes(text.encode("latin-1"))
+    assert message in error_of(tmp_path, manifest="labels.csv")
+
+
+def test_manifest_that_is_none(tmp_path):
+    """Protects from a traceback where the manifest is absent, a folder, or of another format."""
+    assert f"data.manifest: {tmp_path}/x.csv: no such file" in error_of(tmp_path, manifest="x.csv")
+    assert "ends in neither .csv nor .parquet" in error_of(tmp_path, manifest="x.json")
+    (tmp_path / "x.parquet").write_text("PAR?")
+    assert f"{tmp_path}/x.parquet: cannot be read (" in error_of(tmp_path, manifest="x.parquet")
+    (tmp_path / "y.csv").mkdir()
+    assert f"{tmp_path}/y.csv: cannot be read (Is a directory)" in error_of(tmp_path, manifest="y.csv")
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "link.png", "linked/secret.png", "/etc/hostname", ".", "a/../../x"])
+def test_paths_out_of_the_folder(tmp_path, path):
+    """Protects files elsewhere on the machine from a manifest of unknown origin, links followed."""
+    put(tmp_path, ["set/a.png", "out/secret.png", "secret.png"])
+    (tmp_path / "set/link.png").symlink_to(tmp_path / "secret.png")
+    (tmp_path / "set/linked").symlink_to(tmp_path / "out")
+    (tmp_path / "set/labels.csv").write_text(f"path,label\na.png,cat\n{path},dog\n")
+    expected = f'labels.csv row 2: "{path}" is outside {tmp_path}/set, expected a file below it'
+    assert expected in error_of(tmp_path / "set", manifest="labels.csv")
+
+
+def test_absolute_paths_inside_the_folder(tmp_path):
+    """Protects manifests with absolute paths: the ids are relative all the same."""
+    put(tmp_path, ["x/a.png", "x/b.png"])
+    (tmp_path / "labels.csv").write_text(f"path,label\n{tmp_path}/x/b.png,cat\nx/a.png,dog\n")
+    assert load(tmp_path, manifest="labels.csv").train.ids.tolist() == ["x/a.png", "x/b.png"]
+
+
+def test_missing_file_is_a_bad_image(tmp_path):
+    """Protects the message and the choice for a manifest that names more than there is."""
+    fields = manifest(tmp_path, rows(cat=3, dog=3))
+    (tmp_path / "dog1.png").unlink()
+    assert f"{tmp_path}/dog1.png: no such file; `python" in error_of(tmp_path, **fields)
+    source = load(tmp_path, on_bad_image="skip", **fields)
+    assert source.skipped == (("dog1.png", "no such file"),) and len(source.train.ids) == 5
+
+
+def test_trusted_file_adds_to_the_rest(tmp_path):
+    """Protects a list of checked images beside the column: both are trusted, with their label as the truth."""
+    fields = manifest(tmp_path, "path,label,trusted,true_label\na.png,cat,1,\nb.png,dog,,\nc.png,dog,,\nd.png,,,cat\n")
+    (tmp_path / "checked.txt").write_text("./c.png\n\nd.png\n")
+    source = load(tmp_path, trusted_file="checked.txt", **fields)
+    assert source.trusted.tolist() == [0, 2, 3] and source.train.truth.tolist() == [0, -1, 1, 0]
+    assert source.train.labels.tolist() == [0, 1, 1, -1]
+
+
+def test_trusted_file_with_mistakes(tmp_path):
+    """Protects from trust in nothing: an unknown id with its line and what was meant, a test image, no file."""
+    put(tmp_path, ["train/cat/0.png", "train/dog/1.png", "test/cat/2.png"])
+    listed = tmp_path / "checked.txt"
+    assert f"{listed}: no such file" in error_of(tmp_path, trusted_file="checked.txt")
+    listed.write_text("train/cat/0.png\ntrain/cat/1.png\n")
+    message = f'line 2: "train/cat/1.png" is not an image of {tmp_path} (did you mean "train/dog/1.png"?)'
+    assert error_of(tmp_path, trusted_file="checked.txt") == f"{listed} {message}"
+    listed.write_text("test/cat/2.png\n")
+    assert 'line 1: "test/cat/2.png" is a test image, expected' in error_of(tmp_path, trusted_file=str(listed))
+    listed.write_bytes(b"\xff\n")
+    assert f"{listed}: byte 0 is not UTF-8 text" in error_of(tmp_path, trusted_file="checked.txt")
+    listed.write_text("train/dog/1.png\n")
+    assert load(tmp_path, trusted_file="checked.txt").trusted.tolist() == [1]
