@@ -7,7 +7,8 @@ ResNet-32 teacher (464 k weights) and ResNet-20 student (270 k), SGD .1, momentu
 120 epochs with steps at 80 and 100 (MLC, arXiv 1911.03809, its release), 1 000 trusted images, reflect-pad crop and
 flip; `cutout=16` is KDMLC's (doi 10.7544/issn1000-1239.202330382). Made for a GPU: its accuracy and time there have
 not been measured yet. On two CPU cores one bi-level step takes seconds; `quick` (cnn24 and cnn12, 10 000 noisy images,
-10 epochs) takes minutes. The binary archive's files lie in `data.dir` or in $KDMLC_DATA/cifar-10-batches-bin.
+10 epochs) takes minutes. `data.dir` is the downloaded archive, binary or Python version, or the folder it unpacks to;
+'' looks below $KDMLC_DATA.
 
 Arguments: those of `kdmlc_jax.config.SHORT`, options of the method, and `quick`.
 """

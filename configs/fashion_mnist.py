@@ -34,4 +34,5 @@ def get_config(arguments: dict[str, str]) -> ConfigDict:
         config.teacher.net, config.student.net = "resnet32", "resnet20"
     if arguments.pop("quick", None):
         config.train.epochs = 4
+    config.devices = 1  # a step is too small to be worth sharing
     return config_lib.resolve(config, arguments)

@@ -171,23 +171,24 @@ def report(summaries: list[dict], workdir: pathlib.Path) -> str:
     sizes = "  ".join(f"{name}: {count:,} weights" for name, count in names.items())
     lines = [f"\nTest accuracy after the last epoch ({sizes})", f"  {'':24s}" + "".join(f"{c:>10s}" for c in columns)]
     for label, nets in results.items():
-        cells = "".join(f"{nets[c]['last']:10.3f}" if c in nets else f"{'–':>10s}" for c in columns)
+        cells = "".join(f"{show_number(nets[c]['last'] if c in nets else None):>10s}" for c in columns)
         lines.append(f"  {label:24s}{cells}")
     noise, labels = run["noise"], run["labels"]
     lines.append(
-        f"Labels right: {labels['accuracy_before']:.1%} before, {labels['accuracy_after']:.1%} after correction; "
+        f"Labels right: {show_number(labels['accuracy_before'], '.1%')} before, "
+        f"{show_number(labels['accuracy_after'], '.1%')} after correction; "
         f"wrong labels found: precision {show_number(labels['precision'])}, recall {show_number(labels['recall'])}"
     )
-    lines.append(f"Noise rate: {noise['realised']:.3f} realised, {show_number(noise['estimated'])} estimated")
+    lines.append(f"Noise rate: {show_number(noise['realised'])} realised, {show_number(noise['estimated'])} estimated")
     lines.append(f"Files in {workdir}/: labels.csv and labels.parquet (every label, corrected, with confidence),")
     deployed = next(iter(run["networks"]))
     lines.append(f"  {deployed}/ (the network to deploy), summary.json (all figures), metrics.jsonl (every epoch)")
     return "\n".join(lines)
 
 
-def show_number(value: float | None) -> str:
+def show_number(value: float | None, form: str = ".3f") -> str:
     """'0.912', or a dash where there is none."""
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else format(value, form)
 
 
 def main(argv: list[str]) -> None:

@@ -57,7 +57,7 @@ def base() -> ConfigDict:
                 "select_on": "given",
                 "trusted_given": False,
                 "pipeline": "auto",  # or resident, stream
-                "resident_mb": 4096.0,  # auto: more than this streams
+                "resident_mb": 4096.0,  # decoded images above this stay in their files
             },
             "noise": {
                 "kind": "uniform",
@@ -175,6 +175,12 @@ def find(path: str) -> pathlib.Path:
     raise UserError(f"config file {path} does not exist; shipped with the package: {', '.join(dict.fromkeys(shipped))}")
 
 
+def call(path: str, arguments: dict[str, str]) -> ConfigDict:
+    """What the config file at `path` makes of its arguments."""
+    made: ConfigDict = runpy.run_path(str(find(path)))["get_config"](arguments)
+    return made
+
+
 def load(spec: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
     """The resolved config of `path.py:arguments`, with overrides {"optim.lr": "0.1"} applied last.
 
@@ -182,12 +188,11 @@ def load(spec: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
       UserError: for a missing file, an unknown name or a value of the wrong type.
     """
     path, _, arguments = spec.partition(":")
-    module = runpy.run_path(str(find(path)))
     given = parse_arguments(arguments)
     for name in ("name", "preset"):
         if f"method.{name}" in overrides:
             given["method" if name == "name" else name] = overrides[f"method.{name}"]
-    config = module["get_config"](given)
+    config = call(path, given)
     for field, text in overrides.items():
         assign(config, field, text)
     return config

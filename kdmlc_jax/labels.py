@@ -29,8 +29,9 @@ def table(
     split_names: Sequence[str] | np.ndarray,
     given: np.ndarray,
     beliefs: np.ndarray,
+    class_names: Sequence[str] | None = None,
 ) -> pa.Table:
-    """One row per image, in the order of `ids`, with the columns COLUMNS.
+    """One row per image, in the order of `ids`, with the columns COLUMNS, and given_class and corrected_class by name.
 
     corrected_label = argmax_c b_c, the given label where it ties; confidence = its belief; p_given = b_ỹ;
     is_label_issue = corrected_label ≠ given_label;
@@ -43,6 +44,7 @@ def table(
       split_names: N names: noisy, trusted, validation.
       given: i32[N], given labels.
       beliefs: f32[N, C], rows on the simplex.
+      class_names: C names; None = no columns of names.
 
     Returns:
       The table; labels i32, confidence, p_given and label_score f32, rank i64 from 1 to N.
@@ -71,7 +73,11 @@ def table(
         "label_score": score,
         "rank": _rank(np.asarray(ids), score),
     }
-    return pa.table({name: values[name] for name in COLUMNS})
+    columns = {name: values[name] for name in COLUMNS}
+    if class_names is not None:
+        names = np.asarray(class_names)
+        columns |= {"given_class": names[given], "corrected_class": names[corrected]}
+    return pa.table(columns)
 
 
 def _rank(ids: np.ndarray, score: np.ndarray) -> np.ndarray:

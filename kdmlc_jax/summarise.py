@@ -22,7 +22,7 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
     beliefs = job.beliefs(current, rows)
     trusted = names == "trusted"
     beliefs[trusted] = np.eye(job.info.num_classes, dtype=np.float32)[data.given_label[rows[trusted]]]
-    table = labels.table(data.ids[rows], names, data.given_label[rows], beliefs)
+    table = labels.table(data.ids[rows], names, data.given_label[rows], beliefs, data.class_names)
     labels.write(table, workdir)
     export.save(workdir / method.deployed, method.networks[method.deployed](current), describe(job, method.deployed))
     return {

@@ -169,3 +169,12 @@ def test_detection_refuses_bad_input():
         labels.detection(flags, np.zeros(2), flags)
     with pytest.raises(UserError, match=r"label_score row 1: nan, expected a finite number"):
         labels.detection(flags, np.array([0, np.nan, 0]), flags)
+
+
+def test_classes_by_name():
+    """Protects the person who reads the table: beside each number stands the class it means."""
+    beliefs = np.array([[0.1, 0.9], [0.8, 0.2]], np.float32)
+    rows = labels.table(["a.png", "b.png"], ["noisy", "noisy"], np.array([0, 0]), beliefs, ("cat", "dog"))
+    assert rows["given_class"].to_pylist() == ["cat", "cat"]
+    assert rows["corrected_class"].to_pylist() == ["dog", "cat"]
+    assert rows["id"].to_pylist() == ["a.png", "b.png"]

@@ -95,13 +95,15 @@ def test_replicate_does_not_alias(devices):
         np.testing.assert_array_equal(result, 2 * np.arange(6.0))
 
 
-def test_batch_is_split_where_it_divides():
-    """Protects batch sizes that the devices do not divide: those leaves stay whole, the others are split."""
+def test_batch_is_split_over_the_devices():
+    """Protects data parallelism: each device holds its part of every leaf, made inside jit or sent from the host."""
     mesh = parallel.make_mesh(4)
-    batch = {"image": jnp.zeros((8, 2)), "label": jnp.zeros(8, jnp.int32), "odd": jnp.zeros((6, 2))}
-    split = jax.jit(lambda tree: parallel.split_batch(tree, mesh))(batch)
-    shards = {name: leaf.sharding.shard_shape(leaf.shape)[0] for name, leaf in split.items()}
-    assert shards == {"image": 2, "label": 2, "odd": 6}
+    batch = {"image": np.zeros((8, 2)), "label": np.zeros(8, np.int32)}
+    inside = jax.jit(lambda tree: parallel.split_batch(tree, mesh))(batch)
+    for split in (inside, parallel.put_batch(batch, mesh)):
+        assert {name: leaf.sharding.shard_shape(leaf.shape)[0] for name, leaf in split.items()} == dict.fromkeys(
+            batch, 2
+        )
 
 
 def test_compiled_programs_are_kept_where_the_user_says(tmp_path, monkeypatch):

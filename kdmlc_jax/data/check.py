@@ -28,6 +28,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--config", default="configs/digits.py", metavar="FILE.py[:a=1]", help="as for a run")
     flags, overrides = parse(parser, argv)
     config = config_lib.load(flags.config, overrides)
+    config_lib.check(config)
     wanted = config.data.on_bad_image
     config.data.on_bad_image, config.data.verify = "skip", True
 

@@ -53,7 +53,8 @@ def from_source(config: Any, source: Source) -> Dataset:
     known = np.where(truth >= 0, truth, labels)
     group = None
     if config.data.verify:
-        group, test_group = duplicates.groups(train.images, test and test.images)
+        # Of the source's own images: what fits into memory is no reason for another split, nor to miss a copy in test.
+        group, test_group = duplicates.groups(source.train.images, source.test and source.test.images)
     parts = make_splits(config, source, known, group)
     check_batches(config, parts, train.images)
     # A trusted image carries the label that is trusted, whatever it carried before.
@@ -73,9 +74,12 @@ def from_source(config: Any, source: Source) -> Dataset:
 
 
 def held(images: Images, data: Any) -> Images:
-    """`images` in memory where they fit `data.resident_mb` or `data.pipeline` is resident."""
+    """`images` in memory where they fit `data.resident_mb` or `data.pipeline` is resident.
+
+    A stream of small images is fed from memory too: decoding a 32x32 PNG costs more than a step on it.
+    """
     size = np.prod(images.shape, dtype=np.int64) * images.dtype.itemsize / 2**20
-    if isinstance(images, np.ndarray) or data.pipeline == "stream":
+    if isinstance(images, np.ndarray):
         return images
     return images[:] if data.pipeline == "resident" or size <= data.resident_mb else images
 
@@ -101,10 +105,13 @@ def make_splits(config: Any, source: Source, known: np.ndarray, group: np.ndarra
     """The splits of `data.splits`, or drawn anew."""
     data, total = config.data, len(known)
     if data.splits:
-        parts = artefact.load_artefact(data.splits).splits
+        parts, given, *_ = artefact.load_artefact(data.splits)
         rows = np.concatenate(parts)
-        if len(np.unique(rows)) < len(rows) or rows.min() < 0 or rows.max() >= total:
-            raise UserError(f"data.splits: {data.splits} does not split {total} training images; another data set?")
+        if len(given) != total or len(np.unique(rows)) < len(rows) or rows.min() < 0 or rows.max() >= total:
+            raise UserError(
+                f"data.splits: {data.splits} splits {len(given)} images, expected {total} as in training; "
+                "another data set?"
+            )
         return parts
     named = splits.Named(source.trusted, source.validation)
     sizes = (data.trusted, data.validation, data.noisy)
