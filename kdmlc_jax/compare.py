@@ -112,7 +112,8 @@ def markdown(rows: list[dict]) -> str:
     head += ["labels right before", "after", "seconds"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
-        cells = [row["method"], row["options"], f"{row['noise']} {row['rate']:g}"]
+        rate = "" if row["rate"] is None else f" {row['rate']:g}"
+        cells = [row["method"], row["options"], f"{row['noise']}{rate}"]
         cells += [f"{row['network']} ({row['architecture']})", str(row["n_seeds"])]
         cells += [show(row[name]) for name in ("last", "best_val", "last5", "best_test")]
         cells += [show(row["labels_before"]), show(row["labels_after"]), show(row["seconds"], 0)]
@@ -169,11 +170,15 @@ def report(summaries: list[dict], workdir: pathlib.Path) -> str:
         results.setdefault(summary["label"], {}).update(summary["networks"])
     names = {result["name"]: result["parameters"] for nets in results.values() for result in nets.values()}
     sizes = "  ".join(f"{name}: {count:,} weights" for name, count in names.items())
-    lines = [f"\nTest accuracy after the last epoch ({sizes})", f"  {'':24s}" + "".join(f"{c:>10s}" for c in columns)]
+    figure, title = "last", "Test accuracy"
+    if all(result["last"] is None for nets in results.values() for result in nets.values()):
+        figure, title = "validation_given", "No test images; agreement with the given labels of validation images"
+    lines = [f"\n{title} after the last epoch ({sizes})", f"  {'':24s}" + "".join(f"{c:>10s}" for c in columns)]
     for label, nets in results.items():
-        cells = "".join(f"{show_number(nets[c]['last'] if c in nets else None):>10s}" for c in columns)
+        cells = "".join(f"{show_number(nets[c][figure] if c in nets else None):>10s}" for c in columns)
         lines.append(f"  {label:24s}{cells}")
     noise, labels = run["noise"], run["labels"]
+    lines.append(f"Labels of the noisy part held to be wrong: {labels['flagged']} (is_label_issue in the label table)")
     lines.append(
         f"Labels right: {show_number(labels['accuracy_before'], '.1%')} before, "
         f"{show_number(labels['accuracy_after'], '.1%')} after correction; "

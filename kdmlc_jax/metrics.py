@@ -62,14 +62,17 @@ def accuracy(predicted: np.ndarray, label: np.ndarray) -> float | None:
 
 
 def network_summary(history: list[dict], network: str, select_on: str) -> dict[str, float | None]:
-    """last, last5, best_val and best_test of one network from the epochs' rows, as fractions of the test set.
+    """last, last5, best_val, best_test and validation_given of one network from the epochs' rows, as fractions.
 
     best_val is the test accuracy of the epoch that was best on validation (the first of equals); None without one.
-    best_test is an oracle: it chooses on the test set. All are None without a test set.
+    best_test is an oracle: it chooses on the test set. All are None without a test set. validation_given is the last
+    epoch's agreement with the given labels of the validation images.
     """
+    validation = {"validation_given": history[-1].get(f"{network}_validation_given")}
     if any(row.get(f"{network}_test") is None for row in history):
-        return dict.fromkeys(("last", "last5", "best_val", "best_test"))
+        return dict.fromkeys(("last", "last5", "best_val", "best_test")) | validation
     test = [row[f"{network}_test"] for row in history]
     chosen = [row.get(f"{network}_validation_{select_on}") for row in history]
     best_val = None if None in chosen else test[int(np.argmax(np.array(chosen, float)))]
-    return {"last": test[-1], "last5": float(np.mean(test[-5:])), "best_val": best_val, "best_test": max(test)}
+    best = {"best_val": best_val, "best_test": max(test)}
+    return {"last": test[-1], "last5": float(np.mean(test[-5:])), **best, **validation}

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from kdmlc_jax import export, labels, metrics
+from kdmlc_jax.data import noise
 from kdmlc_jax.methods.base import Method
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
         "device": f"{job.mesh.size} x {job.mesh.devices.flat[0].device_kind}",
         "noise": {
             "kind": config.noise.kind,
-            "nominal": config.noise.rate,
+            "nominal": config.noise.rate if config.noise.kind in noise.RATED else None,
             "realised": data.rate,
             "estimated": estimated_rate(method, current, beliefs[names == "noisy"]),
         },

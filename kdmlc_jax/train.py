@@ -184,8 +184,9 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
     files.write_json(workdir / "config.json", config.to_dict())
     files.write_csv(workdir / "bad_images.csv", ("image", "reason"), dataset.skipped)
     artefact.save_artefact(workdir / "noise.npz", dataset.splits, dataset.given_label, dataset.rate, dataset.matrix)
-    for note in () if quiet else dataset.notes:
-        print(note, file=sys.stderr)
+    for note in dataset.notes:
+        if note.startswith("warning") and not quiet:
+            print(note, file=sys.stderr)
     with contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep)) as checkpoints:
         carry, progress = train(job, carry, checkpoints, workdir, quiet, title or config.name, began)
     trained = time.monotonic()

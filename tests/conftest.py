@@ -12,19 +12,23 @@ if _DEVICE_COUNT not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICE_COUNT}=4".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# Many tests train the same tiny run: each program is compiled once a session, and none ends in the user's cache folder.
+# Set in the environment, the folder is that of all workers and of the programs that tests start.
+_compiled = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Many tests train the same tiny run: each program is compiled once a session, and none ends in the user's cache folder.
-_compiled = tempfile.TemporaryDirectory()
-if not jax.config.jax_compilation_cache_dir:
-    jax.config.update("jax_compilation_cache_dir", _compiled.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def pytest_unconfigure(config):
-    _compiled.cleanup()
+    if _compiled is not None:
+        _compiled.cleanup()
 
 
 def pytest_report_header(config):

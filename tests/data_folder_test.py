@@ -194,7 +194,7 @@ def test_bad_images_fail_or_are_left_out(tmp_path):
     source = load(tmp_path, on_bad_image="skip")
     assert source.train.ids.tolist() == ["cat/0.png", "cat/2.png", "dog/1.png"] and levels(source.train) == [0, 2, 4]
     assert [name for name, _ in source.skipped] == ["cat/1.png", "dog/0.png"] and source.skipped[0][1] == "empty file"
-    assert "2 bad images left out, first cat/1.png: empty file" in source.notes
+    assert "warning: 2 bad images left out, first cat/1.png: empty file" in source.notes
     # Headers alone do not show the cut.
     assert len(load(tmp_path, on_bad_image="skip", verify=False).train.ids) == 4
 

@@ -76,11 +76,17 @@ def test_network_summary():
     test = [0.1, 0.9, 0.3, 0.4, 0.5, 0.6, 0.7]
     history = rows(test, given=[0.1, 0.2, 0.8, 0.8, 0.3, 0.2, 0.1], true=[0, 0, 0, 0, 1, 0, 0])
     got = metrics.network_summary(history, "student", "given")
-    assert got == pytest.approx({"last": 0.7, "last5": 0.5, "best_val": 0.3, "best_test": 0.9})
+    assert got == pytest.approx({"last": 0.7, "last5": 0.5, "best_val": 0.3, "best_test": 0.9, "validation_given": 0.1})
     assert metrics.network_summary(history, "student", "true")["best_val"] == 0.5
 
 
 def test_network_summary_without_validation():
     """Protects runs without a validation split and runs shorter than five epochs."""
     got = metrics.network_summary(rows([0.2, 0.4]), "student", "given")
-    assert got == {"last": 0.4, "last5": pytest.approx(0.3), "best_val": None, "best_test": 0.4}
+    assert got == {
+        "last": 0.4,
+        "last5": pytest.approx(0.3),
+        "best_val": None,
+        "best_test": 0.4,
+        "validation_given": None,
+    }

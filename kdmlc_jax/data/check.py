@@ -32,6 +32,7 @@ def main(argv: list[str]) -> None:
     wanted = config.data.on_bad_image
     config.data.on_bad_image, config.data.verify = "skip", True
 
+    from kdmlc_jax import train
     from kdmlc_jax.data import sources
     from kdmlc_jax.data.prepare import from_source
 
@@ -39,8 +40,9 @@ def main(argv: list[str]) -> None:
     for line in describe_source(source):
         print(line)
     dataset = from_source(config, source)
-    for line in describe_run(config, dataset):
+    for line in describe_run(config, dataset, source.notes):
         print(line)
+    train.Run(config, dataset)
     if source.skipped and wanted == "fail":
         raise UserError(
             f"{len(source.skipped)} unreadable images: mend them, or leave them out by data.on_bad_image=skip"
@@ -68,20 +70,19 @@ def describe_source(source: Any) -> Iterator[str]:
     yield from (f"  {note}" for note in source.notes)
 
 
-def describe_run(config: Any, dataset: Any) -> Iterator[str]:
-    """What a run would make of them, a line each."""
+def describe_run(config: Any, dataset: Any, told: tuple[str, ...]) -> Iterator[str]:
+    """What a run would make of them, a line each; notes already `told` are left out."""
+    from kdmlc_jax.data.pipeline import is_resident
+
     yield "a run: " + ", ".join(f"{len(rows)} {name}" for name, rows in dataset.splits._asdict().items())
     rate = "unknown" if dataset.rate is None else f"{dataset.rate:.4f}"
     yield f"  noise {config.noise.kind}: share of wrong labels in the noisy part {rate}"
-    copies = dataset.duplicates
-    yield f"  exact copies: {copies.extra} images repeat another, {copies.conflicting} contents with two labels"
-    yield f"    {copies.left_out} kept out because the original is trusted or validation, {copies.leaked} also in test"
     mib = np.prod(dataset.images.shape, dtype=float) * dataset.images.dtype.itemsize / 2**20
-    kind = "resident" if config.data.pipeline == "resident" else "stream"
-    if config.data.pipeline == "auto" and isinstance(dataset.images, np.ndarray):
-        kind = "resident"
+    kind = "resident" if is_resident(dataset, config.data.pipeline) else "streaming"
     yield f"  {mib:,.1f} MiB of training images (data.resident_mb={config.data.resident_mb:g}): {kind} pipeline"
-    yield from (f"  {note}" for note in dataset.notes if note.startswith("warning"))
+    yield from (f"  {note}" for note in dataset.notes if note not in told)
+    if not any(dataset.duplicates):
+        yield "  no training image is an exact copy of another or of a test image"
 
 
 if __name__ == "__main__":

@@ -17,9 +17,19 @@ class Duplicates(NamedTuple):
     left_out: int  # copies kept out of the noisy and validation parts, because the original is held elsewhere
     leaked: int  # training images whose content is in the test part as well
 
+    def notes(self) -> list[str]:
+        """One warning where a result would mislead, none for a clean set."""
+        if not any(self):
+            return []
+        return [
+            f"warning: exact copies: {self.extra} training images repeat another, {self.conflicting} contents have "
+            f"two labels, {self.left_out} left out because the original is trusted or validation, "
+            f"{self.leaked} training images are also in the test part"
+        ]
+
 
 def digests(images: Images) -> np.ndarray:
-    """S16[N], a hash of each image's content: of its pixels, or of its file where images are read from files."""
+    """V16[N], a hash of each image's content: of its pixels, or of its file where images are read from files."""
     if not isinstance(images, np.ndarray):
         made: np.ndarray = images.digests()  # type: ignore[attr-defined]
         return made

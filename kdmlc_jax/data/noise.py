@@ -16,6 +16,7 @@ from kdmlc_jax.errors import UserError, suggest
 
 # Those of `transition_matrix`, and all.
 MATRIX_KINDS = ("none", "uniform", "uniform_excluded", "flip", "pair", "semantic")
+RATED = (*MATRIX_KINDS[1:], "instance")  # those that noise.rate governs
 KINDS = (*MATRIX_KINDS, "instance", "matrix", "human", "file")
 
 

@@ -45,10 +45,13 @@ class Pipeline(Protocol):
 
 
 def choose(dataset: Dataset, how: str, seed: int, steps: int) -> "Resident | Stream":
-    """The pipeline that `data.pipeline` names; auto is resident where the images are in memory."""
-    if how == "resident" or (how == "auto" and isinstance(dataset.images, np.ndarray)):
-        return Resident(dataset, seed, steps)
-    return Stream(dataset, seed, steps)
+    """The pipeline that `how` (`data.pipeline`) names, for epochs of `steps` steps."""
+    return (Resident if is_resident(dataset, how) else Stream)(dataset, seed, steps)
+
+
+def is_resident(dataset: Dataset, how: str) -> bool:
+    """Whether the images would live on the device; auto says so where they are in memory."""
+    return how == "resident" or (how == "auto" and isinstance(dataset.images, np.ndarray))
 
 
 def stats(dataset: Dataset) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ import numpy as np
 from kdmlc_jax.data import artefact, duplicates, noise, sources, splits
 from kdmlc_jax.data.duplicates import Duplicates
 from kdmlc_jax.data.sources import Images, Part, Source
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import UserError, choose
 
 # Noise that is drawn from known labels; the others take labels as they come.
 AS_GIVEN = ("none", "human", "file")
@@ -62,14 +62,14 @@ def from_source(config: Any, source: Source) -> Dataset:
     given[parts.trusted] = truth[parts.trusted] = known[parts.trusted]
     if config.data.trusted_given:
         trusted_given[parts.trusted] = labels[parts.trusted]
+    copies = None if group is None else duplicates.count(group, test_group, given, parts)
     noisy = parts.noisy[truth[parts.noisy] >= 0]
     rate, matrix = noise.realised(truth[noisy], given[noisy], classes) if len(noisy) else (None, None)
     return Dataset(
         source.name, source.class_names, train.images, given, trusted_given, truth, parts,
         test and test.images, test.labels if test else np.zeros(0, np.int32), rate, matrix,
         np.arange(len(given)) if train.ids is None else train.ids, source.skipped,
-        (*source.notes, *trust_notes(config, source)),
-        None if group is None else duplicates.count(group, test_group, given, parts),
+        (*source.notes, *trust_notes(config, source), *(copies.notes() if copies else ())), copies,
     )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def held(images: Images, data: Any) -> Images:
 
 def given_and_true(config: Any, source: Source, train: Part) -> tuple[np.ndarray, np.ndarray]:
     """Given labels after the noise, -1 where there is none, and true labels, -1 where unknown; i32[N] each."""
-    unknown, kind = np.full_like(train.labels, -1), config.noise.kind
+    unknown, kind = np.full_like(train.labels, -1), choose("noise.kind", config.noise.kind, noise.KINDS)
     truth = unknown if train.truth is None else train.truth.copy()
     if kind == "none":
         return train.labels.copy(), truth
@@ -107,9 +107,9 @@ def make_splits(config: Any, source: Source, known: np.ndarray, group: np.ndarra
     if data.splits:
         parts, given, *_ = artefact.load_artefact(data.splits)
         rows = np.concatenate(parts)
-        if len(given) != total or len(np.unique(rows)) < len(rows) or rows.min() < 0 or rows.max() >= total:
+        if len(given) != total or len(np.unique(rows)) < len(rows) or not np.isin(rows, np.arange(total)).all():
             raise UserError(
-                f"data.splits: {data.splits} splits {len(given)} images, expected {total} as in training; "
+                f"data.splits: {data.splits} is of {len(given)} images and does not split {total} training images; "
                 "another data set?"
             )
         return parts

@@ -44,7 +44,7 @@ def read(data: ConfigDict) -> Source:
     notes = _disjoint(root, lists)
     skipped = _leave_out(root, lists, data) if data.verify else ()
     if skipped:
-        notes += (f"{len(skipped)} bad images left out, first {skipped[0][0]}: {skipped[0][1]}",)
+        notes += (f"warning: {len(skipped)} bad images left out, first {skipped[0][0]}: {skipped[0][1]}",)
     train, test = [name for part in TRAIN_LISTS for name in lists[part]], list(lists["clean_test"])
     trusted, validation = np.cumsum([len(lists[part]) for part in TRAIN_LISTS[:2]])
     return Source(

@@ -92,7 +92,11 @@ def to_source(listing: Listing, data: ConfigDict) -> Source:
     skipped = leave_out(listing.root, listing.ids, bad, data.on_bad_image)
     good = np.array([header is not None for header in headers], bool)
     listing, chosen = listing.take(good), chosen[good]
-    _check_classes(listing)
+    try:
+        _check_classes(listing)
+    except UserError as error:  # what was left out may be why
+        lost = [note.removeprefix("warning: ") for note in _skip_notes(skipped)]
+        raise UserError("; ".join([str(error), *lost])) from error
     listing.role[chosen] = Role.TRUSTED
     seen = [header for header in headers if header is not None]
     size, channels = _format(seen, data)
@@ -216,7 +220,7 @@ def _rows(train: Listing, role: Role) -> np.ndarray | None:
 
 
 def _skip_notes(skipped: tuple[tuple[str, str], ...]) -> list[str]:
-    return [f"{len(skipped)} bad images left out, first {skipped[0][0]}: {skipped[0][1]}"] if skipped else []
+    return [f"warning: {len(skipped)} bad images left out, first {skipped[0][0]}: {skipped[0][1]}"] if skipped else []
 
 
 def _count_note(listing: Listing) -> str:

@@ -1,0 +1,257 @@
+"""From a source to the data of a run: what is given, what is true, what is trusted, and what is kept apart."""
+
+import numpy as np
+import pytest
+
+from kdmlc_jax import config as config_lib
+from kdmlc_jax.data import artefact, pipeline, prepare
+from kdmlc_jax.data.duplicates import Duplicates
+from kdmlc_jax.data.sources import Part, Source
+from kdmlc_jax.errors import UserError
+
+SIZE, NAMES = 30, ("cat", "dog", "owl")
+IMAGES = np.random.default_rng(0).integers(0, 256, (SIZE, 4, 4, 1), np.uint8)
+TRUTH = np.arange(SIZE, dtype=np.int32) % 3
+GIVEN = np.where(np.arange(SIZE) % 5 == 0, (TRUTH + 1) % 3, TRUTH).astype(np.int32)
+UNCHECKED = "draws the trusted images from labels that nobody has checked"
+
+
+class Lazy:
+    """Images that are read when asked for, and count how often; their digests do without."""
+
+    def __init__(self, pixels):
+        self.pixels, self.shape, self.dtype, self.reads = pixels, pixels.shape, pixels.dtype, 0
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __getitem__(self, rows):
+        self.reads += 1
+        return self.pixels[rows]
+
+    def digests(self):
+        return np.array([np.void(image.tobytes()) for image in self.pixels], "V16")
+
+
+def source(images=IMAGES, labels=GIVEN, truth=None, test=None, **fields):
+    """A hand-made data set; `test` are the test images, labelled 0."""
+    held_out = None if test is None else Part(test, np.zeros(len(test), np.int32))
+    return Source("hand", NAMES, Part(images, labels, truth), held_out, **fields)
+
+
+def made(given, **fields):
+    """What a run makes of a source; `fields` are those of config.data, and whole paths with __ for the dot."""
+    config = config_lib.base()
+    config.noise.kind, config.data.trusted = "none", 0.0 if given.trusted is not None else 6.0
+    config.train.batch_size, config.train.trusted_batch_size = 4, 2
+    paths = {name.replace("__", ".") if "__" in name else f"data.{name}": value for name, value in fields.items()}
+    config.update_from_flattened_dict(paths)
+    return prepare.from_source(config, given)
+
+
+def error_of(given, **fields):
+    """The one line that preparing fails with."""
+    with pytest.raises(UserError) as caught:
+        made(given, **fields)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_unknown_truth_stays_unknown():
+    """Protects real data: no figure pretends to know what is wrong, and drawing trusted images from it is said."""
+    dataset = made(source())
+    trusted = np.isin(np.arange(SIZE), dataset.splits.trusted)
+    assert trusted.sum() == 6 and (dataset.truth[~trusted] == -1).all()
+    np.testing.assert_array_equal(dataset.truth[trusted], GIVEN[trusted])
+    np.testing.assert_array_equal(dataset.given_label, GIVEN)
+    assert dataset.rate is None and dataset.matrix is None
+    (note,) = dataset.notes
+    assert note.startswith("warning: data.trusted=6.0") and UNCHECKED in note
+    assert dataset.ids.tolist() == list(range(SIZE)) and dataset.test_images is None and not len(dataset.test_label)
+
+
+@pytest.mark.parametrize(
+    "given, fields",
+    [
+        (source(truth=TRUTH), {}),
+        (source(trusted=np.arange(3)), {}),
+        (source(), {"noise__kind": "uniform"}),
+    ],
+    ids=["truth known", "trusted named", "noise drawn from the labels"],
+)
+def test_no_warning_where_the_trusted_labels_are_known(given, fields):
+    """Protects from a warning that cries wolf, which soon nobody reads."""
+    assert not any(UNCHECKED in note for note in made(given, **fields).notes)
+
+
+def test_known_truth_gives_the_realised_rates():
+    """Protects the noise that is reported: counted over the noisy images alone, from labels as they came."""
+    dataset = made(source(truth=TRUTH), validation=5.0)
+    noisy = dataset.splits.noisy
+    assert dataset.rate == np.mean(GIVEN[noisy] != TRUTH[noisy]) and 0 < dataset.rate < 0.5
+    counted = [[np.mean(GIVEN[noisy][TRUTH[noisy] == y] == z) for z in range(3)] for y in range(3)]
+    np.testing.assert_allclose(dataset.matrix, counted)
+    np.testing.assert_array_equal(dataset.given_label[noisy], GIVEN[noisy])
+
+
+def test_partly_known_truth_counts_where_it_is_known():
+    """Protects the rate of a set like Clothing1M: images without a true label neither raise nor lower it."""
+    truth = np.where(np.arange(SIZE) < 12, TRUTH, -1).astype(np.int32)
+    dataset = made(source(truth=truth))
+    noisy = dataset.splits.noisy
+    known = noisy[truth[noisy] >= 0]
+    assert 0 < len(known) < len(noisy) and dataset.rate == np.mean(GIVEN[known] != TRUTH[known])
+    assert (dataset.truth[noisy] == truth[noisy]).all()
+
+
+def test_drawn_noise_needs_every_true_label():
+    """Protects from noise upon noise where only some labels are true; where all are, or none is told, it is drawn."""
+    truth = np.where(np.arange(SIZE) < 12, TRUTH, -1).astype(np.int32)
+    message = error_of(source(truth=truth), noise__kind="uniform")
+    assert message == 'noise.kind: "uniform" needs the true label of every image, 18 have none; take "none"'
+    for given, expected in ((source(truth=TRUTH), TRUTH), (source(), GIVEN)):
+        dataset = made(given, noise__kind="uniform_excluded", noise__rate=1.0)
+        np.testing.assert_array_equal(dataset.truth, expected)
+        assert (
+            dataset.rate == 1.0
+            and (dataset.given_label[dataset.splits.trusted] == expected[dataset.splits.trusted]).all()
+        )
+
+
+@pytest.mark.parametrize("carried", [False, True])
+def test_trusted_images_carry_the_checked_label(carried):
+    """Protects the meaning of trusted: learnt with the true label; the label before it only where asked for."""
+    rows = np.array([0, 4, 5, 10])  # 0, 5 and 10 came with a wrong label
+    dataset = made(source(truth=TRUTH, trusted=rows), trusted_given=carried)
+    assert sorted(dataset.splits.trusted.tolist()) == rows.tolist()
+    np.testing.assert_array_equal(dataset.given_label[rows], TRUTH[rows])
+    np.testing.assert_array_equal(dataset.trusted_given[rows], GIVEN[rows] if carried else -1)
+    others = np.setdiff1d(np.arange(SIZE), rows)
+    assert (dataset.trusted_given[others] == -1).all()
+    np.testing.assert_array_equal(dataset.given_label[others], GIVEN[others])
+    batch = pipeline.select(dataset, "trusted", np.arange(4))
+    np.testing.assert_array_equal(batch["trusted_given"], dataset.trusted_given[dataset.splits.trusted])
+
+
+def test_images_with_only_a_true_label():
+    """Protects from class -1: trusted and validation images that came with no label take their true one."""
+    trusted, validation, labels = np.array([0, 1, 2]), np.array([5, 6]), GIVEN.copy()
+    labels[[0, 5]] = -1
+    dataset = made(source(labels=labels, truth=TRUTH, trusted=trusted, validation=validation), trusted_given=True)
+    np.testing.assert_array_equal(dataset.given_label[[0, 5]], TRUTH[[0, 5]])
+    assert dataset.trusted_given[0] == -1 and dataset.trusted_given[1] == GIVEN[1]
+    assert (dataset.given_label >= 0).all() and labels[0] == -1, "the source's own labels are left alone"
+    assert sorted(dataset.splits.validation.tolist()) == [5, 6]
+
+
+def saved(folder, dataset):
+    """The noise.npz of a run on `dataset`."""
+    path = folder / "noise.npz"
+    artefact.save_artefact(path, dataset.splits, dataset.given_label, dataset.rate, dataset.matrix)
+    return str(path)
+
+
+def test_splits_of_another_run(tmp_path):
+    """Protects comparisons: the same images in the same roles, whatever seed and sizes the new config has."""
+    first = made(source(truth=TRUTH), validation=5.0)
+    again = made(source(truth=TRUTH), splits=saved(tmp_path, first), trusted=3.0)
+    for one, two in zip(first.splits, again.splits, strict=True):
+        np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(first.given_label, again.given_label)
+    assert not any(UNCHECKED in note for note in made(source(), splits=saved(tmp_path, first)).notes)
+
+
+@pytest.mark.parametrize("rows", [slice(0, 24), np.arange(SIZE).repeat(2)], ids=["smaller", "larger"])
+def test_splits_of_another_data_set_are_refused(tmp_path, rows):
+    """Protects from roles that belong to other images, also where all rows happen to exist."""
+    path = saved(tmp_path, made(source(truth=TRUTH), noisy=8.0))
+    other = source(IMAGES[rows], GIVEN[rows], TRUTH[rows])
+    size = len(TRUTH[rows])
+    expected = f"data.splits: {path} is of 30 images and does not split {size} training images; another data set?"
+    assert error_of(other, splits=path, verify=False) == expected
+
+
+def test_copies_of_held_images_are_left_out_and_counted():
+    """Protects the held images: no copy of a trusted or validation one is trained on, and what is in test is told."""
+    images, test = IMAGES.copy(), IMAGES[[20, 21]]
+    images[10], images[11], images[12], images[14] = images[0], images[0], images[5], images[13]
+    labels = GIVEN.copy()
+    labels[[0, 10, 11]], labels[[13, 14]] = 1, (0, 2)
+    given = source(images, labels, test=test, trusted=np.array([0, 1, 2]), validation=np.array([5, 6]))
+    dataset = made(given)
+    assert not {10, 11, 12} & set(np.concatenate(dataset.splits).tolist())
+    assert {13, 14} <= set(dataset.splits.noisy.tolist()) and len(dataset.splits.noisy) == SIZE - 8
+    assert dataset.duplicates == Duplicates(extra=4, conflicting=1 + (labels[5] != labels[12]), left_out=3, leaked=2)
+    unseen = made(given, verify=False)
+    assert unseen.duplicates is None and {10, 11, 12} <= set(unseen.splits.noisy.tolist())
+
+
+SMALL, LARGE = 1.0, 0.9 * IMAGES.nbytes / 2**20  # data.resident_mb that holds all images, and only those of test
+
+
+@pytest.mark.parametrize(
+    "how, limit, held",
+    [
+        ("auto", SMALL, True),
+        ("stream", SMALL, True),
+        ("resident", SMALL, True),
+        ("auto", LARGE, False),
+        ("stream", LARGE, False),
+        ("resident", LARGE, True),
+    ],
+)
+def test_lazy_images_are_held_where_they_fit(how, limit, held):
+    """Protects memory and speed: read once where they fit or must, left where they are if not; each part by itself."""
+    images, test = Lazy(IMAGES), Lazy(IMAGES[:6])
+    dataset = made(source(images, test=test), pipeline=how, resident_mb=limit)
+    assert isinstance(dataset.images, np.ndarray) == held and images.reads == held
+    assert isinstance(dataset.test_images, np.ndarray) and test.reads == 1
+    np.testing.assert_array_equal(dataset.images[np.arange(SIZE)], IMAGES)
+    for one, two in zip(dataset.splits, made(source(test=IMAGES[:6])).splits, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+class Encoded(Lazy):
+    """As files are: the digest of their bytes is not that of their pixels."""
+
+    def digests(self):
+        return np.array([np.void(image.tobytes()[::-1]) for image in self.pixels], "V16")
+
+
+@pytest.mark.parametrize("limit", [SMALL, LARGE])
+def test_a_copy_in_test_is_found_wherever_the_images_lie(limit):
+    """Protects the count of leaks where one part fits into memory and the other does not."""
+    dataset = made(source(Encoded(IMAGES), test=Encoded(IMAGES[:6])), resident_mb=limit)
+    assert dataset.duplicates.leaked == 6
+
+
+def test_one_class_is_refused():
+    """Protects from a training that cannot fail to be right."""
+    alone = Source("hand", ("cat",), Part(IMAGES, np.zeros(SIZE, np.int32)))
+    assert error_of(alone) == "hand: 1 class, expected 2 or more"
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"train__batch_size": 25}, "train.batch_size: 25 is outside [1, 24], the number of noisy images"),
+        (
+            {"train__trusted_batch_size": 7},
+            "train.trusted_batch_size: 7 is outside [1, 6], the number of trusted images",
+        ),
+        ({"augment__pad": 4}, "augment.pad: 4 is outside [0, 3] for (4, 4) images"),
+        ({"augment__cutout": 5}, "augment.cutout: 5 is outside [0, 4] for (4, 4) images"),
+    ],
+)
+def test_sizes_that_do_not_fit(fields, message):
+    """Protects from batches with one image twice and crops of nothing: refused before training, with the range."""
+    assert error_of(source(), **fields) == message
+
+
+@pytest.mark.parametrize("fields", [{"augment__flip": True}, {"augment__cutout": 1}, {"augment__pad": 1}])
+def test_features_are_not_augmented(fields):
+    """Protects features from image operations that would silently mix up their columns."""
+    features = source(IMAGES.reshape(SIZE, 1, 1, 16).astype(np.float32))
+    assert made(features).images.dtype == np.float32
+    message = error_of(features, **fields)
+    assert message.startswith("augment") and ("features cannot be" in message or "[0, 0]" in message)
