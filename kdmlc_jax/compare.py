@@ -179,11 +179,11 @@ def report(summaries: list[dict], workdir: pathlib.Path) -> str:
         lines.append(f"  {label:24s}{cells}")
     noise, labels = run["noise"], run["labels"]
     lines.append(f"Labels of the noisy part held to be wrong: {labels['flagged']} (is_label_issue in the label table)")
-    lines.append(
-        f"Labels right: {show_number(labels['accuracy_before'], '.1%')} before, "
-        f"{show_number(labels['accuracy_after'], '.1%')} after correction; "
-        f"wrong labels found: precision {show_number(labels['precision'])}, recall {show_number(labels['recall'])}"
-    )
+    if labels["accuracy_before"] is not None:
+        lines.append(
+            f"Labels right: {labels['accuracy_before']:.1%} before, {labels['accuracy_after']:.1%} after correction; "
+            f"wrong labels found: precision {show_number(labels['precision'])}, recall {show_number(labels['recall'])}"
+        )
     lines.append(f"Noise rate: {show_number(noise['realised'])} realised, {show_number(noise['estimated'])} estimated")
     lines.append(f"Files in {workdir}/: labels.csv and labels.parquet (every label, corrected, with confidence),")
     deployed = next(iter(run["networks"]))

@@ -91,13 +91,15 @@ def test_noise_file_gives_the_run_again(finished):
     assert not (workdir / "bad_images.csv").exists()
 
 
-def test_closing_lines_show_dashes(finished):
-    """Protects the end of a person's own first run: no test images and no true labels are no reason to crash."""
+def test_closing_lines_say_what_is_known(finished):
+    """Protects the end of a person's own first run: without test images and true labels, validation and flags remain."""
     _, workdir, summary = finished
     text = compare.report([summary | {"label": "mine"}], workdir)
     (line,) = (line for line in text.splitlines() if line.strip().startswith("mine"))
-    assert set(line.split()[1:]) == {"–"}
-    assert "Labels right: – before, – after" in text and "Noise rate: – realised" in text
+    known = [f"{network['validation_given']:.3f}" for network in summary["networks"].values()]
+    assert line.split()[1:] == known and "agreement with the given labels of validation images" in text
+    assert f"held to be wrong: {summary['labels']['flagged']} " in text
+    assert "Labels right" not in text and "Noise rate: – realised" in text
     assert "| –" in compare.markdown(compare.aggregate([summary | {"label": ""}]))
 
 
