@@ -51,14 +51,16 @@ def pictures(count: int) -> np.ndarray:
 
 def input_only(made: Any, how: Any) -> Callable[[int], None]:
     """A function that runs so many batches through one pipeline and the augmentation."""
-    fixed = jax.device_put(made.fixed)
+    mesh = parallel.make_mesh(1)
+    fixed = parallel.replicate(made.fixed, mesh)
+    put = parallel.put_batch if made.per_step else parallel.replicate
     streams = Streams(noisy=100)
     compiled = parallel.compile_step(
         lambda fixed, feed, step: pipeline.make_batch(
             made.rows(fixed, feed, step % made.steps), fixed, jax.random.fold_in(jax.random.key(0), step), how
         )["image"].mean()
     )
-    feeds = made.feeds(streams, 0, 1 << 20)
+    feeds = made.feeds(streams, 0, 1 << 20, lambda feed: put(feed, mesh))
 
     def run(steps: int) -> None:
         for step in range(steps):

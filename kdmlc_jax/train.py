@@ -105,12 +105,10 @@ class Run:
 
     def feeds(self, stage: Stage, epoch: int, epochs: int) -> Generator[Any]:
         """What each step of `epochs` epochs from `epoch` on is given, on the device."""
-        place = parallel.put_batch if self.pipeline.per_step else parallel.replicate
-        last, placed, steps = None, None, self.info.steps_per_epoch
-        for feed in self.pipeline.feeds(stage.streams, epoch * steps, (epoch + epochs) * steps):
-            if feed is not last:
-                last, placed = feed, place(feed, self.mesh)
-            yield placed
+        put, steps = parallel.put_batch if self.pipeline.per_step else parallel.replicate, self.info.steps_per_epoch
+        return self.pipeline.feeds(
+            stage.streams, epoch * steps, (epoch + epochs) * steps, lambda feed: put(feed, self.mesh)
+        )
 
     def _normalise(self, fixed: Any, images: jax.Array) -> jax.Array:
         return augment.normalise(images, fixed["mean"], fixed["std"])

@@ -92,7 +92,7 @@ def test_noise_file_gives_the_run_again(finished):
 
 
 def test_closing_lines_say_what_is_known(finished):
-    """Protects the end of a person's own first run: without test images and true labels, validation and flags remain."""
+    """Protects the end of a person's first run: without test images and true labels, validation and flags remain."""
     _, workdir, summary = finished
     text = compare.report([summary | {"label": "mine"}], workdir)
     (line,) = (line for line in text.splitlines() if line.strip().startswith("mine"))

@@ -7,7 +7,7 @@ compiled step.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
@@ -21,12 +21,19 @@ from kdmlc_jax.methods.base import Batch, Streams
 
 # Mean and deviation are taken over the first images of the split, a permutation, up to this many bytes.
 STATS_BYTES = 1 << 28
-READ_AHEAD, THREADS = 8, 2  # batches
+READ_AHEAD, THREADS = 32, 2  # batches; deep, so that threads are woken seldom
 NAMES = {
     "noisy": ("image", "label", "index"),
     "trusted": ("trusted_image", "trusted_label", "trusted_given"),
     "meta": ("meta_image", "meta_label", "meta_given"),
 }
+
+
+Place = Callable[[dict[str, np.ndarray]], Any]
+
+
+def _as_is(feed: dict[str, np.ndarray]) -> Any:
+    return feed
 
 
 class Pipeline(Protocol):
@@ -35,8 +42,8 @@ class Pipeline(Protocol):
     fixed: dict[str, np.ndarray]  # what every step reads, to be put on the device once
     per_step: bool  # whether each step has a feed of its own, whose rows may be split over devices
 
-    def feeds(self, streams: Streams, start: int, stop: int) -> Iterator[Any]:
-        """Host arrays that each step from `start` to `stop` is given; one object while they stay the same."""
+    def feeds(self, streams: Streams, start: int, stop: int, place: Place = _as_is) -> Generator[Any]:
+        """What each step from `start` to `stop` is given, host arrays that `place` has put where they are used."""
         ...
 
     def rows(self, fixed: Any, feed: Any, position: jax.Array) -> dict[str, jax.Array]:
@@ -88,10 +95,10 @@ class Resident:
         for kind, size in zip(("noisy", "trusted"), self.sizes, strict=True):
             self.fixed |= select(dataset, kind, np.arange(size))
 
-    def feeds(self, streams: Streams, start: int, stop: int) -> Iterator[Any]:
-        """See `Pipeline`."""
+    def feeds(self, streams: Streams, start: int, stop: int, place: Place = _as_is) -> Generator[Any]:
+        """See `Pipeline`; an epoch's order is placed once."""
         for epoch in range(start // self.steps, -(-stop // self.steps)):
-            order = epoch_order(self.seed, epoch, self.steps, streams, *self.sizes)
+            order = place(epoch_order(self.seed, epoch, self.steps, streams, *self.sizes))
             first, last = max(start, epoch * self.steps), min(stop, (epoch + 1) * self.steps)
             yield from [order] * (last - first)
 
@@ -127,19 +134,22 @@ class Stream:
                 made |= select(self.dataset, kind, rows.reshape(count, -1)[number])
         return made
 
-    def iterator(self, streams: Streams, start: int, stop: int) -> Any:
-        """A grain iterator over the steps from `start` to `stop`; `get_state` and `set_state` checkpoint it."""
+    def iterator(self, streams: Streams, start: int, stop: int, place: Place = _as_is) -> Any:
+        """A grain iterator over the steps from `start` to `stop`; `get_state` and `set_state` checkpoint it.
+
+        Its threads `place` the rows too: the copy to the device overlaps with the step before.
+        """
         import grain  # slow to import
 
         steps = grain.MapDataset.range(start, stop)
         parts = [steps.map(partial(self.read, streams, kinds)) for kinds in (("noisy",), ("trusted", "meta"))]
-        merged = grain.experimental.ZipMapDataset(parts).map(lambda pair: pair[0] | pair[1])
+        merged = grain.experimental.ZipMapDataset(parts).map(lambda pair: place(pair[0] | pair[1]))
         options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=READ_AHEAD)
         return iter(merged.to_iter_dataset(options))
 
-    def feeds(self, streams: Streams, start: int, stop: int) -> Iterator[Any]:
+    def feeds(self, streams: Streams, start: int, stop: int, place: Place = _as_is) -> Generator[Any]:
         """See `Pipeline`."""
-        with contextlib.closing(self.iterator(streams, start, stop)) as iterator:
+        with contextlib.closing(self.iterator(streams, start, stop, place)) as iterator:
             yield from iterator
 
     def rows(self, fixed: Any, feed: Any, position: jax.Array) -> dict[str, jax.Array]:
