@@ -58,7 +58,7 @@ def cell_folder(spec: str, arguments: str, seed: int) -> pathlib.Path:
 
 
 def aggregate(summaries: list[dict]) -> list[dict]:
-    """One row per method, options, noise and network: {"mean", "std"} of each metric over the seeds.
+    """One row per config, method, options, noise and network: {"mean", "std"} of each metric over the seeds.
 
     `options` are those the method was named with. std is the sample standard deviation, None for a
     single seed; a metric that some seed lacks is None.
@@ -67,11 +67,12 @@ def aggregate(summaries: list[dict]) -> list[dict]:
     for summary in summaries:
         for network, result in summary["networks"].items():
             noise = summary["noise"]
-            key = (summary["dataset"], summary["method"], summary["label"], noise["kind"], noise["nominal"], network)
+            noise_of = noise["kind"], noise["nominal"]
+            key = (summary["config"], summary["dataset"], summary["method"], summary["label"], *noise_of, network)
             groups.setdefault(key, []).append((summary, result))
     rows = []
-    for (dataset, method, options, kind, rate, network), cells in groups.items():
-        row = {"dataset": dataset, "method": method, "options": options, "noise": kind, "rate": rate}
+    for (config, dataset, method, options, kind, rate, network), cells in groups.items():
+        row = {"config": config, "dataset": dataset, "method": method, "options": options, "noise": kind, "rate": rate}
         row |= {"network": network, "architecture": cells[0][1]["name"], "n_seeds": len(cells)}
         for name in METRICS:
             row[name] = spread([result[name] for _, result in cells])
@@ -108,12 +109,23 @@ def show(value: dict | None, digits: int = 3) -> str:
 
 def markdown(rows: list[dict]) -> str:
     """The table as Markdown; accuracies are fractions of the test set, `best test` is an oracle."""
-    head = ["method", "options", "noise", "network", "seeds", "last", "best val", "last 5", "best test (oracle)"]
+    head = [
+        "config",
+        "method",
+        "options",
+        "noise",
+        "network",
+        "seeds",
+        "last",
+        "best val",
+        "last 5",
+        "best test (oracle)",
+    ]
     head += ["labels right before", "after", "seconds"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         rate = "" if row["rate"] is None else f" {row['rate']:g}"
-        cells = [row["method"], row["options"], f"{row['noise']}{rate}"]
+        cells = [row["config"], row["method"], row["options"], f"{row['noise']}{rate}"]
         cells += [f"{row['network']} ({row['architecture']})", str(row["n_seeds"])]
         cells += [show(row[name]) for name in ("last", "best_val", "last5", "best_test")]
         cells += [show(row["labels_before"]), show(row["labels_after"]), show(row["seconds"], 0)]
@@ -131,17 +143,23 @@ def run_cell(config: ConfigDict, folder: pathlib.Path, label: str, title: str = 
 def compare(specs: list[str], method_list: list[str], seeds: list[int], overrides: dict, workdir: pathlib.Path) -> str:
     """Runs all cells, writes table.json and table.md at the end, and returns the table."""
     arguments = [expanded for method in method_list for expanded in expand(method)]
+    for field in overrides:
+        if field == "seed" or field.startswith("method."):
+            raise UserError(f"--config.{field}: would make every cell alike, give it by --seeds or --methods")
     cells = [
         (config_lib.load(join(spec, f"{words},seed={seed}"), overrides), cell_folder(spec, words, seed), words)
         for spec in specs
         for words in arguments
         for seed in seeds
     ]
+    folders = [folder for _, folder, _ in cells]
+    if doubles := {str(folder) for folder in folders if folders.count(folder) > 1}:
+        raise UserError(f"--methods, --config: {', '.join(sorted(doubles))} is named twice; a cell counts once")
     summaries = []
     for config, folder, words in cells:
         options = [part for part in words.split(",")[1:] if not part.startswith("network=")]
         title = f"{short(words).replace(',', ' ')} seed {config.seed}"
-        summaries.append(run_cell(config, workdir / folder, " ".join(options), title))
+        summaries.append(run_cell(config, workdir / folder, " ".join(options), title) | {"config": folder.parts[0]})
     rows = aggregate(summaries)
     files.write_json(workdir / "table.json", rows)
     table = markdown(rows)

@@ -25,6 +25,8 @@ SHORT = {
     "dir": "data.dir",
     "manifest": "data.manifest",
     "labels": "noise.labels",
+    "file": "noise.file",
+    "splits": "data.splits",
     "seed": "seed",
     "epochs": "train.epochs",
     "lr": "optim.lr",
@@ -177,7 +179,10 @@ def find(path: str) -> pathlib.Path:
 
 def call(path: str, arguments: dict[str, str]) -> ConfigDict:
     """What the config file at `path` makes of its arguments."""
-    made: ConfigDict = runpy.run_path(str(find(path)))["get_config"](arguments)
+    module = runpy.run_path(str(find(path)))
+    if "get_config" not in module:
+        raise UserError(f"config file {path} defines no get_config(arguments)")
+    made: ConfigDict = module["get_config"](arguments)
     return made
 
 

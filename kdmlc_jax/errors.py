@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterable
+from numbers import Real
 
 
 class UserError(ValueError):
@@ -45,6 +46,6 @@ def in_range(place: str, value: float, low: float, high: float = float("inf")) -
     Raises:
       UserError: naming the config field, the value and the range (NaN and infinity are in none).
     """
-    if not low <= value <= high or math.isinf(value):
+    if not isinstance(value, Real) or not low <= value <= high or math.isinf(value):
         raise UserError(f"{place}: {value} is outside [{low:g}, {high:g}]")
     return value

@@ -47,6 +47,11 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
             }
             for name, net in method.networks.items()
         },
+        "data": {
+            **{name: len(rows) for name, rows in data.splits._asdict().items()},
+            "skipped": len(data.skipped),
+            "duplicates": data.duplicates and data.duplicates._asdict(),
+        },
         "labels": label_summary(table, data.truth[rows]),
         "seconds": progress["seconds"],
         "images_per_second": progress["images_per_second"],

@@ -18,6 +18,7 @@ from kdmlc_jax import config as config_lib
 from kdmlc_jax import files, methods, metrics, parallel, state, summarise, writers
 from kdmlc_jax.checkpoint import Checkpoints
 from kdmlc_jax.data import artefact, augment, pipeline
+from kdmlc_jax.data.artefact import Artefact
 from kdmlc_jax.data.prepare import Dataset, prepare
 from kdmlc_jax.data.sources import Images
 from kdmlc_jax.errors import NonFiniteError, UserError
@@ -173,15 +174,18 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
     config_lib.check_same(config, workdir / "config.json")
     summary_path = workdir / "summary.json"
     if summary_path.exists():
+        if not quiet:
+            print(f"{title or config.name}  finished before, read from {summary_path}", file=sys.stderr)
         return json.loads(summary_path.read_text())
     began = time.monotonic()
     dataset = prepare(config)
+    check_same_data(dataset.artefact(), workdir / "noise.npz")
     job = Run(config, dataset)
     carry = job.init()
     make_workdir(workdir)
     files.write_json(workdir / "config.json", config.to_dict())
     files.write_csv(workdir / "bad_images.csv", ("image", "reason"), dataset.skipped)
-    artefact.save_artefact(workdir / "noise.npz", dataset.splits, dataset.given_label, dataset.rate, dataset.matrix)
+    artefact.save_artefact(workdir / "noise.npz", dataset.artefact())
     for note in dataset.notes:
         if note.startswith("warning") and not quiet:
             print(note, file=sys.stderr)
@@ -192,6 +196,21 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
     summary["seconds"] = progress["seconds"] + time.monotonic() - trained
     files.write_json(summary_path, summary)
     return summary
+
+
+def check_same_data(new: Artefact, path: pathlib.Path) -> None:
+    """Raises UserError where the data are not those that the run in `path`'s folder began with."""
+    if not path.exists():
+        return
+    old = artefact.load_artefact(path)
+    same = {
+        "images or classes": old.images == new.images,
+        "given labels": np.array_equal(old.given_labels, new.given_labels),
+        "splits": all(map(np.array_equal, old.splits, new.splits)),
+    }
+    for what, equal in same.items():
+        if not equal:
+            raise UserError(f"{path.parent} holds a run that began with other {what}: choose another --workdir")
 
 
 def make_workdir(workdir: pathlib.Path) -> None:
@@ -228,7 +247,7 @@ def train(
                     history.append(row)
                     reporter.epoch(row)
                     last = progress["stage_epoch"] + 1 == stage.epochs
-                    ended = last or (stage.done is not None and stage.done(history))
+                    ended = last or (stage.done is not None and stage.done(visible(history)))
                     progress |= (
                         {"stage": progress["stage"] + 1, "stage_epoch": 0}
                         if ended
@@ -239,6 +258,11 @@ def train(
                     if len(history) % config.checkpoint.every == 0 or progress["stage"] == len(stages):
                         checkpoints.save(row["step"], carry, progress)
     return carry, progress
+
+
+def visible(history: list[dict]) -> list[dict]:
+    """The epochs' rows without what is measured on the test set or by true labels."""
+    return [{name: row[name] for name in row if not name.endswith(("_test", "_true"))} for row in history]
 
 
 def train_epoch(

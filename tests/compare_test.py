@@ -67,6 +67,7 @@ def summary(last, best_val=None, auroc=None, label="", **changes):
     made = {
         "method": "ce",
         "label": label,
+        "config": "digits",
         "dataset": "digits",
         "noise": {"kind": "uniform", "nominal": 0.6, "realised": 0.5, "estimated": None},
         "networks": {"student": net},
@@ -94,12 +95,13 @@ def test_aggregate_of_one_seed_has_no_spread():
 
 
 def test_aggregate_keeps_unlike_cells_apart():
-    """Protects rows from mixing: options, method, data, noise and network each make a row."""
+    """Protects rows from mixing: config, options, method, data, noise and network each make a row."""
     cells = [
         summary(0.1),
         summary(0.1, label="train_on=both"),
         summary(0.1, method="mlc"),
         summary(0.1, dataset="mnist"),
+        summary(0.1, config="digits,trusted=50"),
         summary(0.1, noise={"kind": "flip", "nominal": 0.6, "realised": 0.5, "estimated": None}),
         summary(0.1, noise={"kind": "uniform", "nominal": 0.2, "realised": 0.1, "estimated": None}),
         summary(0.1, networks={"teacher": summary(0.1)["networks"]["student"]}),
@@ -168,6 +170,24 @@ def test_bad_seeds_are_refused(tmp_path, seeds):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare, "run_cell", lambda *_: pytest.fail("a run was started"))
         with pytest.raises(UserError, match="--seeds"):
+            compare.main(words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("methods", "flag", "message"),
+    [
+        ("ce", "--config.seed=3", r"--config\.seed: would make every cell alike"),
+        ("ce", "--config.method.network=teacher", r"--config\.method\.network: would make every cell alike"),
+        ("ce ce:network=student", "--config.devices=1", r"ce,network=student/seed0 is named twice"),
+    ],
+)
+def test_one_run_is_not_counted_twice(tmp_path, methods, flag, message):
+    """Protects the spread from runs that are the same run, by an override or by two names."""
+    words = ["--config", tiny.SPEC, "--methods", methods, "--seeds", "0", flag, "--workdir", str(tmp_path / "out")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "run_cell", lambda *_: pytest.fail("a run was started"))
+        with pytest.raises(UserError, match=message):
             compare.main(words)
     assert not (tmp_path / "out").exists()
 

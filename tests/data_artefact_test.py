@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kdmlc_jax.data import noise, splits
-from kdmlc_jax.data.artefact import Artefact, load_artefact, save_artefact
+from kdmlc_jax.data.artefact import Artefact, fingerprint, load_artefact, save_artefact
 from kdmlc_jax.errors import UserError
 
 C = 5
@@ -13,33 +13,37 @@ LABELS = np.tile(np.arange(C, dtype=np.int32), 4000)
 
 def artefact():
     parts = splits.split(LABELS, 10, 20, 0, 0, C)
-    given = noise.corrupt(LABELS, "uniform", 0.5, C, 0)
-    return Artefact(parts, given, *noise.realised(LABELS, given, C))
+    carried = noise.draw(LABELS, noise.transition_matrix("uniform", 0.5, C, 0), 0)
+    given = carried.copy()
+    given[parts.trusted] = LABELS[parts.trusted]
+    rate, matrix = noise.realised(LABELS, given, C)
+    return Artefact(parts, given, rate, matrix, carried, fingerprint(np.arange(len(LABELS)), "abcde"))
 
 
 def test_artefact_round_trip(tmp_path):
     """Protects noise.npz: every array and dtype comes back, under the promised keys, and overwriting works."""
     path, saved = tmp_path / "noise.npz", artefact()
     path.write_text("old")
-    save_artefact(path, *saved)
+    save_artefact(path, saved)
     loaded = load_artefact(str(path))
     for name in splits.Splits._fields:
         np.testing.assert_array_equal(getattr(loaded.splits, name), getattr(saved.splits, name))
         assert getattr(loaded.splits, name).dtype == np.int64
     np.testing.assert_array_equal(loaded.given_labels, saved.given_labels)
-    assert loaded.given_labels.dtype == np.int32
+    np.testing.assert_array_equal(loaded.carried_labels, saved.carried_labels)
+    assert loaded.given_labels.dtype == loaded.carried_labels.dtype == np.int32 and loaded.images == saved.images
     assert loaded.realised_rate == saved.realised_rate
     np.testing.assert_array_equal(loaded.realised_matrix, saved.realised_matrix)
     with np.load(path, allow_pickle=False) as file:
         keys = {"noisy", "trusted", "validation", "given_labels", "realised_rate", "realised_matrix"}
-        assert set(file) == keys
+        assert set(file) == keys | {"carried_labels", "images"}
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_unknown_noise_round_trip(tmp_path):
     """Protects runs whose true labels nobody knows: no rate and no matrix come back as none."""
     saved = artefact()._replace(realised_rate=None, realised_matrix=None)
-    save_artefact(tmp_path / "noise.npz", *saved)
+    save_artefact(tmp_path / "noise.npz", saved)
     loaded = load_artefact(tmp_path / "noise.npz")
     assert loaded.realised_rate is None and loaded.realised_matrix is None
     np.testing.assert_array_equal(loaded.given_labels, saved.given_labels)
@@ -56,7 +60,7 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(UserError, match=r"noise\.npz: cannot be written \(No space left on device\)"):
-        save_artefact(path, *artefact())
+        save_artefact(path, artefact())
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
@@ -64,7 +68,7 @@ def test_save_into_no_directory(tmp_path):
     """Protects the message where the workdir is gone."""
     path = tmp_path / "absent" / "noise.npz"
     with pytest.raises(UserError) as caught:
-        save_artefact(path, *artefact())
+        save_artefact(path, artefact())
     assert f"{path}: cannot be written (No such file or directory)" in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -74,7 +78,7 @@ def test_load_refuses_what_is_not_an_artefact(tmp_path):
     path = tmp_path / "noise.npz"
     with pytest.raises(UserError, match=r"noise\.npz: no such file"):
         load_artefact(path)
-    save_artefact(path, *artefact())
+    save_artefact(path, artefact())
     good = path.read_bytes()
     np.savez(tmp_path / "other.npz", noisy=np.arange(3))
     np.savez(tmp_path / "pickled.npz", **{k: np.array([None]) for k in ("noisy", "trusted", "validation")})
@@ -86,3 +90,21 @@ def test_load_refuses_what_is_not_an_artefact(tmp_path):
         with pytest.raises(UserError, match=r"noise\.npz: cannot be read as the noise\.npz of a run") as caught:
             load_artefact(path)
         assert "\n" not in str(caught.value)
+
+
+def test_fingerprint_tells_listings_apart():
+    """Protects rows and labels from another listing: any other name, order, number of images or class changes it."""
+    names = np.array(["a.png", "b.png"])
+    listings = [
+        (names, ("cat", "dog")),
+        (names[::-1], ("cat", "dog")),
+        (names, ("dog", "cat")),
+        (names[:1], ("cat", "dog")),
+    ]
+    listings += [
+        (np.arange(2), ("cat", "dog")),
+        (names, ("cat", "dog", "a.png")),
+        (np.array(["a.png", "c"]), ("cat", "dog")),
+    ]
+    assert len({fingerprint(*listing) for listing in listings}) == len(listings)
+    assert fingerprint(names, ["cat", "dog"]) == fingerprint(names.copy(), ("cat", "dog"))

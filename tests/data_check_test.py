@@ -106,7 +106,7 @@ def test_trusted_from_unchecked_labels_is_warned_of_once(tmp_path, capsys):
     """Protects from trust in labels that nobody has checked."""
     doctor(photos.make(tmp_path / "photos", **{"": 60}), data__trusted="15")
     out = capsys.readouterr().out
-    assert out.count("warning: data.trusted=15.0 draws the trusted images from labels that nobody has checked") == 1
+    assert out.count("warning: data.trusted=15 drew 15 trusted images whose labels nobody has checked") == 1
 
 
 def test_nothing_is_written(folder, capsys):

@@ -5,7 +5,9 @@ import pytest
 from PIL import Image
 
 from kdmlc_jax import config as config_lib
+from kdmlc_jax import train
 from kdmlc_jax.data import sources
+from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import UserError
 
 LISTS = {
@@ -68,7 +70,7 @@ def test_the_lists_become_roles(folder):
 
 
 def test_images_are_read_when_asked_for(folder):
-    """Protects the size and the match of images and rows; a million files are not opened without data.verify."""
+    """Protects the size and the match of images and rows; a million files are not opened without need."""
     source = load(folder)
     assert source.train.images.shape == (6, 224, 224, 3) and source.test.images.shape == (2, 224, 224, 3)
     levels = load(folder, image_size=8).train.images[:]
@@ -99,6 +101,17 @@ def test_bad_images_fail_or_are_left_out(folder):
     assert source.train.labels.tolist() == [3, 0, 4, 7] and source.trusted.tolist() == [2]
     assert source.validation.tolist() == [3] and [name[-6:] for name, _ in source.skipped] == ["n1.jpg", "t0.jpg"]
     assert any("2 bad images left out" in line for line in source.notes)
+    assert len(load(folder, on_bad_image="skip", verify=False).skipped) == 2
+
+
+def test_verify_decodes(folder):
+    """Protects a run from a file cut short, with data.verify and wherever such files are to be skipped."""
+    path = folder / "images/0/00/n1.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert str(path) in error_of(folder)
+    assert [name[-6:] for name, _ in load(folder, on_bad_image="skip").skipped] == ["n1.jpg"]
+    assert [name[-6:] for name, _ in load(folder, on_bad_image="skip", verify=False).skipped] == ["n1.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -136,3 +149,18 @@ def test_files_that_are_missing_or_empty(folder):
     assert error_of(folder) == f"{folder}/clean_val_key_list.txt: no images, expected a path a line"
     (folder / "clean_label_kv.txt").unlink()
     assert error_of(folder) == f"{folder}/clean_label_kv.txt: no such file"
+
+
+def test_the_shipped_config_trains(folder, tmp_path_factory):
+    """Protects configs/clothing1m.py from end to end: clean images keep their shop label as a real pair where known."""
+    sizes = {"data.image_size": "8", "augment.pad": "2", "train.batch_size": "2", "train.trusted_batch_size": "2"}
+    nets = {"teacher.net": "cnn2", "student.net": "cnn2", "train.epochs": "1", "devices": "1"}
+    config = config_lib.load(f"configs/clothing1m.py:dir={folder},pairs=real", sizes | nets)
+    assert config.method.form == "skip" and config.method.look_ahead_steps == 5
+    made = prepare(config)
+    trusted = {str(made.ids[row])[-6:]: (made.given_label[row], made.trusted_given[row]) for row in made.splits.trusted}
+    assert trusted == {"t0.jpg": (2, -1), "th.jpg": (5, 4)}
+    assert made.splits.validation.tolist() == [5] and sorted(made.splits.noisy) == [0, 1, 2] and made.duplicates is None
+    summary = train.run(config, tmp_path_factory.mktemp("run") / "work", quiet=True)
+    assert summary["noise"]["realised"] == 1.0  # n2 alone has a known true label, and it is another
+    assert 0.0 <= summary["networks"]["student"]["last"] <= 1.0

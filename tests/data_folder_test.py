@@ -82,11 +82,11 @@ def test_other_files_are_counted_not_read(tmp_path):
 
 
 def test_role_folders(tmp_path):
-    """Protects the roles: train and noisy in one, trusted classes as truth, validation labels as given, test apart."""
+    """Protects the roles: train and noisy in one, trusted classes as truth alone, validation labels as given."""
     put(tmp_path, ["train/a/0.png", "noisy/b/1.png", "trusted/b/2.png", "val/a/3.png", "test/a/4.png", "test/b/5.png"])
     source = load(tmp_path)
     assert source.train.ids.tolist() == ["noisy/b/1.png", "train/a/0.png", "trusted/b/2.png", "val/a/3.png"]
-    assert source.train.labels.tolist() == [1, 0, 1, 0]
+    assert source.train.labels.tolist() == [1, 0, -1, 0]
     assert source.trusted.tolist() == [2] and source.validation.tolist() == [3]
     assert source.train.truth.tolist() == [-1, -1, 1, -1]
     assert source.test.labels.tolist() == [0, 1] and source.test.truth is None and levels(source.test) == [4, 5]
@@ -100,6 +100,16 @@ def test_a_class_may_have_the_name_of_a_role(tmp_path):
     assert f"{tmp_path}/bus: is beside test/ and train/, expected only train, noisy" in error_of(tmp_path)
 
 
+@pytest.mark.parametrize("role", ["test", "train", "Val"])
+def test_a_role_beside_the_classes(tmp_path, role):
+    """Protects from test images learnt from as a class "test", beside the classes it holds; names differ by case."""
+    put(tmp_path, ["cat/0.png", "dog/0.png", f"{role}/Cat/0.png", f"{role}/odd/0.png"])
+    assert load(tmp_path).class_names == tuple(sorted(["cat", "dog", role]))
+    put(tmp_path, [f"{role}/dog/0.png"])
+    advice = f"move the classes into {tmp_path}/train/, or rename {role}/ if it is a class"
+    assert error_of(tmp_path) == f'{tmp_path}/{role}: holds a folder "dog", and so does {tmp_path}; {advice}'
+
+
 def test_class_missing_from_training(tmp_path):
     """Protects evaluation on, and trust in, a class that nothing could be learnt of."""
     put(tmp_path, ["train/a/0.png", "train/b/0.png", "test/c/0.png"])
@@ -107,6 +117,10 @@ def test_class_missing_from_training(tmp_path):
     assert error_of(tmp_path) == f"{tmp_path}: {message}"
     put(tmp_path, ["trusted/c/0.png"])
     assert 'class "c" of the trusted images is missing from training' in error_of(tmp_path)
+    # In a manifest a trusted image is enough, though its label becomes the truth and no given label is left.
+    fields = manifest(tmp_path, "path,label,split\na.png,a,\nb.png,b,trusted\nc.png,b,test\n")
+    source = load(tmp_path, **fields)
+    assert source.train.labels.tolist() == [0, -1] and source.test.labels.tolist() == [1]
 
 
 def test_folders_without_what_is_needed(tmp_path):
@@ -195,8 +209,10 @@ def test_bad_images_fail_or_are_left_out(tmp_path):
     assert source.train.ids.tolist() == ["cat/0.png", "cat/2.png", "dog/1.png"] and levels(source.train) == [0, 2, 4]
     assert [name for name, _ in source.skipped] == ["cat/1.png", "dog/0.png"] and source.skipped[0][1] == "empty file"
     assert "warning: 2 bad images left out, first cat/1.png: empty file" in source.notes
-    # Headers alone do not show the cut.
-    assert len(load(tmp_path, on_bad_image="skip", verify=False).train.ids) == 4
+    # Headers alone do not show the cut, and skip promises a run that does not stop at one.
+    assert len(load(tmp_path, on_bad_image="skip", verify=False).train.ids) == 3
+    (tmp_path / "cat/1.png").unlink()
+    assert len(load(tmp_path, verify=False).train.ids) == 4
 
 
 def test_too_large_images_are_bad_images(tmp_path):
@@ -231,14 +247,14 @@ def check_full(source):
     """Asserts what the manifest FULL says."""
     assert source.class_names == ("cat", "dog")
     assert source.train.ids.tolist() == [f"{name}.png" for name in "abcdef"]
-    assert source.train.labels.tolist() == [0, 1, -1, 0, 1, 1]
+    assert source.train.labels.tolist() == [-1, 1, -1, 0, 1, 1]
     assert source.train.truth.tolist() == [0, 0, 1, -1, 0, -1]
     assert source.trusted.tolist() == [0, 1, 2] and source.validation.tolist() == [5]
     assert source.test.ids.tolist() == ["g.png", "h.png"] and source.test.labels.tolist() == [1, 0]
 
 
 def test_manifest_with_all_columns(tmp_path):
-    """Protects the meaning of every column, the order by id, aliases, and the given label of trusted images."""
+    """Protects the meaning of every column, the order by id, aliases, and trusted images: given label as told."""
     source = load(tmp_path, **manifest(tmp_path, FULL))
     check_full(source)
     assert levels(source.train) == [2, 1, 3, 0, 4, 5] and levels(source.test) == [6, 7]
@@ -291,6 +307,21 @@ def test_labels_that_are_no_class_numbers(tmp_path, label, message):
     """Protects training from labels that NumPy would wrap, round or make a million classes of."""
     text = f"path,label\na.png,1\nb.png,{label}\nc.png,0\nd.png,2\n"
     assert message in error_of(tmp_path, **manifest(tmp_path, text))
+
+
+@pytest.mark.parametrize("column", ["label", "true_label"])
+def test_numbers_in_one_column_and_names_in_the_other(tmp_path, column):
+    """Protects from the classes 0, 1, cat, dog, where each label would be wrong; classes.txt says which is which."""
+    other = "true_label" if column == "label" else "label"
+    text = f"path,{column},{other}\na.png,0,cat\nb.png,1,dog\nc.png,1,cat\nd.png,0,1\n"
+    fields = manifest(tmp_path, text)
+    message = f'row 1: {other} "cat" is a name, but every {column} is a number (first "0"), expected names in both'
+    assert message in error_of(tmp_path, **fields)
+    fields = manifest(tmp_path, text.replace("d.png,0,1\n", ""))
+    (tmp_path / "classes.txt").write_text("dog\ncat\n")
+    source = load(tmp_path, **fields)
+    labels = {"label": source.train.labels.tolist(), "true_label": source.train.truth.tolist()}
+    assert source.class_names == ("dog", "cat") and labels == {column: [0, 1, 1], other: [1, 0, 1]}
 
 
 def test_number_beyond_the_classes(tmp_path):
@@ -410,12 +441,12 @@ def test_missing_file_is_a_bad_image(tmp_path):
 
 
 def test_trusted_file_adds_to_the_rest(tmp_path):
-    """Protects a list of checked images beside the column: both are trusted, with their label as the truth."""
+    """Protects a list of checked images beside the column: both are trusted, with their label as the truth alone."""
     fields = manifest(tmp_path, "path,label,trusted,true_label\na.png,cat,1,\nb.png,dog,,\nc.png,dog,,\nd.png,,,cat\n")
     (tmp_path / "checked.txt").write_text("./c.png\n\nd.png\n")
     source = load(tmp_path, trusted_file="checked.txt", **fields)
     assert source.trusted.tolist() == [0, 2, 3] and source.train.truth.tolist() == [0, -1, 1, 0]
-    assert source.train.labels.tolist() == [0, 1, 1, -1]
+    assert source.train.labels.tolist() == [-1, 1, -1, -1]
 
 
 def test_trusted_file_with_mistakes(tmp_path):

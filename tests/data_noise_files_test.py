@@ -7,7 +7,7 @@ from pyarrow import csv, parquet
 
 from kdmlc_jax import labels as labels_lib
 from kdmlc_jax.data import splits
-from kdmlc_jax.data.artefact import save_artefact
+from kdmlc_jax.data.artefact import Artefact, fingerprint, save_artefact
 from kdmlc_jax.data.noise_files import read_labels, read_matrix
 from kdmlc_jax.errors import UserError
 
@@ -97,12 +97,18 @@ def test_unknown_suffix(tmp_path):
 def test_labels_of_arrays(tmp_path):
     """Protects labels by position: from noise.npz of a run, and from .npy of any integer type."""
     parts = splits.Splits(np.array([0]), np.array([1]), np.array([2, 3]))
-    save_artefact(tmp_path / "noise.npz", parts, GIVEN, 0.5, MATRIX)
+    checked, carried = GIVEN.copy(), GIVEN.copy()
+    checked[1], carried[2] = (GIVEN[1] + 1) % C, -1  # a trusted image's label is given as it was before
+    images = fingerprint(np.array(IDS), "abc")
+    save_artefact(tmp_path / "noise.npz", Artefact(parts, checked, 0.5, MATRIX, carried, images))
     np.save(tmp_path / "g.npy", GIVEN.astype(np.uint8))
     for name in ("noise.npz", "g.npy"):
-        got = read_labels(str(tmp_path / name), N, C, IDS)
+        got = read_labels(str(tmp_path / name), N, C, IDS, "abc")
         np.testing.assert_array_equal(got, GIVEN)
         assert got.dtype == np.int32
+    for ids, classes in ((IDS[::-1], "abc"), (IDS, "abd")):
+        message = refused(read_labels, tmp_path / "noise.npz", N, C, ids, classes)
+        assert message == f": is of {N} other images or classes, expected these {N}"
 
 
 @pytest.mark.parametrize(

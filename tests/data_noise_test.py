@@ -16,6 +16,11 @@ SIMPLE_KINDS = ("none", "uniform", "uniform_excluded", "flip", "pair")  # those 
 CIFAR10 = ("frog", "cat", "truck", "horse", "Dog", "ship", "bird", "automobile", "deer", "airplane")
 
 
+def drawn(labels, kind, rate, num_classes, seed):
+    """Given labels of one of the kinds that have a transition matrix."""
+    return noise.draw(labels, noise.transition_matrix(kind, rate, num_classes, seed), seed)
+
+
 def config(kind, rate=0.4, exact=False, file="", labels="worst"):
     """The part of a config that given_labels reads."""
     return SimpleNamespace(kind=kind, rate=rate, exact=exact, file=str(file), labels=labels)
@@ -62,7 +67,7 @@ def test_flip_has_one_other_target_per_class():
 def test_labels_follow_the_matrix(kind):
     """Protects the draw: counts agree with the matrix by a chi-square test, impossible classes never occur."""
     matrix = noise.transition_matrix(kind, 0.6, C, seed=1)
-    given = noise.corrupt(LABELS, kind, 0.6, C, seed=1)
+    given = drawn(LABELS, kind, 0.6, C, 1)
     rate, got = noise.realised(LABELS, given, C)
     assert given.dtype == np.int32
     assert not got[matrix == 0].any()
@@ -85,7 +90,7 @@ def test_old_seeds_keep_their_labels():
         "pair": "022400223412",
     }
     for kind, given in kept.items():
-        assert "".join(map(str, noise.corrupt(labels, kind, 0.6, 5, seed=1))) == given
+        assert "".join(map(str, drawn(labels, kind, 0.6, 5, 1))) == given
 
 
 def largest_remainder(size, chances):
@@ -153,20 +158,20 @@ def test_draw_agrees_with_cleanlab():
 
 def test_labels_are_drawn_independently():
     """Protects against draws shared between images: neighbours of one class agree as often as chance says."""
-    given = noise.corrupt(np.zeros(20000, np.int32), "uniform", 1.0, C, seed=0)
+    given = drawn(np.zeros(20000, np.int32), "uniform", 1.0, C, 0)
     assert np.mean(given[1:] == given[:-1]) == pytest.approx(1 / C, abs=0.015)
 
 
-def test_corrupt_is_a_pure_function_of_its_arguments():
+def test_draw_is_a_pure_function_of_its_arguments():
     """Protects repeatability: same arguments, same labels; global randomness is neither read nor moved."""
     before = np.random.get_state()[1:]
     labels = LABELS.copy()
-    first = noise.corrupt(labels, "uniform", 0.5, C, seed=7)
+    first = drawn(labels, "uniform", 0.5, C, 7)
     after = np.random.get_state()[1:]
     assert after[1:] == before[1:] and (after[0] == before[0]).all()
     np.random.random()
-    np.testing.assert_array_equal(first, noise.corrupt(labels, "uniform", 0.5, C, seed=7))
-    assert (first != noise.corrupt(labels, "uniform", 0.5, C, seed=8)).any()
+    np.testing.assert_array_equal(first, drawn(labels, "uniform", 0.5, C, 7))
+    assert (first != drawn(labels, "uniform", 0.5, C, 8)).any()
     np.testing.assert_array_equal(labels, LABELS)
 
 
@@ -189,7 +194,7 @@ def test_realised_by_hand():
 def test_rate_out_of_range(rate):
     """Protects against percent taken for fractions, NaN and text."""
     with pytest.raises(UserError) as caught:
-        noise.corrupt(LABELS, "uniform", rate, C, seed=0)
+        drawn(LABELS, "uniform", rate, C, 0)
     assert "noise.rate" in str(caught.value) and repr(rate) in str(caught.value) and "[0, 1]" in str(caught.value)
 
 
@@ -256,14 +261,14 @@ def test_given_labels_refuses_fields_that_do_not_fit():
 def test_other_arguments_are_checked():
     """Protects against silent wrap-around of labels, one class, and a seed NumPy refuses in its own words."""
     with pytest.raises(UserError, match=r"labels row 1: -1 is out of range, expected 0 to 4"):
-        noise.corrupt(np.array([0, -1]), "uniform", 0.5, C, 0)
+        drawn(np.array([0, -1]), "uniform", 0.5, C, 0)
     with pytest.raises(UserError, match=r"labels row 0: 5 is out of range, expected 0 to 4"):
         noise.realised(np.array([0]), np.array([5]), C)
     with pytest.raises(UserError, match=r"labels: 0 given for 2 true ones"):
         noise.realised(np.array([0, 1]), np.zeros(0, int), C)
     with pytest.raises(UserError, match=r"labels: float64 of shape \(2,\), expected integers"):
-        noise.corrupt(np.array([0.0, 1.0]), "uniform", 0.5, C, 0)
+        drawn(np.array([0.0, 1.0]), "uniform", 0.5, C, 0)
     with pytest.raises(UserError, match=r"num_classes: 1 is out of range, expected 2 or more"):
         noise.transition_matrix("uniform_excluded", 0.5, 1, 0)
     with pytest.raises(UserError, match=r"seed: -1 is out of range, expected 0 or more"):
-        noise.corrupt(LABELS, "uniform", 0.5, C, -1)
+        drawn(LABELS, "uniform", 0.5, C, -1)

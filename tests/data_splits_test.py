@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kdmlc_jax.data import duplicates
-from kdmlc_jax.data.splits import Named, Splits, split
+from kdmlc_jax.data.splits import Named, Splits, split, without_copies
 from kdmlc_jax.errors import UserError
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4, dtype=np.int32), [40, 30, 20, 10]))
@@ -134,3 +134,16 @@ def test_duplicates_are_counted():
     counted = duplicates.count(train, test, given, Splits(np.array([0, 3, 4]), np.array([10]), np.array([5])))
     assert counted == duplicates.Duplicates(extra=3, conflicting=1, left_out=1, leaked=2)
     assert len(set(train.tolist())) == 17 and test[0] == test[1] == train[4] and test[2] == train[5]
+
+
+def test_shares_yield_to_named_images():
+    """Protects shipped configs, whose shares are defaults: a folder validation/ is used and no error."""
+    parts = split(LABELS, 0.1, 0.2, 0, 0, 4, named=Named(np.array([3, 50]), np.array([90, 1, 7])))
+    assert sorted(parts.trusted) == [3, 50] and sorted(parts.validation) == [1, 7, 90]
+
+
+def test_splits_of_another_run_lose_their_copies():
+    """Protects splits that were made without a search for copies."""
+    groups = np.array([0, 0, 1, 1, 2, 2, 3])
+    parts = without_copies(Splits(np.array([1, 3, 5, 6]), np.array([0]), np.array([2, 1])), groups)
+    assert [part.tolist() for part in parts] == [[5, 6], [0], [2]]

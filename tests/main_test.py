@@ -154,7 +154,7 @@ def test_report_shows_what_is_missing_as_a_dash():
         "label": "ce",
         "networks": {"student": {"name": "cnn2", "parameters": 1234, "last": 0.5}},
         "noise": {"realised": 0.25, "estimated": None},
-        "labels": {"accuracy_before": 0.75, "accuracy_after": 0.8, "precision": None, "recall": 0.0},
+        "labels": {"accuracy_before": 0.75, "accuracy_after": 0.8, "precision": None, "recall": 0.0, "flagged": 7},
     }
     text = compare.report([summary], pathlib.Path("runs/x"))
     assert "cnn2: 1,234 weights" in text and "75.0% before, 80.0% after" in text

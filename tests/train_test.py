@@ -14,7 +14,9 @@ from kdmlc_jax import config as config_lib
 from kdmlc_jax import export, labels, optim, train
 from kdmlc_jax.checkpoint import Checkpoints
 from kdmlc_jax.data import artefact
+from kdmlc_jax.data.artefact import Artefact
 from kdmlc_jax.data.prepare import prepare
+from kdmlc_jax.data.splits import Splits
 from kdmlc_jax.errors import NonFiniteError, UserError
 
 # The keys that other programs may count on.
@@ -221,6 +223,37 @@ def test_exported_network_has_the_reported_accuracy(finished):
     np.testing.assert_allclose(probability.sum(axis=1), 1, atol=1e-5)
     accuracy = np.mean(probability.argmax(axis=1) == dataset.test_label)
     assert accuracy == pytest.approx(summary["networks"]["student"]["last"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"images": "x"}, "images or classes"),
+        ({"given_labels": np.zeros(3, np.int32)}, "given labels"),
+        ({"splits": Splits(np.array([0, 1]), np.array([2]), np.array([], int))}, "splits"),
+    ],
+)
+def test_a_cut_run_refuses_other_data(tmp_path, change, what):
+    """Protects a run from files that changed since it began: it would train on its own validation images."""
+    parts = Splits(np.array([0]), np.array([1]), np.array([2]))
+    begun = Artefact(parts, np.arange(3, dtype=np.int32), None, None, np.arange(3, dtype=np.int32), "a")
+    train.check_same_data(begun, tmp_path / "noise.npz")
+    artefact.save_artefact(tmp_path / "noise.npz", begun)
+    train.check_same_data(begun, tmp_path / "noise.npz")
+    with pytest.raises(UserError, match=f"holds a run that began with other {what}: choose another --workdir"):
+        train.check_same_data(begun._replace(**change), tmp_path / "noise.npz")
+
+
+def test_methods_see_no_oracle_in_the_history():
+    """Protects early ends of a stage: what they look at holds nothing of the test set or of true labels."""
+    row = {
+        "epoch": 1,
+        "loss": 0.5,
+        "student_test": 0.9,
+        "student_validation_true": 0.8,
+        "student_validation_given": 0.3,
+    }
+    assert train.visible([row]) == [{"epoch": 1, "loss": 0.5, "student_validation_given": 0.3}]
 
 
 @pytest.mark.parametrize("rows", [1, 4, 7, 8, 9])

@@ -1,9 +1,11 @@
 """noise.npz: the splits of a run, the labels it trained on, and the noise as it came out."""
 
+import hashlib
 import math
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,28 +29,39 @@ class Artefact(NamedTuple):
     given_labels: np.ndarray
     realised_rate: float | None  # None where the true labels are not known
     realised_matrix: np.ndarray | None
+    carried_labels: np.ndarray  # i32[N], before the trusted ones were checked; -1 where there was none
+    images: str  # `fingerprint` of the images the rows are of
 
 
-def save_artefact(
-    path: str | Path, splits: Splits, given_labels: np.ndarray, rate: float | None, matrix: np.ndarray | None
-) -> None:
-    """Writes noise.npz, whole or not at all.
+def fingerprint(ids: np.ndarray, class_names: Sequence[str]) -> str:
+    """A digest of the images' names in order and of the classes: rows of one listing mean nothing in another.
+
+    Args:
+      ids: str[N] or i64[N].
+      class_names: C names.
+    """
+    text = "\0".join((*class_names, "", *map(str, ids)))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def save_artefact(path: str | Path, artefact: Artefact) -> None:
+    """Writes noise.npz, whole or not at all; an unknown rate is kept as NaN, an unknown matrix with no rows.
 
     Args:
       path: the file; its directory exists.
-      splits: index arrays into the training set.
-      given_labels: i32[N], over the whole training set, by stable index.
-      rate: realised rate, a fraction; None where the true labels are not known, kept as NaN.
-      matrix: f64[C, C], realised matrix; None likewise, kept with no rows.
+      artefact: what it will hold.
 
     Raises:
       UserError: where the file cannot be written.
     """
+    rate, matrix = artefact.realised_rate, artefact.realised_matrix
     arrays = {
-        **splits._asdict(),
-        "given_labels": np.asarray(given_labels, np.int32),
+        **artefact.splits._asdict(),
+        "given_labels": np.asarray(artefact.given_labels, np.int32),
         "realised_rate": np.float64(math.nan if rate is None else rate),
         "realised_matrix": np.zeros((0, 0)) if matrix is None else matrix,
+        "carried_labels": np.asarray(artefact.carried_labels, np.int32),
+        "images": np.array(artefact.images),
     }
     with atomic_write(path) as file:
         np.savez(file, **arrays)
@@ -61,7 +74,7 @@ def load_artefact(path: str | Path) -> Artefact:
       path: the file.
 
     Returns:
-      The splits, the labels trained on, the realised rate and matrix.
+      What was saved.
 
     Raises:
       UserError: for a missing, damaged or foreign file.
@@ -70,9 +83,16 @@ def load_artefact(path: str | Path) -> Artefact:
         # np.load leaves a file open that it cannot read, so it is not given the path.
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             splits = Splits(*(file[name] for name in Splits._fields))
-            rate, matrix = float(file["realised_rate"]), file["realised_matrix"]
-            known = (None, None) if math.isnan(rate) else (rate, matrix)
-            return Artefact(splits, file["given_labels"], *known)
+            rate = float(file["realised_rate"])
+            unknown = math.isnan(rate)
+            return Artefact(
+                splits,
+                file["given_labels"],
+                None if unknown else rate,
+                None if unknown else file["realised_matrix"],
+                file["carried_labels"],
+                str(file["images"]),
+            )
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file, expected the noise.npz of a run") from error
     except UNREADABLE as error:

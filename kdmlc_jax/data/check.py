@@ -57,7 +57,8 @@ def describe_source(source: Any) -> Iterator[str]:
     yield f"  {0 if source.test is None else len(source.test.labels)} test images"
     for title, part in (("training", source.train), ("test", source.test)):
         if part is not None:
-            labels = part.labels[part.labels >= 0]
+            labels = part.labels if part.truth is None else np.where(part.labels >= 0, part.labels, part.truth)
+            labels = labels[labels >= 0]
             counts = np.bincount(labels, minlength=len(source.class_names))
             shown = [f"{name} {count}" for name, count in zip(source.class_names, counts, strict=True)]
             more = f", … {len(shown) - LISTED} more" if len(shown) > LISTED else ""

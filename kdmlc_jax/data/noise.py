@@ -58,7 +58,7 @@ def given_labels(
     if kind == "instance":
         return instance_labels(truth, images, noise_config.rate, num_classes, seed)
     if kind == "file":
-        return read_labels(path, len(truth), num_classes, ids)
+        return read_labels(path, len(truth), num_classes, ids, class_names)
     if kind == "human":
         from kdmlc_jax.data.human import read_human
 
@@ -130,18 +130,6 @@ def _check(kind: str, rate: float, num_classes: int) -> None:
         raise UserError(f"noise.rate: {rate!r} is out of range, expected a fraction in [0, 1]")
     if num_classes < 2:
         raise UserError(f"num_classes: {num_classes} is out of range, expected 2 or more")
-
-
-def corrupt(labels: np.ndarray, kind: str, rate: float, num_classes: int, seed: int) -> np.ndarray:
-    """`draw` from the `transition_matrix` of (kind, rate, num_classes, seed).
-
-    Returns:
-      i32[N], given labels.
-
-    Raises:
-      UserError: as both.
-    """
-    return draw(labels, transition_matrix(kind, rate, num_classes, seed), seed)
 
 
 def draw(labels: np.ndarray, matrix: np.ndarray, seed: int, exact: bool = False) -> np.ndarray:

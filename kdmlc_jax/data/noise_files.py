@@ -1,7 +1,7 @@
 """Noise from files: a transition matrix, or the labels themselves from another tool or run."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from kdmlc_jax.data.artefact import UNREADABLE, load_artefact
+from kdmlc_jax.data.artefact import UNREADABLE, fingerprint, load_artefact
 from kdmlc_jax.data.sources.base import checked_labels
 from kdmlc_jax.data.sources.files import read_bytes
 from kdmlc_jax.errors import UserError, suggest
@@ -72,15 +72,19 @@ def _check_matrix(path: str | Path, matrix: np.ndarray) -> None:
         raise UserError(f"{path} row {row}: sums to {total[row]:.9g}, expected 1 within {TOLERANCE:g}")
 
 
-def read_labels(path: str | Path, count: int, num_classes: int, ids: np.ndarray | None = None) -> np.ndarray:
+def read_labels(
+    path: str | Path, count: int, num_classes: int, ids: np.ndarray | None = None, class_names: Sequence[str] = ()
+) -> np.ndarray:
     """Given labels from another tool or run. Rows are counted from 0, the header not among them.
 
     Args:
-      path: noise.npz of a run; `.npy`, i[N] by stable index; or `.csv` or `.parquet` with a column `id` and one of
+      path: noise.npz of a run on the same images, whose labels are taken as they were before the trusted ones were
+        checked; `.npy`, i[N] by stable index; or `.csv` or `.parquet` with a column `id` and one of
         LABEL_COLUMNS, the rows in any order.
       count: N.
       num_classes: C.
       ids: str[N], the names in the column `id`; None = 0 … N-1.
+      class_names: C names, which those of a noise.npz must equal.
 
     Returns:
       i32[N], by stable index.
@@ -94,12 +98,21 @@ def read_labels(path: str | Path, count: int, num_classes: int, ids: np.ndarray 
         return _keyed(path, count, num_classes, ids)
     if suffix not in (".npz", ".npy"):
         raise UserError(f'{path}: "{suffix}" is not one of .npz, .npy, .csv, .parquet, the files labels are read from')
-    labels = _load_npy(path) if suffix == ".npy" else load_artefact(path).given_labels
+    labels = (
+        _load_npy(path) if suffix == ".npy" else _of_run(path, np.arange(count) if ids is None else ids, class_names)
+    )
     if labels.shape != (count,):
         raise UserError(f"{path}: labels of shape {labels.shape}, expected ({count},), one per training image")
     if not np.issubdtype(labels.dtype, np.integer):
         _refuse_first_fraction(path, labels, num_classes)
     return checked_labels(labels, num_classes, path)
+
+
+def _of_run(path: str | Path, ids: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    kept = load_artefact(path)
+    if kept.images != fingerprint(ids, class_names):
+        raise UserError(f"{path}: is of {len(kept.given_labels)} other images or classes, expected these {len(ids)}")
+    return np.where(kept.carried_labels >= 0, kept.carried_labels, kept.given_labels)
 
 
 def _load_npy(path: str | Path) -> np.ndarray:

@@ -20,7 +20,8 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...]
     images: Images  # u8[N, H, W, K], or features f32[N, 1, 1, D]
     given_label: np.ndarray  # i32[N], what the methods learn from; the true label on trusted images
-    trusted_given: np.ndarray  # i32[N], the label before it was checked, -1 where it is not known
+    carried_label: np.ndarray  # i32[N], before the trusted ones were checked, -1 where there was none
+    trusted_given: np.ndarray  # i32[N], what methods may see of it on trusted images, -1 elsewhere
     truth: np.ndarray  # i32[N], -1 where unknown
     splits: splits.Splits
     test_images: Images | None  # u8[M, H, W, K]
@@ -31,6 +32,11 @@ class Dataset(NamedTuple):
     skipped: tuple[tuple[str, str], ...] = ()  # (name, reason) of unreadable images
     notes: tuple[str, ...] = ()  # what a person should know, a line each
     duplicates: Duplicates | None = None  # None where they were not looked for
+
+    def artefact(self) -> artefact.Artefact:
+        """What a run keeps of its data."""
+        images = artefact.fingerprint(self.ids, self.class_names)
+        return artefact.Artefact(self.splits, self.given_label, self.rate, self.matrix, self.carried_label, images)
 
 
 def prepare(config: Any) -> Dataset:
@@ -58,7 +64,9 @@ def from_source(config: Any, source: Source) -> Dataset:
     parts = make_splits(config, source, known, group)
     check_batches(config, parts, train.images)
     # A trusted image carries the label that is trusted, whatever it carried before.
-    given, trusted_given = np.where(labels >= 0, labels, known), np.full_like(labels, -1)
+    given, trusted_given = known.copy(), np.full_like(labels, -1)
+    given[labels >= 0] = labels[labels >= 0]
+    unchecked = int((truth[parts.trusted] < 0).sum()) if source.trusted is None else 0
     given[parts.trusted] = truth[parts.trusted] = known[parts.trusted]
     if config.data.trusted_given:
         trusted_given[parts.trusted] = labels[parts.trusted]
@@ -66,11 +74,16 @@ def from_source(config: Any, source: Source) -> Dataset:
     noisy = parts.noisy[truth[parts.noisy] >= 0]
     rate, matrix = noise.realised(truth[noisy], given[noisy], classes) if len(noisy) else (None, None)
     return Dataset(
-        source.name, source.class_names, train.images, given, trusted_given, truth, parts,
+        source.name, source.class_names, train.images, given, labels, trusted_given, truth, parts,
         test and test.images, test.labels if test else np.zeros(0, np.int32), rate, matrix,
-        np.arange(len(given)) if train.ids is None else train.ids, source.skipped,
-        (*source.notes, *trust_notes(config, source), *(copies.notes() if copies else ())), copies,
+        ids_of(train), source.skipped,
+        (*source.notes, *trust_notes(config, unchecked), *(copies.notes() if copies else ())), copies,
     )  # fmt: skip
+
+
+def ids_of(part: Part) -> np.ndarray:
+    """The name of each image: str[N], or its row i64[N]."""
+    return np.arange(len(part.labels)) if part.ids is None else part.ids
 
 
 def held(images: Images, data: Any) -> Images:
@@ -103,29 +116,25 @@ def given_and_true(config: Any, source: Source, train: Part) -> tuple[np.ndarray
 
 def make_splits(config: Any, source: Source, known: np.ndarray, group: np.ndarray | None) -> splits.Splits:
     """The splits of `data.splits`, or drawn anew."""
-    data, total = config.data, len(known)
+    data = config.data
     if data.splits:
-        parts, given, *_ = artefact.load_artefact(data.splits)
-        rows = np.concatenate(parts)
-        if len(given) != total or len(np.unique(rows)) < len(rows) or not np.isin(rows, np.arange(total)).all():
-            raise UserError(
-                f"data.splits: {data.splits} is of {len(given)} images and does not split {total} training images; "
-                "another data set?"
-            )
-        return parts
+        kept = artefact.load_artefact(data.splits)
+        if kept.images != artefact.fingerprint(ids_of(source.train), source.class_names):
+            other = f"is of {len(kept.given_labels)} other images or classes"
+            raise UserError(f"data.splits: {data.splits} {other}, expected these {len(known)} training images")
+        return kept.splits if group is None else splits.without_copies(kept.splits, group)
     named = splits.Named(source.trusted, source.validation)
     sizes = (data.trusted, data.validation, data.noisy)
     return splits.split(known, *sizes, config.seed, len(source.class_names), group, named)
 
 
-def trust_notes(config: Any, source: Source) -> list[str]:
-    """A warning where trusted images are drawn from labels that nobody has checked."""
-    unchecked = source.train.truth is None and config.noise.kind in AS_GIVEN and source.trusted is None
-    if not unchecked or config.data.splits:
+def trust_notes(config: Any, unchecked: int) -> list[str]:
+    """A warning where trusted images were drawn from labels that nobody has checked."""
+    if not unchecked:
         return []
     return [
-        f"warning: data.trusted={config.data.trusted} draws the trusted images from labels that nobody has checked; "
-        "name those you trust (a folder trusted/, a column trusted, or data.trusted_file)"
+        f"warning: data.trusted={config.data.trusted:g} drew {unchecked} trusted images whose labels nobody has "
+        "checked; name those you trust (a folder trusted/, a column trusted, or data.trusted_file)"
     ]
 
 

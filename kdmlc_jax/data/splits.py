@@ -85,7 +85,7 @@ def split(
     reserved = np.zeros(total, bool)
     if named.validation is not None:
         reserved[named.validation] = True
-    # One image at least stays for the noisy set.
+    # One image at least stays for the noisy set. A share, as configs give it, yields to images that are named.
     if named.trusted is None:
         why = f"{num_classes} classes, {total} training images"
         size = _size("data.trusted", trusted, num_classes, total - 1, why, total)
@@ -94,14 +94,21 @@ def split(
     else:
         chosen = order[np.isin(order, named.trusted)]
         size = len(chosen)
-        _size("data.trusted", trusted, 0, 0, f"the source names its {size} trusted images", total)
+        _size("data.trusted", _unless_share(trusted), 0, 0, f"the source names its {size} trusted images", total)
     rest = order[~np.isin(groups[order], groups[chosen])]
     if named.validation is None:
         why = f"{len(rest)} images left by data.trusted={size}"
         held = rest[: _size("data.validation", validation, 0, len(rest) - 1, why, total)]
     else:
         held = rest[reserved[rest]]
-        _size("data.validation", validation, 0, 0, f"the source names its {len(held)} validation images", total)
+        _size(
+            "data.validation",
+            _unless_share(validation),
+            0,
+            0,
+            f"the source names its {len(held)} validation images",
+            total,
+        )
     rest = rest[~np.isin(groups[rest], groups[held])]
     beside = f"data.trusted={size} and data.validation={len(held)}"
     why = f"{len(rest)} of {total} images left by {beside}; 0 takes them all"
@@ -127,6 +134,17 @@ def check_labels(labels: np.ndarray, num_classes: int) -> None:
     bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if bad.size:
         raise UserError(f"labels row {bad[0]}: {labels[bad[0]]} is out of range, expected 0 to {num_classes - 1}")
+
+
+def without_copies(parts: Splits, groups: np.ndarray) -> Splits:
+    """`parts` without validation images that copy a trusted one, and noisy ones that copy either."""
+    held = parts.validation[~np.isin(groups[parts.validation], groups[parts.trusted])]
+    noisy = parts.noisy[~np.isin(groups[parts.noisy], groups[np.concatenate([parts.trusted, held])])]
+    return Splits(noisy, parts.trusted, held)
+
+
+def _unless_share(value: float) -> float:
+    return 0 if 0.0 < value < 1.0 else value
 
 
 def _size(field: str, value: float, low: int, high: int, why: str, total: int) -> int:

@@ -53,7 +53,7 @@ class Stage(NamedTuple):
     streams: Streams
     step: Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
     begin: Callable[[State, DatasetView], State] | None = None
-    done: Callable[[list[dict]], bool] | None = None  # history of evaluated epochs -> end this stage early
+    done: Callable[[list[dict]], bool] | None = None  # epochs so far, no test or true-label figures -> end this stage
 
 
 class Method(NamedTuple):

@@ -34,6 +34,9 @@ def load(data: ConfigDict) -> Source:
       UserError: for an unknown name, no directory, and files that are missing, damaged or disagree.
     """
     choose("data.source", data.source, tuple(MODULES))
+    for field in ("manifest", "trusted_file"):
+        if data[field] and data.source != "folder":
+            raise UserError(f'data.{field}: only data.source="folder" reads it, not "{data.source}"')
     module = importlib.import_module(f"{__name__}.{MODULES[data.source]}")
     source: Source = module.read(data)
     if source.test is not None and source.train.images.shape[1:] != source.test.images.shape[1:]:

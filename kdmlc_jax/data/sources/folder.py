@@ -2,9 +2,9 @@
 
 A folder per class: `data.dir`/<class>/…, at any depth below. Where all folders in `data.dir` are among train, noisy,
 trusted, val, valid, validation and test (in any case), each of these holds the class folders of that role; train and
-noisy are one. Hidden files are passed over; files without an image extension, or beside the class
-folders, are counted in a note. The class of a
-trusted or test image is taken for true, that of a validation image for as good as any other label.
+noisy are one. Hidden files are passed over; files without an image extension, or beside the class folders, are counted
+in a note. The class of a trusted or test image is taken for true, that of a validation image for as good as any other
+label.
 """
 
 import os
@@ -43,7 +43,8 @@ def by_folder(root: Path) -> Listing:
     """Lists the class folders of `root`.
 
     Raises:
-      UserError: for a folder that cannot be read, a training class without images, links to folders or out of `root`.
+      UserError: for a folder that cannot be read, a training class without images, a role's folder among the classes,
+      links to folders or out of `root`.
     """
     roles = _role_folders(root)
     ignored: Counter[str] = Counter()
@@ -66,12 +67,24 @@ def _role_folders(root: Path) -> list[tuple[Role, Path]]:
     folders, _ = _entries(root, root)
     named = [path for path in folders if path.name.lower() in ROLES]
     if not named or (len(named) == 1 and len(folders) > 1):  # "train" may be a class beside "bus"
+        _check_class(named, folders, root)
         return [(Role.NOISY, root)]
     for path in folders:
         if path not in named:
             beside = " and ".join(f"{role.name}/" for role in named[:2])
             raise UserError(f"{path}: is beside {beside}, expected only {', '.join(ROLES)} there, or only classes")
     return [(ROLES[path.name.lower()], path) for path in folders]
+
+
+def _check_class(named: list[Path], folders: list[Path], root: Path) -> None:
+    """Refuses a folder named like a role that holds classes of its own: its test images would be learnt from."""
+    classes = {path.name for path in folders} - {path.name for path in named}
+    for folder in named:
+        for path in _entries(folder, root)[0]:
+            if path.name in classes:
+                also = f'holds a folder "{path.name}", and so does {root}'
+                moved = f"move the classes into {root}/train/, or rename {folder.name}/ if it is a class"
+                raise UserError(f"{folder}: {also}; {moved}")
 
 
 def _images(folder: Path, root: Path, ignored: Counter[str]) -> Iterator[str]:

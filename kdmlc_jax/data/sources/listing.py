@@ -81,6 +81,9 @@ def check_name(name: str, place: object) -> None:
 def to_source(listing: Listing, data: ConfigDict) -> Source:
     """Looks at every file and puts the parts together.
 
+    Files are decoded to the end where data.verify is set or data.on_bad_image is skip; else headers are read. The label
+    of a trusted image without a true label is its truth, its given label -1.
+
     Raises:
       UserError: for no images, one class, a class that cannot be learnt, a row without a label, and a bad image where
         data.on_bad_image is fail.
@@ -88,7 +91,9 @@ def to_source(listing: Listing, data: ConfigDict) -> Source:
     check_options(data)
     chosen = trusted_by_file(listing, data.trusted_file)
     _check_labelled(listing, chosen)
-    headers, bad = survey([listing.root / name for name in listing.ids], data.max_megapixels, data.verify)
+    # What is left out is left out here: a cut that a header does not show would end the run later.
+    whole = data.verify or data.on_bad_image == "skip"
+    headers, bad = survey([listing.root / name for name in listing.ids], data.max_megapixels, whole)
     skipped = leave_out(listing.root, listing.ids, bad, data.on_bad_image)
     good = np.array([header is not None for header in headers], bool)
     listing, chosen = listing.take(good), chosen[good]
@@ -197,8 +202,10 @@ def _format(headers: list[Header], data: ConfigDict) -> tuple[int, int]:
 
 def _assemble(listing: Listing, size: int, channels: int, max_megapixels: float) -> Source:
     is_test, is_trusted = listing.role == Role.TEST, listing.role == Role.TRUSTED
-    truth = np.where(is_trusted & (listing.truth < 0), listing.labels, listing.truth)
-    train, test = listing._replace(truth=truth).take(~is_test), listing.take(is_test)
+    # The one label of a trusted image is the checked one; what it was before is unknown, not the same.
+    checked = is_trusted & (listing.truth < 0)
+    labels, truth = np.where(checked, -1, listing.labels), np.where(checked, listing.labels, listing.truth)
+    train, test = listing._replace(labels=labels, truth=truth).take(~is_test), listing.take(is_test)
 
     def files(part: Listing) -> ImageFiles:
         return ImageFiles([part.root / name for name in part.ids], size, channels, max_megapixels)

@@ -3,8 +3,9 @@
 Columns, in any order and case: path (or image, file, filename), label; optional true_label, trusted, split. Others are
 ignored. Rows are counted from 1, the first below the header. Labels that are all numbers must be whole, and are the
 classes 0 to the largest. Names are the classes themselves; a file classes.txt in the data directory, one class a line,
-says which there are and in what order, and may also name the classes of whole numbers. Without it, a name that stands
-in at most 2 places and looks like one in 10 or more is taken for a typing error.
+says which there are and in what order, and may also name the classes of whole numbers. With it, one of label and
+true_label may hold numbers and the other names. Without it, that is refused, and a name that stands in at most 2 places
+and looks like one in 10 or more is taken for a typing error.
 """
 
 import csv
@@ -164,18 +165,28 @@ def _roles(path: Path, table: dict[str, list[str]]) -> list[Role]:
 def _labels(path: Path, root: Path, table: dict[str, list[str]]) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Class names and the labels of the columns label and true_label, i32[N] each, -1 where empty."""
     columns = {name: ["" if _empty(text) else text for text in table[name]] for name in ("label", "true_label")}
-    texts = [text for column in columns.values() for text in column if text]
     listed = class_file(root / "classes.txt") if (root / "classes.txt").exists() else ()
-    numbers = sum(map(_is_number, texts))
-    whole = numbers == len(texts) and not any(map(_is_number, listed))
-    if whole:
-        codes = {name: _whole(path, name, column, len(listed)) for name, column in columns.items()}
-        largest = max((int(code.max()) for code in codes.values()), default=-1)
-        names = listed or tuple(str(label) for label in range(largest + 1))
+    named = [name for name, column in columns.items() if any(map(_is_number, listed)) or _first_name(column) >= 0]
+    if not listed:
+        _check_alike(path, columns)
+    codes = {name: _whole(path, name, columns[name], len(listed)) for name in columns if name not in named}
+    if named:
+        names = listed or _names(path, columns)
+        codes |= {name: _named(path, name, columns[name], names) for name in named}
     else:
-        names = listed or _names(path, columns, 2 * numbers > len(texts))
-        codes = {name: _named(path, name, column, names) for name, column in columns.items()}
+        largest = max(int(code.max()) for code in codes.values())
+        names = listed or tuple(str(label) for label in range(largest + 1))
     return names, codes["label"], codes["true_label"]
+
+
+def _check_alike(path: Path, columns: dict[str, list[str]]) -> None:
+    """Refuses numbers in one column and names in the other: "0" and "cat" would be two classes."""
+    for column, other in (("label", "true_label"), ("true_label", "label")):
+        row, numbers = _first_name(columns[column]), [text for text in columns[other] if text]
+        if row >= 0 and numbers and _first_name(numbers) < 0:
+            message = f'is a name, but every {other} is a number (first "{numbers[0]}")'
+            allowed = "expected names in both columns or whole numbers in both; or write classes.txt"
+            _fail(path, row, f'{column} "{columns[column][row]}" {message}, {allowed}')
 
 
 def class_file(path: Path) -> tuple[str, ...]:
@@ -201,6 +212,11 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def _first_name(texts: list[str]) -> int:
+    """The row of the first text that is no number, -1 where there is none."""
+    return next((row for row, text in enumerate(texts) if text and not _is_number(text)), -1)
+
+
 def _whole(path: Path, column: str, texts: list[str], listed: int) -> np.ndarray:
     codes = np.full(len(texts), -1, np.int32)
     last = (listed or MAX_CLASSES) - 1
@@ -223,9 +239,10 @@ def _named(path: Path, column: str, texts: list[str], names: tuple[str, ...]) ->
     return np.array([index[text] for text in texts], np.int32)
 
 
-def _names(path: Path, columns: dict[str, list[str]], mostly_numbers: bool) -> tuple[str, ...]:
+def _names(path: Path, columns: dict[str, list[str]]) -> tuple[str, ...]:
     """The classes that labels name themselves; refuses a lone word among numbers, and likely typing errors."""
     counts = Counter(text for column in columns.values() for text in column if text)
+    mostly_numbers = 2 * sum(counts[text] for text in counts if _is_number(text)) > counts.total()
     frequent = [name for name, count in counts.items() if count >= FREQUENT]
     rare = {name: suggest(name, frequent) for name in _suspects(counts)}
     for column, texts in columns.items():
