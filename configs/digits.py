@@ -30,5 +30,6 @@ def get_config(arguments: dict[str, str]) -> ConfigDict:
         ("plain, trusted labels", "ce:train_on=trusted"),
         ("plain, both", "ce:train_on=both"),
     )
+    config.checkpoint.every = 5  # an epoch takes less time than saving it
     config.devices = 1  # a step is too small to be worth sharing
     return config_lib.resolve(config, arguments)

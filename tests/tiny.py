@@ -9,7 +9,7 @@ from kdmlc_jax import config as config_lib
 
 SPEC = "configs/digits.py:teacher=cnn3,student=cnn2,noisy=200,validation=20,epochs=3"
 # 40 divides by the four simulated devices, and so does each half of it.
-OVERRIDES = {"devices": "1", "train.batch_size": "40", "train.trusted_batch_size": "40"}
+OVERRIDES = {"devices": "1", "checkpoint.every": "1", "train.batch_size": "40", "train.trusted_batch_size": "40"}
 FLAGS = [f"--config.{field}={value}" for field, value in OVERRIDES.items()]
 STEPS = 5
 
