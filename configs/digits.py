@@ -4,7 +4,7 @@
     python -m kdmlc_jax.main --config configs/digits.py:method=mlc,rate=0.8,seed=1 --workdir runs/digits_mlc
 
 KDMLC (doi 10.7544/issn1000-1239.202330382) in its strong form, 100 trusted images, uniform noise .6 (true class among
-those drawn), and the three plain baselines on both networks. Expect about 90 s on two CPU cores, compilation included,
+those drawn), and the three plain baselines on both networks. Expect 90 to 105 s on two CPU cores, compilation included,
 and a student at .968 ± .011 (five seeds; plain training on the same network .937 ± .024 at best).
 """
 

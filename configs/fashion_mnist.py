@@ -4,9 +4,9 @@
     python -m kdmlc_jax.main --config configs/fashion_mnist.py:method=mlc,network=student,noise=flip,rate=0.4 …
 
 10 000 noisy and 1 000 trusted training images, 5 000 for validation, none of them augmented; teacher cnn16
-(24 k weights), student cnn8 (6 k). Expect about 80 s a run on two CPU cores and a student at .817 ± .008 (three seeds;
-plain training on the same network .753 ± .005 at best); other noises in benchmarks/. The four idx files lie in
-`data.dir` or in $KDMLC_DATA/fashion-mnist.
+(24 k weights), student cnn8 (6 k). Expect 80 to 105 s a run on two CPU cores, compilation included, and a student at
+.817 ± .008 (three seeds; plain training on the same network .753 ± .005 at best); other noises in benchmarks/. The four
+idx files lie in `data.dir` or in $KDMLC_DATA/fashion-mnist.
 
 Arguments: those of `kdmlc_jax.config.SHORT`, options of the method, `quick` (4 epochs: to see that all works),
 `augmented` (crop by 1 pixel and flip: better for every method, and far more so for those that see few labels) and
