@@ -109,18 +109,8 @@ def show(value: dict | None, digits: int = 3) -> str:
 
 def markdown(rows: list[dict]) -> str:
     """The table as Markdown; accuracies are fractions of the test set, `best test` is an oracle."""
-    head = [
-        "config",
-        "method",
-        "options",
-        "noise",
-        "network",
-        "seeds",
-        "last",
-        "best val",
-        "last 5",
-        "best test (oracle)",
-    ]
+    head = ["config", "method", "options", "noise", "network", "seeds"]
+    head += ["last", "best val", "last 5", "best test (oracle)"]
     head += ["labels right before", "after", "seconds"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:

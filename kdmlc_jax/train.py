@@ -179,13 +179,14 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
         return json.loads(summary_path.read_text())
     began = time.monotonic()
     dataset = prepare(config)
-    check_same_data(dataset.artefact(), workdir / "noise.npz")
+    kept = dataset.artefact()
+    check_same_data(kept, workdir / "noise.npz")
     job = Run(config, dataset)
     carry = job.init()
     make_workdir(workdir)
     files.write_json(workdir / "config.json", config.to_dict())
     files.write_csv(workdir / "bad_images.csv", ("image", "reason"), dataset.skipped)
-    artefact.save_artefact(workdir / "noise.npz", dataset.artefact())
+    artefact.save_artefact(workdir / "noise.npz", kept)
     for note in dataset.notes:
         if note.startswith("warning") and not quiet:
             print(note, file=sys.stderr)

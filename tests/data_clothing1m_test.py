@@ -1,12 +1,14 @@
 """Clothing1M on a miniature in its published layout: roles, labels, and one clear line for each inconsistency."""
 
+from functools import partial
+
+import loading
 import numpy as np
 import pytest
 from PIL import Image
 
 from kdmlc_jax import config as config_lib
 from kdmlc_jax import train
-from kdmlc_jax.data import sources
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import UserError
 
@@ -36,20 +38,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def load(folder, **fields):
-    """The set as a config that names it reads it."""
-    data = config_lib.base().data
-    data.source, data.dir = "clothing1m", str(folder)
-    data.update(fields)
-    return sources.load(data)
-
-
-def error_of(folder, **fields):
-    """The one line that loading fails with."""
-    with pytest.raises(UserError) as caught:
-        load(folder, **fields)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+load, error_of = partial(loading.load, "clothing1m"), partial(loading.error_of, "clothing1m")
 
 
 def append(path, line):

@@ -1,11 +1,10 @@
 """Features in .npy files: what comes out of good ones, and one clear line for each kind of bad one."""
 
+from functools import partial
+
+import loading
 import numpy as np
 import pytest
-
-from kdmlc_jax import config as config_lib
-from kdmlc_jax.data import sources
-from kdmlc_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(6, 4)).astype(np.float32)
@@ -13,11 +12,7 @@ LABELS = np.array([0, 1, 2, 0, 1, 2])
 TEST = RNG.normal(size=(3, 4)).astype(np.float32)
 
 
-def load(folder):
-    """The set as a config that names it and a folder reads it."""
-    data = config_lib.base().data
-    data.source, data.dir = "features", str(folder)
-    return sources.load(data)
+load, error_of = partial(loading.load, "features"), partial(loading.error_of, "features")
 
 
 @pytest.fixture
@@ -30,14 +25,6 @@ def folder(tmp_path):
 def save(folder, **arrays):
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
-
-
-def error_of(folder):
-    """The one line that loading fails with."""
-    with pytest.raises(UserError) as caught:
-        load(folder)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])

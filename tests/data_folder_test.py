@@ -1,32 +1,16 @@
 """Folders of images: class folders and manifests read as meant, and one clear line for each mistake in them."""
 
 import os
+from functools import partial
 
+import loading
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from kdmlc_jax import config as config_lib
-from kdmlc_jax.data import sources
-from kdmlc_jax.errors import UserError
-
-
-def load(folder, **fields):
-    """The source of a folder, by a config as a user writes it."""
-    data = config_lib.base().data
-    data.source, data.dir = "folder", str(folder)
-    data.update(fields)
-    return sources.load(data)
-
-
-def error_of(folder, **fields):
-    """The one line that loading fails with."""
-    with pytest.raises(UserError) as caught:
-        load(folder, **fields)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+load, error_of = partial(loading.load, "folder"), partial(loading.error_of, "folder")
 
 
 def put(folder, names, size=(4, 4), colour=False):

@@ -7,20 +7,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from loading import load
 from sklearn.datasets import load_digits
 
-from kdmlc_jax import config as config_lib
-from kdmlc_jax.data import sources
 from kdmlc_jax.errors import NonFiniteError, UserError, suggest
 
 SIZES = {"train": 12, "t10k": 5}
-
-
-def load(name, folder=""):
-    """The data set as a config that names it and a folder reads it."""
-    data = config_lib.base().data
-    data.source, data.dir = name, str(folder)
-    return sources.load(data)
 
 
 def idx_bytes(array, magic):

@@ -6,15 +6,15 @@ import pathlib
 import runpy
 import subprocess
 import sys
+from functools import partial
 
+import loading
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from kdmlc_jax import config as config_lib
-from kdmlc_jax.data import decoding, sources
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.data import decoding
 
 NAMES = ["cat", "dog", "eel"]
 FORMATS = ["array_record", "parquet"]
@@ -22,20 +22,7 @@ SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "prepare_data.py"
 RNG = np.random.default_rng(0)
 
 
-def load(folder, **fields):
-    """The set as a config that names it, a folder and other fields of `data` reads it."""
-    data = config_lib.base().data
-    data.source, data.dir = "tfds", str(folder)
-    data.update(fields)
-    return sources.load(data)
-
-
-def error_of(folder, **fields):
-    """The one line that loading fails with."""
-    with pytest.raises(UserError) as caught:
-        load(folder, **fields)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+load, error_of = partial(loading.load, "tfds"), partial(loading.error_of, "tfds")
 
 
 def png(pixels):

@@ -74,12 +74,13 @@ def describe_source(source: Any) -> Iterator[str]:
 def describe_run(config: Any, dataset: Any, told: tuple[str, ...]) -> Iterator[str]:
     """What a run would make of them, a line each; notes already `told` are left out."""
     from kdmlc_jax.data.pipeline import is_resident
+    from kdmlc_jax.data.prepare import mebibytes
 
     yield "a run: " + ", ".join(f"{len(rows)} {name}" for name, rows in dataset.splits._asdict().items())
     rate = "unknown" if dataset.rate is None else f"{dataset.rate:.4f}"
     yield f"  noise {config.noise.kind}: share of wrong labels in the noisy part {rate}"
-    mib = np.prod(dataset.images.shape, dtype=float) * dataset.images.dtype.itemsize / 2**20
     kind = "resident" if is_resident(dataset, config.data.pipeline) else "streaming"
+    mib = mebibytes(dataset.images)
     yield f"  {mib:,.1f} MiB of training images (data.resident_mb={config.data.resident_mb:g}): {kind} pipeline"
     yield from (f"  {note}" for note in dataset.notes if note not in told)
     if not any(dataset.duplicates):

@@ -12,7 +12,7 @@ from kdmlc_jax.data.noise_instance import instance_labels
 from kdmlc_jax.data.noise_semantic import semantic_targets
 from kdmlc_jax.data.sources.base import Images
 from kdmlc_jax.data.splits import Stream, check_labels, generator
-from kdmlc_jax.errors import UserError, suggest
+from kdmlc_jax.errors import UserError, choose
 
 # Those of `transition_matrix`, and all.
 MATRIX_KINDS = ("none", "uniform", "uniform_excluded", "flip", "pair", "semantic")
@@ -123,8 +123,7 @@ def _flip_targets(num_classes: int, seed: int) -> np.ndarray:
 
 
 def _check(kind: str, rate: float, num_classes: int) -> None:
-    if kind not in KINDS:
-        raise UserError(f'noise.kind: "{kind}" is not one of {", ".join(KINDS)}{suggest(kind, KINDS)}')
+    choose("noise.kind", kind, KINDS)
     # NaN fails both comparisons, so it is refused here too.
     if not isinstance(rate, Real) or isinstance(rate, bool) or not 0.0 <= rate <= 1.0:
         raise UserError(f"noise.rate: {rate!r} is out of range, expected a fraction in [0, 1]")

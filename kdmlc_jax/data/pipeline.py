@@ -12,7 +12,6 @@ from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kdmlc_jax.data import augment
@@ -51,7 +50,7 @@ class Pipeline(Protocol):
         ...
 
 
-def choose(dataset: Dataset, how: str, seed: int, steps: int) -> "Resident | Stream":
+def choose(dataset: Dataset, how: str, seed: int, steps: int) -> Pipeline:
     """The pipeline that `how` (`data.pipeline`) names, for epochs of `steps` steps."""
     return (Resident if is_resident(dataset, how) else Stream)(dataset, seed, steps)
 
@@ -200,4 +199,4 @@ def make_batch(rows: dict[str, jax.Array], fixed: Any, key: jax.Array, how: Any)
         if name != "meta_image" or how.meta != "none":
             pixels = augment.augment(jax.random.fold_in(key, 3 * number), pixels, how.pad, how.flip, cutout)
         batch[name] = pixels
-    return {name: jnp.asarray(value) for name, value in batch.items()}
+    return batch

@@ -91,10 +91,14 @@ def held(images: Images, data: Any) -> Images:
 
     A stream of small images is fed from memory too: decoding a 32x32 PNG costs more than a step on it.
     """
-    size = np.prod(images.shape, dtype=np.int64) * images.dtype.itemsize / 2**20
     if isinstance(images, np.ndarray):
         return images
-    return images[:] if data.pipeline == "resident" or size <= data.resident_mb else images
+    return images[:] if data.pipeline == "resident" or mebibytes(images) <= data.resident_mb else images
+
+
+def mebibytes(images: Images) -> float:
+    """Size of the decoded images in MiB."""
+    return float(np.prod(images.shape, dtype=np.int64) * images.dtype.itemsize / 2**20)
 
 
 def given_and_true(config: Any, source: Source, train: Part) -> tuple[np.ndarray, np.ndarray]:

@@ -94,22 +94,17 @@ def split(
     else:
         chosen = order[np.isin(order, named.trusted)]
         size = len(chosen)
-        _size("data.trusted", _unless_share(trusted), 0, 0, f"the source names its {size} trusted images", total)
-    rest = order[~np.isin(groups[order], groups[chosen])]
+        why = f"the source names its {size} trusted images"
+        _size("data.trusted", _unless_share(trusted), 0, 0, why, total)
+    rest = _unlike(order, chosen, groups)
     if named.validation is None:
         why = f"{len(rest)} images left by data.trusted={size}"
         held = rest[: _size("data.validation", validation, 0, len(rest) - 1, why, total)]
     else:
         held = rest[reserved[rest]]
-        _size(
-            "data.validation",
-            _unless_share(validation),
-            0,
-            0,
-            f"the source names its {len(held)} validation images",
-            total,
-        )
-    rest = rest[~np.isin(groups[rest], groups[held])]
+        why = f"the source names its {len(held)} validation images"
+        _size("data.validation", _unless_share(validation), 0, 0, why, total)
+    rest = _unlike(rest, held, groups)
     beside = f"data.trusted={size} and data.validation={len(held)}"
     why = f"{len(rest)} of {total} images left by {beside}; 0 takes them all"
     wanted = _size("data.noisy", noisy, 0, len(rest), why, total)
@@ -138,9 +133,14 @@ def check_labels(labels: np.ndarray, num_classes: int) -> None:
 
 def without_copies(parts: Splits, groups: np.ndarray) -> Splits:
     """`parts` without validation images that copy a trusted one, and noisy ones that copy either."""
-    held = parts.validation[~np.isin(groups[parts.validation], groups[parts.trusted])]
-    noisy = parts.noisy[~np.isin(groups[parts.noisy], groups[np.concatenate([parts.trusted, held])])]
+    held = _unlike(parts.validation, parts.trusted, groups)
+    noisy = _unlike(parts.noisy, np.concatenate([parts.trusted, held]), groups)
     return Splits(noisy, parts.trusted, held)
+
+
+def _unlike(rows: np.ndarray, others: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Those of `rows` that are neither among `others` nor copies of one."""
+    return rows[~np.isin(groups[rows], groups[others])]
 
 
 def _unless_share(value: float) -> float:

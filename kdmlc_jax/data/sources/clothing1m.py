@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from kdmlc_jax.data.images import ImageFiles, survey
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.data.sources.files import directory
-from kdmlc_jax.data.sources.listing import check_name, check_options, leave_out, read_lines
+from kdmlc_jax.data.sources.listing import check_name, check_options, leave_out, read_lines, skip_notes
 from kdmlc_jax.errors import UserError
 
 CLASSES = (
@@ -43,8 +43,6 @@ def read(data: ConfigDict) -> Source:
         _check_labelled(_key_list(root, name), lines, noisy if name == "noisy_train" else clean)
     notes = _disjoint(root, lists)
     skipped = _leave_out(root, lists, data) if data.verify or data.on_bad_image == "skip" else ()
-    if skipped:
-        notes += (f"warning: {len(skipped)} bad images left out, first {skipped[0][0]}: {skipped[0][1]}",)
     train, test = [name for part in TRAIN_LISTS for name in lists[part]], list(lists["clean_test"])
     trusted, validation = np.cumsum([len(lists[part]) for part in TRAIN_LISTS[:2]])
     return Source(
@@ -55,7 +53,7 @@ def read(data: ConfigDict) -> Source:
         np.arange(trusted, validation),
         np.arange(validation, len(train)),
         skipped,
-        notes,
+        (*notes, *skip_notes(skipped)),
     )
 
 

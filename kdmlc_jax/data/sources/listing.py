@@ -88,7 +88,6 @@ def to_source(listing: Listing, data: ConfigDict) -> Source:
       UserError: for no images, one class, a class that cannot be learnt, a row without a label, and a bad image where
         data.on_bad_image is fail.
     """
-    check_options(data)
     chosen = trusted_by_file(listing, data.trusted_file)
     _check_labelled(listing, chosen)
     # What is left out is left out here: a cut that a header does not show would end the run later.
@@ -100,12 +99,12 @@ def to_source(listing: Listing, data: ConfigDict) -> Source:
     try:
         _check_classes(listing)
     except UserError as error:  # what was left out may be why
-        lost = [note.removeprefix("warning: ") for note in _skip_notes(skipped)]
+        lost = [note.removeprefix("warning: ") for note in skip_notes(skipped)]
         raise UserError("; ".join([str(error), *lost])) from error
     listing.role[chosen] = Role.TRUSTED
     seen = [header for header in headers if header is not None]
     size, channels = _format(seen, data)
-    notes = (*listing.notes, *_skip_notes(skipped), _count_note(listing), _size_note(seen, size, channels))
+    notes = (*listing.notes, *skip_notes(skipped), _count_note(listing), _size_note(seen, size, channels))
     return _assemble(listing, size, channels, data.max_megapixels)._replace(skipped=skipped, notes=notes)
 
 
@@ -226,7 +225,8 @@ def _rows(train: Listing, role: Role) -> np.ndarray | None:
     return rows if rows.size else None
 
 
-def _skip_notes(skipped: tuple[tuple[str, str], ...]) -> list[str]:
+def skip_notes(skipped: tuple[tuple[str, str], ...]) -> list[str]:
+    """A warning where images were left out: how many, and the first."""
     return [f"warning: {len(skipped)} bad images left out, first {skipped[0][0]}: {skipped[0][1]}"] if skipped else []
 
 
