@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from kdmlc_jax.errors import NonFiniteError, UserError, suggest
+from kdmlc_jax.errors import NonFiniteError, StoppedError, StorageError, UserError, suggest
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -20,13 +20,35 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
     return flags, overrides
 
 
+def add_launch(parser: argparse.ArgumentParser) -> None:
+    """The flags by which several processes find each other where no launcher tells them."""
+    group = parser.add_argument_group("several processes (SLURM, Open MPI, TPU pods are recognised without these)")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    group.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+
+
+def start(flags: argparse.Namespace) -> None:
+    """What every training program does before it touches a device."""
+    from kdmlc_jax import parallel
+
+    parallel.join_processes(parallel.Launch(flags.coordinator, flags.processes, flags.process))
+    parallel.keep_compiled()
+
+
+EXITS = """exit codes: 0 done, 2 bad input, 3 training met a NaN or infinity, 4 a file cannot be written or is damaged,
+75 stopped by SIGTERM or Ctrl-C with its state saved, 130 stopped by a second Ctrl-C or before training began"""
+
+CODES: dict[type[Exception], int] = {StorageError: 4, UserError: 2, NonFiniteError: 3, StoppedError: 75}
+
+
 def guarded(program: Callable[[list[str]], None]) -> None:
     """Runs `program` on the command line's words; a known error is one line and an exit code."""
     try:
         program(sys.argv[1:])
-    except (UserError, NonFiniteError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 3)
+    except tuple(CODES) as error:
+        print(f"{'stopped' if isinstance(error, StoppedError) else 'error'}: {error}", file=sys.stderr)
+        sys.exit(next(code for kind, code in CODES.items() if isinstance(error, kind)))
     except KeyboardInterrupt:
-        print("stopped; the same --workdir goes on from the last saved epoch", file=sys.stderr)
+        print("stopped; the same --workdir goes on from what was last saved", file=sys.stderr)
         sys.exit(130)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from kdmlc_jax import config as config_lib
 from kdmlc_jax import files
-from kdmlc_jax.cli import guarded, parse
+from kdmlc_jax.cli import add_launch, guarded, parse, start
 from kdmlc_jax.errors import UserError
 
 METRICS = ("last", "last5", "best_val", "best_test")
@@ -132,6 +132,8 @@ def run_cell(config: ConfigDict, folder: pathlib.Path, label: str, title: str = 
 
 def compare(specs: list[str], method_list: list[str], seeds: list[int], overrides: dict, workdir: pathlib.Path) -> str:
     """Runs all cells, writes table.json and table.md at the end, and returns the table."""
+    from kdmlc_jax import parallel
+
     arguments = [expanded for method in method_list for expanded in expand(method)]
     for field in overrides:
         if field == "seed" or field.startswith("method."):
@@ -151,14 +153,17 @@ def compare(specs: list[str], method_list: list[str], seeds: list[int], override
         title = f"{short(words).replace(',', ' ')} seed {config.seed}"
         summaries.append(run_cell(config, workdir / folder, " ".join(options), title) | {"config": folder.parts[0]})
     rows = aggregate(summaries)
-    files.write_json(workdir / "table.json", rows)
     table = markdown(rows)
-    files.write_text(workdir / "table.md", table)
+    if parallel.is_main():
+        files.write_json(workdir / "table.json", rows)
+        files.write_text(workdir / "table.md", table)
     return table
 
 
 def run_with_baselines(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains `config` in `workdir` and its baselines below it, and prints what a newcomer wants to know."""
+    from kdmlc_jax import parallel
+
     cells = [(config, workdir, config.method.name)]
     for label, method in config.baselines:
         for words in expand(method):
@@ -166,7 +171,9 @@ def run_with_baselines(config: ConfigDict, workdir: pathlib.Path) -> None:
             config_lib.resolve(baseline, config_lib.parse_arguments(words))
             baseline.baselines = ()
             cells.append((baseline, workdir / "baselines" / slug(short(words)), label))
-    print(report([run_cell(*cell) for cell in cells], workdir))
+    text = report([run_cell(*cell) for cell in cells], workdir)
+    if parallel.is_main():
+        print(text)
 
 
 def report(summaries: list[dict], workdir: pathlib.Path) -> str:
@@ -215,6 +222,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--methods", required=True, metavar="'ce:train_on=noisy kdmlc:preset=strong'")
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated whole numbers (default: 0,1,2)")
     parser.add_argument("--workdir", required=True, metavar="DIR")
+    add_launch(parser)
     flags, overrides = parse(parser, argv)
     try:
         seeds = [int(seed) for seed in flags.seeds.split(",")]
@@ -225,8 +233,10 @@ def main(argv: list[str]) -> None:
             raise UserError(f"{flag}: {values} names one twice; a cell counts once")
     from kdmlc_jax import parallel
 
-    parallel.keep_compiled()
-    print(compare(flags.config, flags.methods.split(), seeds, overrides, pathlib.Path(flags.workdir)))
+    start(flags)
+    table = compare(flags.config, flags.methods.split(), seeds, overrides, pathlib.Path(flags.workdir))
+    if parallel.is_main():
+        print(table)
 
 
 if __name__ == "__main__":

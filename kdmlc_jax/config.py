@@ -33,7 +33,16 @@ SHORT = {
     "cutout": "augment.cutout",
     "teacher": "teacher.net",
     "student": "student.net",
+    "parallel": "parallel.mode",
+    "sharding": "parallel.sharding",
 }
+
+# A run may go on with another value of these: where and how it runs, how long, and what is kept of it. Any other field
+# would make the second half another experiment, or not fit the saved state.
+FREE = (
+    *("devices", "parallel.", "checkpoint.", "baselines", "name", "data.dir", "data.pipeline", "data.resident_mb"),
+    *("train.epochs", "train.eval_batch_size", "train.steps_per_call", "train.on_nonfinite"),
+)
 
 
 def base() -> ConfigDict:
@@ -81,9 +90,24 @@ def base() -> ConfigDict:
                 "milestones": (0.6667, 0.8333),
                 "warm_up": 0.0,
             },
-            "train": {"epochs": 15, "batch_size": 100, "trusted_batch_size": 100, "eval_batch_size": 500},
-            "checkpoint": {"every": 1, "keep": 2},
-            "devices": 0,
+            "train": {
+                "epochs": 15,
+                "batch_size": 100,
+                "trusted_batch_size": 100,
+                "eval_batch_size": 500,
+                "steps_per_call": 1,  # steps in one dispatch; above 1 pays on accelerators only
+                "on_nonfinite": "stop",  # or skip: a step that gives NaN or infinity is undone and counted
+            },
+            # every: epochs; every_steps: also in the middle of epochs, 0 = not; the newest `keep` and the best stay
+            "checkpoint": {"every": 1, "every_steps": 0, "keep": 2},
+            "devices": 0,  # 0 = all
+            "parallel": {
+                "mode": "jit",  # or pmap
+                "sharding": "replicated",  # or fsdp: large arrays of the state are split over the devices
+                "model": 1,  # devices that share one slice of the batch (fsdp)
+                "shard_above": 65536,  # fsdp: elements
+                "split_banks": False,  # what a method remembers of every image is split over the devices
+            },
             "baselines": (),
         }
     )
@@ -224,8 +248,17 @@ def check(config: ConfigDict) -> None:
     choose("data.pipeline", config.data.pipeline, ("auto", "resident", "stream"))
     choose("data.on_bad_image", config.data.on_bad_image, ("fail", "skip"))
     choose("augment.meta", config.augment.meta, ("none", "weak", "all"))
-    for field in ("train.epochs", "train.eval_batch_size", "checkpoint.every", "checkpoint.keep"):
+    choose("train.on_nonfinite", config.train.on_nonfinite, ("stop", "skip"))
+    choose("parallel.mode", config.parallel.mode, ("jit", "pmap"))
+    choose("parallel.sharding", config.parallel.sharding, ("replicated", "fsdp"))
+    at_least_one = ("train.epochs", "train.eval_batch_size", "train.steps_per_call", "checkpoint.every")
+    for field in (*at_least_one, "checkpoint.keep", "parallel.model", "parallel.shard_above"):
         in_range(field, flatten(config)[field], 1)
+    in_range("checkpoint.every_steps", config.checkpoint.every_steps, 0)
+    if config.parallel.model > 1 and config.parallel.sharding != "fsdp":
+        raise UserError(f"parallel.model: {config.parallel.model} has nothing to do without parallel.sharding=fsdp")
+    if config.parallel.mode == "pmap" and (config.parallel.sharding != "replicated" or config.parallel.split_banks):
+        raise UserError("parallel.mode: pmap keeps the whole state on every device; sharding needs mode jit")
     if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in config.baselines):
         raise UserError(f"baselines: {config.baselines!r} is not a tuple of pairs (label, method)")
     for field in ("lr", "weight_decay", "clip"):
@@ -236,14 +269,20 @@ def check(config: ConfigDict) -> None:
         in_range("optim.milestones", share, 0.0, 1.0)
 
 
-def check_same(config: ConfigDict, path: pathlib.Path) -> None:
-    """Raises UserError, naming the first field, where `config` differs from the one written to `path`."""
+def changes(config: ConfigDict, path: pathlib.Path) -> list[str]:
+    """Fields that differ from the config written to `path`, as "train.epochs=20 (was 15)"; all of them `FREE`.
+
+    Raises:
+      UserError: naming the first field that a run cannot change on its way.
+    """
     if not path.exists():
-        return
+        return []
     old, new = flatten(read(path)), flatten(config)
-    for field in sorted(old.keys() | new.keys()):
-        if old.get(field) != new.get(field):
+    changed = [field for field in sorted(old.keys() | new.keys()) if old.get(field) != new.get(field)]
+    for field in changed:
+        if not field.startswith(FREE):
             raise UserError(
                 f"{path.parent} holds a run with {field}={old.get(field)!r}, not {new.get(field)!r}: "
                 "choose another --workdir, or leave out --config to go on with that run"
             )
+    return [f"{field}={new.get(field)!r} (was {old.get(field)!r})" for field in changed]

@@ -1,4 +1,4 @@
-"""The two errors a run ends with on purpose: bad input and non-finite training."""
+"""What a run ends with on purpose: bad input, a disk that fails, non-finite training, a request to stop."""
 
 import difflib
 import math
@@ -10,8 +10,20 @@ class UserError(ValueError):
     """The user gave something unusable: one line naming thing, place, value and allowed range; exit status 2."""
 
 
+class StorageError(UserError):
+    """A file or folder cannot be written, or what was written cannot be trusted; one line; exit status 4."""
+
+
 class NonFiniteError(RuntimeError):
-    """Training met NaN or infinity; exit status 3."""
+    """Training met NaN or infinity at `step`; exit status 3."""
+
+    def __init__(self, message: str, step: int | None = None):
+        super().__init__(message)
+        self.step = step
+
+
+class StoppedError(RuntimeError):
+    """A signal asked the run to stop, and it has saved its state; exit status 75 ("try again later")."""
 
 
 def suggest(name: object, allowed: Iterable[str]) -> str:

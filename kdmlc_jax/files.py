@@ -2,14 +2,16 @@
 
 import contextlib
 import csv
+import fcntl
 import io
 import json
 import os
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import StorageError, UserError
 
 
 @contextlib.contextmanager
@@ -23,7 +25,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
       A binary file to write to.
 
     Raises:
-      UserError: where the file cannot be written.
+      StorageError: where the file cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -34,10 +36,42 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def make_directory(path: Path) -> None:
+    """Creates a folder and those above it; raises StorageError where that is not possible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be created ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Holds the lock of `directory`, which is created; a process that dies leaves it open for the next.
+
+    Raises:
+      UserError: where another process holds it; it is named.
+      StorageError: where nothing can be written.
+    """
+    make_directory(directory)
+    with contextlib.ExitStack() as held:
+        try:
+            file = held.enter_context(open(directory / "lock", "a+"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{directory} is in use by {file.read().strip() or 'another process'}") from None
+        except OSError as error:
+            raise StorageError(f"{directory}: cannot be locked ({error.strerror})") from error
+        yield
 
 
 def write_text(path: str | Path, text: str) -> None:

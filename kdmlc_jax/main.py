@@ -7,12 +7,12 @@ import argparse
 import pathlib
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax.cli import guarded, parse
+from kdmlc_jax.cli import EXITS, add_launch, guarded, parse, start
 
-EPILOG = """any field of the config can be set:  --config.optim.lr=0.05 --config.method.kd_weight=0.5
+EPILOG = f"""any field of the config can be set:  --config.optim.lr=0.05 --config.method.kd_weight=0.5
 arguments in the config's name set the usual ones:  --config configs/digits.py:method=mlc,rate=0.8,seed=1
 a run that was cut goes on where it stopped when given the same --workdir
-exit codes: 0 done, 2 bad input, 3 training met a NaN or infinity, 130 stopped by Ctrl-C"""
+{EXITS}"""
 
 
 def main(argv: list[str]) -> None:
@@ -26,13 +26,14 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--config", metavar="FILE.py[:a=1,b=2]", help="config file (default: configs/digits.py)")
     parser.add_argument("--workdir", metavar="DIR", help="where the run's files go (default: runs/<config's name>)")
+    add_launch(parser)
     flags, overrides = parse(parser, argv)
     config, workdir = resolve(flags.config, flags.workdir, overrides)
     config_lib.check(config)
 
-    from kdmlc_jax import compare, parallel
+    from kdmlc_jax import compare
 
-    parallel.keep_compiled()
+    start(flags)
     compare.run_with_baselines(config, workdir)
 
 

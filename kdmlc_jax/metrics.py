@@ -14,15 +14,31 @@ GUARDS = {
 
 
 class Meter:
-    """Means of step metrics over an epoch; values are fetched one step late, so that the device never waits."""
+    """Means of step metrics over an epoch; values are fetched one call late, so that the device never waits.
 
-    def __init__(self) -> None:
+    Args:
+      skip: steps with a number that is not finite are left out and counted instead of being an error.
+      kept: what `kept()` gave where the epoch was cut.
+    """
+
+    def __init__(self, skip: bool = False, kept: dict | None = None) -> None:
         self._pending: tuple[int, Any] | None = None
-        self._sums: dict[str, float] = {}
-        self._count = 0
+        self._skip = skip
+        self._sums: dict[str, float] = dict(kept["sums"]) if kept else {}
+        self._count: int = kept["count"] if kept else 0
+        self._skipped: int = kept["skipped"] if kept else 0
+
+    def kept(self) -> dict:
+        """All that an epoch cut here has to remember, as JSON."""
+        self.settle()
+        return {"sums": self._sums, "count": self._count, "skipped": self._skipped}
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes the device metrics of step `step`, and settles those of the step before.
+        """Takes the device metrics of step `step`, or of the steps from there on, and settles those before.
+
+        Args:
+          step: the first step that `metrics` is of.
+          metrics: arrays f32[] of one step or f32[k] of k steps; with `finite`, whether the updated state is.
 
         Raises:
           NonFiniteError: naming the step and the metric that is NaN or infinite.
@@ -34,20 +50,34 @@ class Meter:
         """Fetches what is pending; raises NonFiniteError as `add`."""
         if self._pending is None:
             return
-        step, metrics = self._pending
+        first, metrics = self._pending
         self._pending = None
-        for name, value in jax.device_get(metrics).items():
-            if not np.isfinite(value):
-                raise NonFiniteError(f"step {step}: {name} is {float(value)}")
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
-        self._count += 1
+        columns = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
+        for row in range(len(next(iter(columns.values())))):
+            values = {name: float(column[row]) for name, column in columns.items()}
+            finite = values.pop("finite", 1.0)
+            wrong = [f"{name} is {value}" for name, value in values.items() if not np.isfinite(value)]
+            if not finite and not wrong:
+                wrong = ["the updated parameters are not finite"]
+            if not wrong:
+                self._sums = {name: self._sums.get(name, 0.0) + value for name, value in values.items()}
+                self._count += 1
+            elif self._skip:
+                self._skipped += 1
+            else:
+                raise NonFiniteError(f"step {first + row}: {wrong[0]}", first + row)
 
     def means(self) -> dict[str, float]:
-        """Means since the last call, which empties the meter."""
+        """Means over the steps that counted, and how many were skipped, where that is allowed.
+
+        Raises:
+          NonFiniteError: where none counted.
+        """
         self.settle()
+        if not self._count:
+            raise NonFiniteError(f"all {self._skipped} steps gave numbers that are not finite")
         means = {name: total / self._count for name, total in self._sums.items()}
-        self._sums, self._count = {}, 0
-        return means
+        return means | ({"skipped_steps": self._skipped} if self._skip else {})
 
 
 def warnings(means: dict[str, float]) -> list[str]:

@@ -1,15 +1,25 @@
-"""Devices: the only file that says jit, Mesh and sharding."""
+"""Devices and processes: the only file that says jit, pmap, Mesh and sharding.
+
+A step is written once, in the view of one device. Under jit the arrays are global and the compiler splits the work by
+the arrays' shardings; under pmap every device runs the step on its own copy of the state, and each network application
+inside it (`spread`) takes the device's slice of the images and gathers the outputs, so that everything after the
+network, random draws included, is the same on every device.
+"""
 
 import os
-from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.state import Bank, NetState
 
 # XLA's default CPU convolutions are 2-4x slower than these library calls; other backends do not know the option.
 _CPU_OPTIONS = {
@@ -29,40 +39,263 @@ def keep_compiled() -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(root, "kdmlc_jax"))
 
 
-def make_mesh(devices: int = 0) -> Mesh:
-    """A one-axis mesh ("data") over the first `devices` devices; 0 means all.
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+class Launch(NamedTuple):
+    """How this process finds the others; None = the launcher's environment says it."""
+
+    coordinator: str | None = None  # host:port of process 0
+    processes: int | None = None
+    process: int | None = None
+
+
+def find_launch(flags: Launch, environment: Mapping[str, str]) -> Launch | None:
+    """What to give `jax.distributed.initialize`; None where this is the only process.
+
+    Flags win. Else JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID (or JOB_COMPLETION_INDEX, which
+    an indexed Kubernetes job sets); else an environment of more than one process that JAX reads by itself: SLURM,
+    Open MPI, a TPU pod.
 
     Raises:
-      UserError: if there are fewer.
+      UserError: for flags or variables that do not belong together, or are out of range.
+    """
+    if any(value is not None for value in flags):
+        names, values = ["--coordinator", "--processes", "--process"], flags
+    elif environment.get("JAX_COORDINATOR_ADDRESS") and "JAX_NUM_PROCESSES" in environment:
+        index = "JAX_PROCESS_ID" if "JAX_PROCESS_ID" in environment else "JOB_COMPLETION_INDEX"
+        names = ["JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", index]
+        numbers = [_whole(name, environment.get(name)) for name in names[1:]]
+        values = Launch(environment["JAX_COORDINATOR_ADDRESS"], *numbers)
+    else:
+        tasks = [int(_whole(name, environment.get(name, "1"))) for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")]
+        # An interactive SLURM shell knows its tasks but is none of them.
+        stepped = "SLURM_PROCID" in environment and "SLURM_STEP_NODELIST" in environment
+        hosts = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
+        return Launch() if (tasks[0] > 1 and stepped) or tasks[1] > 1 or len(hosts) > 1 else None
+    for name, value in zip(names, values, strict=True):
+        if value is None:
+            raise UserError(f"{name} is missing: {', '.join(names)} belong together")
+    address, processes, process = str(values[0]), int(values[1] or 0), int(values[2] or 0)
+    if ":" not in address:
+        raise UserError(f"{names[0]}: {address} is not host:port")
+    if processes < 1:
+        raise UserError(f"{names[1]}: {processes} is outside [1, ∞)")
+    if not 0 <= process < processes:
+        raise UserError(f"{names[2]}: {process} is outside [0, {processes - 1}]")
+    return values if processes > 1 else None
+
+
+def _whole(name: str, text: str | None) -> Any:
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        raise UserError(f"{name}: {text} is not a whole number") from None
+
+
+def join_processes(flags: Launch) -> None:
+    """Connects this process with the others of its run, where there are any; before any device is touched.
+
+    Raises:
+      UserError: where flags or environment are wrong, or process 0 cannot be reached.
+    """
+    launch = find_launch(flags, os.environ)
+    if launch is None or jax.distributed.is_initialized():
+        return
+    try:
+        jax.distributed.initialize(*launch)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"processes: {launch.coordinator or 'the launcher'}: {str(error).splitlines()[0]}") from None
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes files and speaks."""
+    return jax.process_index() == 0
+
+
+def alone() -> bool:
+    """Whether this is the only process of its run."""
+    return jax.process_count() == 1
+
+
+def from_main(value: int) -> int:
+    """Process 0's `value`, in every process; all of them wait for it."""
+    if alone():
+        return value
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def on_main(action: Callable[[], Any]) -> None:
+    """Calls `action` in process 0 while the others wait.
+
+    Raises:
+      UserError: in every process, where `action` does.
+    """
+    error = None
+    if is_main():
+        try:
+            action()
+        except UserError as caught:
+            error = caught
+    if from_main(int(error is not None)):
+        raise error or UserError("process 0 ended; it says why")
+
+
+def any_of(flag: bool, mesh: Mesh) -> bool | jax.Array:
+    """Whether `flag` is set in any process: bool, or an array that is not waited for."""
+    if alone():
+        return flag
+    return _largest(put_batch(np.full(jax.local_device_count(), flag), mesh))
+
+
+@jax.jit
+def _largest(flags: jax.Array) -> jax.Array:
+    return flags.max()
+
+
+# --- placement -------------------------------------------------------------------------------------------------------
+
+
+def make_mesh(devices: int = 0, model: int = 1) -> Mesh:
+    """A mesh with the axes "data" and "model" over the first `devices` devices (0 means all), `model` of them a row.
+
+    Raises:
+      UserError: if there are fewer, or they do not divide.
     """
     have = jax.devices()
     if not 0 <= devices <= len(have):
         raise UserError(f"devices: {devices} is outside [0, {len(have)}], the number of {have[0].platform} devices")
+    if jax.process_count() > 1 and devices not in (0, len(have)):
+        raise UserError(f"devices: {devices}: several processes use all of their {len(have)} devices together")
     chosen = np.array(have[: devices or len(have)])
-    return Mesh(chosen, ("data",), axis_types=(AxisType.Auto,))
+    if model < 1 or len(chosen) % model or jax.local_device_count() % model:
+        raise UserError(f"parallel.model: {model} does not divide the {len(chosen)} devices, or those of a process")
+    return Mesh(chosen.reshape(-1, model), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device has whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def layout(tree: Any, mesh: Mesh, how: Any) -> Any:
+    """The sharding of each array of a state, by rule.
+
+    Replicated, but: with `how.sharding` "fsdp" an array of at least `how.shard_above` elements, parameter, optimiser
+    state or average alike, is split along its largest dimension that the devices divide (the first of equals); with
+    `how.split_banks` a `Bank` is split along its rows, over the data axis, where that divides them.
+
+    Args:
+      tree: arrays or their shapes.
+      mesh: of the run.
+      how: the config's fields `parallel`.
+
+    Returns:
+      A tree of NamedSharding.
+    """
+    split_rows = NamedSharding(mesh, PartitionSpec("data"))
+
+    def of(leaf: Any) -> Any:
+        if isinstance(leaf, Bank):
+            divides = how.split_banks and len(leaf.rows) % mesh.shape["data"] == 0
+            return leaf.replace(rows=split_rows if divides else replicated(mesh))
+        if how.sharding == "fsdp" and mesh.size > 1 and leaf.size >= how.shard_above:
+            sizes = [size if size % mesh.size == 0 else 0 for size in leaf.shape]
+            if any(sizes):
+                spec: list[Any] = [None] * len(sizes)
+                spec[int(np.argmax(sizes))] = ("data", "model")
+                return NamedSharding(mesh, PartitionSpec(*spec))
+        return replicated(mesh)
+
+    return jax.tree.map(of, tree, is_leaf=lambda node: isinstance(node, Bank))
+
+
+def table(tree: Any, shardings: Any) -> list[tuple[str, str, str, str, int, int]]:
+    """What lies where: (array, shape, type, split dimension or "", bytes, bytes on each device) per leaf."""
+    rows = []
+    for (path, leaf), sharding in zip(
+        jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(shardings), strict=True
+    ):
+        size = leaf.dtype.itemsize
+        split = [str(dim) for dim, axis in enumerate(sharding.spec) if axis is not None]
+        own = int(np.prod(sharding.shard_shape(leaf.shape))) * size
+        shape = "x".join(map(str, leaf.shape)) or "scalar"
+        rows.append((jax.tree_util.keystr(path), shape, str(leaf.dtype), ",".join(split), leaf.size * size, own))
+    return rows
+
+
+def show_table(rows: list[tuple[str, str, str, str, int, int]]) -> str:
+    """`table` summed over the parts of the state, as lines for a person."""
+    parts: dict[str, list[int]] = {}
+    for name, _, _, split, whole, own in rows:
+        part = parts.setdefault(name.split("[")[0].strip(".") or "state", [0, 0, 0, 0])
+        part[:] = [a + b for a, b in zip(part, (1, int(bool(split)), whole, own), strict=True)]
+    parts["all"] = [sum(column) for column in zip(*parts.values(), strict=True)]
+    lines = [f"{'state':34s}{'arrays':>8s}{'split':>7s}{'KiB':>12s}{'KiB a device':>14s}"]
+    for name, (arrays, divided, whole, own) in parts.items():
+        lines.append(f"{name:34s}{arrays:8d}{divided:7d}{whole / 1024:12.1f}{own / 1024:14.1f}")
+    return "\n".join(lines)
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """`tree` on the devices, in buffers of its own; every process gives the same values."""
+
+    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.jit(jnp.copy, out_shardings=sharding)(leaf)
+        if alone():
+            # device_put shares the first device's buffer with its source, whatever may_alias says.
+            return jax.device_put(leaf.copy() if isinstance(leaf, jax.Array) else leaf, sharding)
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put, tree, shardings)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """`tree` on every device of the mesh, in buffers of its own."""
-    sharding = NamedSharding(mesh, PartitionSpec())
+    """`tree` whole on every device of the mesh, in buffers of its own."""
+    return place(tree, jax.tree.map(lambda _: replicated(mesh), tree))
 
-    def put(x: Any) -> jax.Array:
-        # device_put shares the first device's buffer with its source, whatever may_alias says.
-        return jax.device_put(x.copy() if isinstance(x, jax.Array) else x, sharding)
 
-    return jax.tree.map(put, tree)
+def replicate_key(make: Callable[[], jax.Array], mesh: Mesh) -> jax.Array:
+    """The random key that `make` gives, whole on every device; no process sends it to another."""
+    return jax.jit(make, out_shardings=replicated(mesh))()
+
+
+def own_rows(count: int) -> slice:
+    """Which rows of a batch of `count`, which the processes divide, this process reads."""
+    each = count // jax.process_count()
+    return slice(jax.process_index() * each, (jax.process_index() + 1) * each)
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Host arrays of one batch on the mesh, split along their first axis, which divides by the devices."""
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+    """Host arrays of one batch on the mesh, split along their first axis; each process gives its `own_rows`."""
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch)
 
 
 def split_batch(batch: Any, mesh: Mesh) -> Any:
-    """Inside jit: each leaf of a batch split along its first axis, which divides by the devices."""
-    return (
-        jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec("data"))) if mesh.size > 1 else batch
-    )
+    """Inside jit: each leaf of a batch split along its first axis, which divides by the data axis."""
+    if mesh.size == 1:
+        return batch
+    return lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec("data")))
+
+
+def fetch(tree: Any) -> Any:
+    """Host copies of a tree's arrays; where several processes hold parts of them, all processes call this."""
+
+    def get(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            sharding: Any = leaf.sharding
+            leaf = jax.jit(jnp.copy, out_shardings=replicated(sharding.mesh))(leaf)
+        return np.asarray(leaf)
+
+    return jax.tree.map(get, tree)
+
+
+# --- compilation -----------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -77,10 +310,87 @@ def compiler_options() -> dict[str, str]:
     return dict(_CPU_OPTIONS)
 
 
-def compile_step(step: Callable, donate: Sequence[int] = (), mesh: Mesh | None = None) -> Callable:
+def compile_step(step: Callable, donate: Sequence[int] = (), out: Any = None) -> Callable:
     """`step` under jit with the backend's options; arguments numbered in `donate` are consumed.
 
-    With a mesh, outputs are replicated on it.
+    `out`: shardings of what it returns, a tree or the top of one; None leaves them to the compiler.
     """
-    out = NamedSharding(mesh, PartitionSpec()) if mesh is not None else None
     return jax.jit(step, donate_argnums=tuple(donate), out_shardings=out, compiler_options=compiler_options())
+
+
+def one_per_device(step: Callable, mesh: Mesh) -> Callable:
+    """(state, *arguments) -> outputs of `step`, run by pmap on every device of the mesh with `spread` networks.
+
+    All arguments and outputs are whole on every device. Compile it with `compile_step`.
+    """
+
+    def run(_: jax.Array, carry: Any, *arguments: Any) -> Any:
+        whole = [node.apply_fn for node in jax.tree.leaves(carry, is_leaf=_is_net) if _is_net(node)]
+        new, out = step(_with_apply(carry, map(spread, whole)), *arguments)
+        return _with_apply(new, whole), out
+
+    def mapped(carry: Any, *arguments: Any) -> Any:
+        each = jax.pmap(
+            run,
+            axis_name="data",
+            in_axes=(0, *[None] * (1 + len(arguments))),
+            out_axes=(None, None),
+            devices=list(mesh.devices.flat),
+        )
+        return each(np.arange(mesh.size), carry, *arguments)
+
+    return mapped
+
+
+def _is_net(node: Any) -> bool:
+    return isinstance(node, NetState)
+
+
+def _with_apply(carry: Any, functions: Iterable[Callable]) -> Any:
+    """The networks of a carry, in order, with other apply functions."""
+    left = iter(functions)
+    return jax.tree.map(
+        lambda node: node.replace(apply_fn=next(left)) if _is_net(node) else node, carry, is_leaf=_is_net
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def average_gradient(params: Any, axis: str) -> Any:
+    """`params` itself; the gradient with respect to it is averaged over the devices of a pmap axis."""
+    return params
+
+
+average_gradient.defvjp(
+    lambda params, axis: (params, None), lambda axis, _, gradient: (lax.pmean(gradient, axis_name=axis),)
+)
+
+
+def spread(apply_fn: Callable, axis: str = "data") -> Callable:
+    """A network's apply function, computed in slices by the devices of a pmap axis.
+
+    Each device applies the network to its slice of the rows and gathers all outputs; BatchNorm takes its statistics
+    over all slices; the gradient with respect to the parameters is averaged over the devices where it arises, inside
+    whatever is being differentiated, so that a look-ahead moves along the gradient of the whole batch. (A device's own
+    gradient counts its slice once for each device that gathered it, so the mean is the whole batch's gradient.)
+    Rows that the devices do not divide are computed whole on each.
+    """
+
+    def synchronised(call: Callable, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+        if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
+            object.__setattr__(context.module, "axis_name", axis)  # modules are frozen; this one is a bound copy
+        return call(*arguments, **keywords)
+
+    def applied(variables: Any, images: jax.Array, **keywords: Any) -> Any:
+        devices = lax.axis_size(axis)
+        if len(images) % devices:
+            return apply_fn(variables, images, **keywords)
+        rows = len(images) // devices
+        mine = lax.dynamic_slice_in_dim(images, lax.axis_index(axis) * rows, rows)
+        with nn.intercept_methods(synchronised):
+            out = apply_fn({**variables, "params": average_gradient(variables["params"], axis)}, mine, **keywords)
+        whole = partial(lax.all_gather, axis_name=axis, axis=0, tiled=True)
+        if keywords.get("mutable"):
+            return jax.tree.map(whole, out[0]), out[1]
+        return jax.tree.map(whole, out)
+
+    return applied

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from flax import struct
 from flax.training import train_state
 
 from kdmlc_jax.nets import Output
@@ -31,6 +32,15 @@ class NetState(train_state.TrainState):
         """One optimiser update from `gradient`, committed."""
         updates, opt_state = self.tx.update(gradient, self.opt_state, self.params)
         return self.commit(optax.apply_updates(self.params, updates), opt_state, batch_stats, ema_decay)
+
+
+class Bank(struct.PyTreeNode):
+    """What a method remembers of every image of the noisy split: `rows` [N, ...], addressed by a batch's `index`.
+
+    A large one may be split over the devices by its rows (`parallel.split_banks`).
+    """
+
+    rows: jax.Array
 
 
 def create(

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from kdmlc_jax import export, labels, metrics
+from kdmlc_jax import export, labels, metrics, parallel
 from kdmlc_jax.data import noise
 from kdmlc_jax.methods.base import Method
 
 if TYPE_CHECKING:
-    from kdmlc_jax.train import Run
+    from kdmlc_jax.job import Run
 
 
 def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> dict:
@@ -24,15 +24,17 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
     trusted = names == "trusted"
     beliefs[trusted] = np.eye(job.info.num_classes, dtype=np.float32)[data.given_label[rows[trusted]]]
     table = labels.table(data.ids[rows], names, data.given_label[rows], beliefs, data.class_names)
-    labels.write(table, workdir)
-    export.save(workdir / method.deployed, method.networks[method.deployed](current), describe(job, method.deployed))
+    deployed = parallel.fetch(method.networks[method.deployed](current))
+    if parallel.is_main():
+        labels.write(table, workdir)
+        export.save(workdir / method.deployed, deployed, describe(job, method.deployed))
     return {
         "method": config.method.name,
         "options": config.method.to_dict(),
         "dataset": data.name,
         "seed": config.seed,
         "versions": {package: importlib.metadata.version(package) for package in ("jax", "flax", "optax", "numpy")},
-        "device": f"{job.mesh.size} x {job.mesh.devices.flat[0].device_kind}",
+        "device": device(job),
         "noise": {
             "kind": config.noise.kind,
             "nominal": config.noise.rate if config.noise.kind in noise.RATED else None,
@@ -53,9 +55,18 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
             "duplicates": data.duplicates and data.duplicates._asdict(),
         },
         "labels": label_summary(table, data.truth[rows]),
+        "changes": progress["changes"],
         "seconds": progress["seconds"],
         "images_per_second": progress["images_per_second"],
     }
+
+
+def device(job: "Run") -> str:
+    """'8 x NVIDIA H100, 2 processes, fsdp'."""
+    how = [f"{job.mesh.size} x {job.mesh.devices.flat[0].device_kind}"]
+    how += [] if parallel.alone() else [f"{jax.process_count()} processes"]
+    how += [word for word in (job.config.parallel.mode, job.config.parallel.sharding) if word in ("pmap", "fsdp")]
+    return ", ".join(how)
 
 
 def describe(job: "Run", network: str) -> dict:

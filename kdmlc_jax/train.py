@@ -5,161 +5,21 @@ import json
 import pathlib
 import sys
 import time
-import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax import files, methods, metrics, parallel, state, summarise, writers
+from kdmlc_jax import files, metrics, parallel, stopping, summarise, writers
 from kdmlc_jax.checkpoint import Checkpoints
-from kdmlc_jax.data import artefact, augment, pipeline
+from kdmlc_jax.data import artefact
 from kdmlc_jax.data.artefact import Artefact
-from kdmlc_jax.data.prepare import Dataset, prepare
-from kdmlc_jax.data.sources import Images
-from kdmlc_jax.errors import NonFiniteError, UserError
-from kdmlc_jax.methods.base import DatasetView, Info, Method, Stage
-
-
-def stream(seed: int, name: str) -> jax.Array:
-    """The root key of a named random stream."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
-
-
-def map_rows(fn: Callable, images: Images, rows: np.ndarray, batch: int, *columns: np.ndarray) -> Any:
-    """fn(batch of images, batches of columns…) over the images at `rows`, in batches of one size; host arrays.
-
-    `columns` run over all images, as `images` does.
-    """
-    results = []
-    for start in range(0, len(rows), batch):
-        at = rows[np.minimum(np.arange(start, start + batch), len(rows) - 1)]
-        kept = min(batch, len(rows) - start)
-        out = jax.device_get(fn(images[at], *(column[at] for column in columns)))
-        results.append(jax.tree.map(lambda a, kept=kept: a[:kept], out))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
-
-
-def all_finite(tree: Any) -> jax.Array:
-    """bool[]: no NaN and no infinity in any floating-point leaf."""
-    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
-
-
-def check_divisible(method: Method, devices: int, sizes: Any) -> None:
-    """Raises UserError where a batch of some stage cannot be cut into equal parts, one a device."""
-    for stage in method.stages:
-        fields = {
-            "batch_size": (stage.streams.noisy,),
-            "trusted_batch_size": (stage.streams.trusted, stage.streams.meta),
-        }
-        for field, widths in fields.items():
-            if any(width % devices for width in widths):
-                each = f"each half of it, {widths[0]} and {widths[1]}, " if len(widths) > 1 and all(widths) else ""
-                raise UserError(f"train.{field}: {sizes[field]}: {each}expected a multiple of {devices}, the devices")
-
-
-class Run:
-    """One run of one method: everything that is fixed before the first step."""
-
-    def __init__(self, config: ConfigDict, dataset: Dataset):
-        self.config, self.dataset = config, dataset
-        self.info = Info(
-            len(dataset.class_names),
-            dataset.images.shape[1:],
-            len(dataset.splits.noisy) // config.train.batch_size,
-        )
-        self.method: Method = methods.get(config.method.name).make(config, self.info)
-        self.mesh = parallel.make_mesh(config.devices)
-        check_divisible(self.method, self.mesh.size, config.train)
-        self.pipeline = pipeline.choose(dataset, config.data.pipeline, config.seed, self.info.steps_per_epoch)
-        self.fixed = parallel.replicate(self.pipeline.fixed, self.mesh)
-        self.key = parallel.replicate(stream(config.seed, "train"), self.mesh)
-        self._infer = parallel.compile_step(self._predictions)
-        self._correct = parallel.compile_step(self._beliefs)
-        self._all_finite = parallel.compile_step(all_finite)
-
-    def init(self) -> dict[str, Any]:
-        """The state before the first step: the method's, and the step count."""
-        example = jnp.zeros((2, *self.info.image_shape), jnp.float32)
-        made = jax.jit(self.method.init)(stream(self.config.seed, "init"), example)
-        return parallel.replicate({"method": made, "step": np.zeros((), np.int32)}, self.mesh)
-
-    def compile(self, stage: Stage) -> Callable:
-        """(carry, fixed, feed, key) -> (carry, metrics) of `stage`; the carry is donated."""
-        how = self.config.augment
-
-        def step(carry: dict[str, Any], fixed: Any, feed: Any, key: jax.Array) -> Any:
-            count = carry["step"]
-            key = jax.random.fold_in(key, count)
-            rows = self.pipeline.rows(fixed, feed, count % self.info.steps_per_epoch)
-            batch = pipeline.make_batch(rows, fixed, jax.random.fold_in(key, 0), how)
-            batch = parallel.split_batch(batch, self.mesh)
-            new, out = stage.step(carry["method"], batch, jax.random.fold_in(key, 1))
-            return {"method": new, "step": count + 1}, out
-
-        return parallel.compile_step(step, donate=(0,), mesh=self.mesh)
-
-    def feeds(self, stage: Stage, epoch: int, epochs: int) -> Generator[Any]:
-        """What each step of `epochs` epochs from `epoch` on is given, on the device."""
-        put, steps = parallel.put_batch if self.pipeline.per_step else parallel.replicate, self.info.steps_per_epoch
-        return self.pipeline.feeds(
-            stage.streams, epoch * steps, (epoch + epochs) * steps, lambda feed: put(feed, self.mesh)
-        )
-
-    def _normalise(self, fixed: Any, images: jax.Array) -> jax.Array:
-        return augment.normalise(images, fixed["mean"], fixed["std"])
-
-    def _predictions(self, fixed: Any, current: Any, images: jax.Array) -> dict[str, jax.Array]:
-        x = self._normalise(fixed, images)
-        nets = self.method.networks.items()
-        return {name: jnp.argmax(state.evaluate(net(current), x).logits, -1) for name, net in nets}
-
-    def _beliefs(self, fixed: Any, current: Any, images: jax.Array, given: jax.Array) -> jax.Array:
-        return self.method.correct(current, self._normalise(fixed, images), given)
-
-    def evaluate(self, current: Any) -> dict[str, float | None]:
-        """Accuracy of each network on the test set, and on the validation split by given and by true labels."""
-        data, batch, row = self.dataset, self.config.train.eval_batch_size, {}
-        infer = lambda images: self._infer(self.fixed, current, images)  # noqa: E731
-        if data.test_images is not None:
-            rows = np.arange(len(data.test_label))
-            for name, predicted in map_rows(infer, data.test_images, rows, batch).items():
-                row[f"{name}_test"] = metrics.accuracy(predicted, data.test_label)
-        rows = data.splits.validation
-        if len(rows):
-            known = data.truth[rows] >= 0
-            for name, predicted in map_rows(infer, data.images, rows, batch).items():
-                row[f"{name}_validation_given"] = metrics.accuracy(predicted, data.given_label[rows])
-                row[f"{name}_validation_true"] = metrics.accuracy(predicted[known], data.truth[rows][known])
-        return row
-
-    def beliefs(self, current: Any, rows: np.ndarray) -> np.ndarray:
-        """The method's beliefs f32[n, C] on training images `rows`, un-augmented."""
-        data = self.dataset
-        correct = lambda images, given: self._correct(self.fixed, current, images, given)  # noqa: E731
-        return map_rows(correct, data.images, rows, self.config.train.eval_batch_size, data.given_label)
-
-    def check_finite(self, current: Any, step: int) -> None:
-        """Raises NonFiniteError if any number of the state is not finite, though the losses were."""
-        if not self._all_finite(current):
-            raise NonFiniteError(f"step {step}: the updated parameters are not finite")
-
-    def view(self) -> DatasetView:
-        """What a stage's `begin` may see."""
-        data = self.dataset
-        parts = {"noisy": data.splits.noisy, "trusted": data.splits.trusted}
-
-        def over(split: str, fn: Callable) -> Any:
-            compiled = parallel.compile_step(lambda fixed, images: fn(self._normalise(fixed, images)))
-            size = self.config.train.eval_batch_size
-            return map_rows(lambda x: compiled(self.fixed, x), data.images, parts[split], size)
-
-        return DatasetView(data.given_label[parts["noisy"]], data.given_label[parts["trusted"]], over)
+from kdmlc_jax.data.prepare import prepare
+from kdmlc_jax.errors import NonFiniteError, StoppedError, UserError
+from kdmlc_jax.job import Run
+from kdmlc_jax.methods.base import Stage
 
 
 def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, title: str = "") -> dict:
@@ -167,36 +27,51 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
 
     Raises:
       UserError: for bad input, before anything is written.
-      NonFiniteError: naming the step; the last good checkpoint stays.
+      StorageError: where a file cannot be written; what was saved stays.
+      NonFiniteError: naming the step and its images; the last good checkpoint stays.
+      StoppedError: after a signal, with the state saved.
     """
     workdir = pathlib.Path(workdir)
     config_lib.check(config)
-    config_lib.check_same(config, workdir / "config.json")
-    summary_path = workdir / "summary.json"
-    if summary_path.exists():
-        if not quiet:
-            print(f"{title or config.name}  finished before, read from {summary_path}", file=sys.stderr)
-        return json.loads(summary_path.read_text())
+    changed, summary_path = config_lib.changes(config, workdir / "config.json"), workdir / "summary.json"
+    longer = any(change.startswith("train.epochs") for change in changed)
+    say = (lambda line: None) if quiet or not parallel.is_main() else (lambda line: print(line, file=sys.stderr))
+    if summary_path.exists() and not longer:
+        say(f"{title or config.name}  finished before, read from {summary_path}")
+        summary: dict = json.loads(summary_path.read_text())
+        return summary
     began = time.monotonic()
-    dataset = prepare(config)
-    kept = dataset.artefact()
-    check_same_data(kept, workdir / "noise.npz")
-    job = Run(config, dataset)
-    carry = job.init()
-    make_workdir(workdir)
-    files.write_json(workdir / "config.json", config.to_dict())
-    files.write_csv(workdir / "bad_images.csv", ("image", "reason"), dataset.skipped)
-    artefact.save_artefact(workdir / "noise.npz", kept)
-    for note in dataset.notes:
-        if note.startswith("warning") and not quiet:
-            print(note, file=sys.stderr)
-    with contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep)) as checkpoints:
-        carry, progress = train(job, carry, checkpoints, workdir, quiet, title or config.name, began)
-    trained = time.monotonic()
-    summary = summarise.finish(job, carry["method"], progress, workdir)
-    summary["seconds"] = progress["seconds"] + time.monotonic() - trained
-    files.write_json(summary_path, summary)
-    return summary
+    with contextlib.ExitStack() as held:
+        if workdir.is_dir():  # otherwise it is made when all input has been looked at
+            parallel.on_main(lambda: held.enter_context(files.locked(workdir)))
+        dataset = prepare(config)
+        kept = dataset.artefact()
+        check_same_data(kept, workdir / "noise.npz")
+        job = Run(config, dataset)
+        carry = job.init()
+
+        def begin() -> None:
+            if not (workdir / "lock").exists():
+                held.enter_context(files.locked(workdir))
+            summary_path.unlink(missing_ok=True)  # a longer run is not finished
+            files.write_json(workdir / "config.json", config.to_dict())
+            files.write_csv(workdir / "bad_images.csv", ("image", "reason"), dataset.skipped)
+            artefact.save_artefact(workdir / "noise.npz", kept)
+
+        parallel.on_main(begin)
+        for note in [note for note in dataset.notes if note.startswith("warning")] + changed:
+            say(note)
+        if job.is_split:
+            say(parallel.show_table(job.memory()))
+        with contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep, say)) as checkpoints:
+            loop = Loop(job, carry, checkpoints, workdir, quiet, title or config.name, began, changed)
+            loop.train()
+        trained = time.monotonic()
+        summary = summarise.finish(job, loop.carry["method"], loop.progress, workdir)
+        summary["seconds"] = loop.progress["seconds"] + time.monotonic() - trained
+        if parallel.is_main():
+            files.write_json(summary_path, summary)
+        return summary
 
 
 def check_same_data(new: Artefact, path: pathlib.Path) -> None:
@@ -214,77 +89,150 @@ def check_same_data(new: Artefact, path: pathlib.Path) -> None:
             raise UserError(f"{path.parent} holds a run that began with other {what}: choose another --workdir")
 
 
-def make_workdir(workdir: pathlib.Path) -> None:
-    """Creates the run's folder; raises UserError where that is not possible."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"workdir {workdir}: {error.strerror}") from error
-
-
-def train(
-    job: Run, carry: Any, checkpoints: Checkpoints, workdir: pathlib.Path, quiet: bool, title: str, began: float
-) -> tuple[Any, dict]:
-    """All stages, from the newest checkpoint if there is one; returns the final carry and progress.
-
-    `progress["seconds"]` counts from `began` (a monotonic time) and adds what earlier, cut runs took.
-    """
-    config, stages, steps = job.config, job.method.stages, job.info.steps_per_epoch
-    progress: dict[str, Any] = {"stage": 0, "stage_epoch": 0, "history": [], "seconds": 0.0, "images_per_second": 0.0}
-    if (restored := checkpoints.restore(carry)) is not None:
-        carry, progress = parallel.replicate(restored[0], job.mesh), restored[1]
-    history, spent = progress["history"], progress["seconds"]
-    total = sum(stage.epochs for stage in stages) * steps
-    reporter = writers.Reporter(workdir / "metrics.jsonl", history, total, config.train.batch_size, title, quiet)
-    with contextlib.closing(reporter):
-        while progress["stage"] < len(stages):
-            stage, ended = stages[progress["stage"]], False
-            if progress["stage_epoch"] == 0 and stage.begin is not None:
-                carry = {**carry, "method": stage.begin(carry["method"], job.view())}
-            compiled, left = job.compile(stage), stage.epochs - progress["stage_epoch"]
-            with contextlib.closing(job.feeds(stage, len(history), left)) as feeds:
-                while not ended:
-                    carry, row = train_epoch(job, carry, compiled, feeds, stage, len(history), reporter)
-                    history.append(row)
-                    reporter.epoch(row)
-                    last = progress["stage_epoch"] + 1 == stage.epochs
-                    ended = last or (stage.done is not None and stage.done(visible(history)))
-                    progress |= (
-                        {"stage": progress["stage"] + 1, "stage_epoch": 0}
-                        if ended
-                        else {"stage_epoch": progress["stage_epoch"] + 1}
-                    )
-                    progress["seconds"] = spent + time.monotonic() - began
-                    progress["images_per_second"] = reporter.rate() or progress["images_per_second"]
-                    if len(history) % config.checkpoint.every == 0 or progress["stage"] == len(stages):
-                        checkpoints.save(row["step"], carry, progress)
-    return carry, progress
-
-
 def visible(history: list[dict]) -> list[dict]:
     """The epochs' rows without what is measured on the test set or by true labels."""
     return [{name: row[name] for name in row if not name.endswith(("_test", "_true"))} for row in history]
 
 
-def train_epoch(
-    job: Run, carry: Any, compiled: Callable, feeds: Iterator, stage: Stage, epoch: int, reporter: writers.Reporter
-) -> tuple[Any, dict]:
-    """One epoch of one stage and its evaluation; returns the carry and the epoch's row."""
-    steps, meter = job.info.steps_per_epoch, metrics.Meter()
-    try:
-        for step in range(epoch * steps, (epoch + 1) * steps):
-            carry, out = compiled(carry, job.fixed, next(feeds), job.key)
-            meter.add(step, out)
-            reporter.step(step + 1)
-        means = meter.means()
-        job.check_finite(carry["method"], (epoch + 1) * steps - 1)
-    except NonFiniteError as error:
-        raise NonFiniteError(
-            f"{error} in epoch {epoch + 1} (stage {stage.name}); training stopped, what was saved before it is kept"
-        ) from None
-    for line in metrics.warnings(means):
-        reporter.say(f"warning: {line}")
-    row = {"epoch": epoch + 1, "stage": stage.name, "step": (epoch + 1) * steps, **means}
-    reporter.pause()
-    row |= job.evaluate(carry["method"])
-    return carry, row
+def fresh_progress() -> dict[str, Any]:
+    """What the host knows before the first step; JSON, saved with every checkpoint.
+
+    stage, stage_epoch, epoch_step: how many are done; meter: of the epoch's steps so far (`metrics.Meter.kept`); early:
+    the last stage ended itself; changes: fields that a resumed run was given anew.
+    """
+    progress: dict[str, Any] = {"stage": 0, "stage_epoch": 0, "epoch_step": 0, "meter": None, "early": False}
+    return progress | {"history": [], "changes": [], "seconds": 0.0, "images_per_second": 0.0}
+
+
+class Loop:
+    """All stages of a run, from its newest checkpoint if there is one.
+
+    `progress["seconds"]` counts from `began` (a monotonic time) and adds what earlier, cut runs took.
+    """
+
+    def __init__(
+        self,
+        job: Run,
+        carry: Any,
+        checkpoints: Checkpoints,
+        workdir: pathlib.Path,
+        quiet: bool,
+        title: str,
+        began: float,
+        changed: list[str],
+    ):
+        self.job, self.carry, self.checkpoints, self.workdir, self.began = job, carry, checkpoints, workdir, began
+        self._asked: Any = False
+        self.config, self.stages, self.steps = job.config, job.method.stages, job.info.steps_per_epoch
+        self.progress = fresh_progress()
+        if (restored := checkpoints.restore(carry)) is not None:
+            self.carry, self.progress = restored
+            at = len(self.progress["history"]) * self.steps + self.progress["epoch_step"]
+            self.progress["changes"] += [f"step {at}: {change}" for change in changed]
+            self._fit_epochs()
+        self.history, self.spent = self.progress["history"], self.progress["seconds"]
+        total = sum(stage.epochs for stage in self.stages) * self.steps
+        batch = self.config.train.batch_size
+        self.reporter = writers.Reporter(workdir / "metrics.jsonl", self.history, total, batch, title, quiet)
+        if restored is not None:
+            extra = f", step {self.progress['epoch_step']}" if self.progress["epoch_step"] else ""
+            self.reporter.say(f"{title}  going on after epoch {len(self.history)}{extra}")
+
+    def _fit_epochs(self) -> None:
+        """A run that had ended goes on where `train.epochs` was raised."""
+        progress, last = self.progress, self.stages[-1]
+        trained, wanted = len(progress["history"]), sum(stage.epochs for stage in self.stages)
+        if trained > wanted and not progress["early"]:
+            raise UserError(f"train.epochs: {self.config.train.epochs}, but {self.workdir} has trained {trained}")
+        if progress["stage"] == len(self.stages) and not progress["early"]:
+            done = sum(row["stage"] == last.name for row in progress["history"])
+            progress |= {"stage": len(self.stages) - 1, "stage_epoch": done}
+
+    def train(self) -> None:
+        """Trains to the end; `carry` and `progress` are then the final ones."""
+        with contextlib.closing(self.reporter), stopping.requests() as request:
+            while self.progress["stage"] < len(self.stages):
+                self._stage(self.stages[self.progress["stage"]], request)
+
+    def _stage(self, stage: Stage, request: stopping.Request) -> None:
+        """What is left of one stage."""
+        progress = self.progress
+        if progress["stage_epoch"] == progress["epoch_step"] == 0 and stage.begin is not None:
+            self.carry = self.job.place({**self.carry, "method": stage.begin(self.carry["method"], self.job.view())})
+        start = len(self.history) * self.steps + progress["epoch_step"]
+        stop = (len(self.history) + stage.epochs - progress["stage_epoch"]) * self.steps
+        calls: dict[int, Callable] = {}
+        ended = progress["stage_epoch"] >= stage.epochs  # where the config's epochs were lowered to what is trained
+        if ended:
+            progress |= {"stage": progress["stage"] + 1, "stage_epoch": 0}
+        with contextlib.closing(self.job.feeds(stage, start, stop)) as feeds:
+            while not ended:
+                row = self._epoch(stage, calls, feeds, request)
+                self.history.append(row)
+                self.reporter.epoch(row)
+                progress |= {"stage_epoch": progress["stage_epoch"] + 1, "epoch_step": 0, "meter": None}
+                early = stage.done is not None and stage.done(visible(self.history))
+                ended = early or progress["stage_epoch"] >= stage.epochs
+                if ended:
+                    progress |= {"stage": progress["stage"] + 1, "stage_epoch": 0, "early": early}
+                last = progress["stage"] == len(self.stages)
+                if len(self.history) % self.config.checkpoint.every == 0 or last:
+                    metric = f"{self.job.method.deployed}_validation_{self.config.data.select_on}"
+                    self._save(row["step"], row.get(metric))
+
+    def _epoch(self, stage: Stage, calls: dict[int, Callable], feeds: Iterator, request: stopping.Request) -> dict:
+        """What is left of one epoch of `stage`, and its evaluation; returns the epoch's row."""
+        job, epoch, config = self.job, len(self.history), self.config
+        meter = metrics.Meter(config.train.on_nonfinite == "skip", self.progress["meter"])
+        often = config.checkpoint.every_steps
+        try:
+            for done in range(self.progress["epoch_step"], self.steps, config.train.steps_per_call):
+                count = min(config.train.steps_per_call, self.steps - done)
+                at = epoch * self.steps + done + count
+                if count not in calls:
+                    calls[count] = job.compile(stage, count)
+                given = [next(feeds) for _ in range(count)]
+                self.carry, out = calls[count](self.carry, job.fixed, given[0] if count == 1 else given, job.key)
+                meter.add(at - count, out)
+                self.reporter.step(at, count)
+                stopped = self._agreed(bool(request.name))
+                due = often and at // often > (at - count) // often and done + count < self.steps
+                if stopped or due:
+                    meter.settle()
+                    self.progress |= {"epoch_step": done + count, "meter": meter.kept()}
+                    self._save(at)
+                if stopped:
+                    self.checkpoints.wait()
+                    asked = request.name or "another process"
+                    raise StoppedError(f"{asked}: stopped and saved at step {at}; the same --workdir goes on there")
+            means = meter.means()
+            self.reporter.pause()
+            evaluated = job.evaluate(self.carry["method"])
+        except NonFiniteError as error:
+            raise self._blamed(error, stage) from None
+        for line in metrics.warnings(means):
+            self.reporter.say(f"warning: {line}")
+        return {"epoch": epoch + 1, "stage": stage.name, "step": (epoch + 1) * self.steps, **means, **evaluated}
+
+    def _agreed(self, asked: bool) -> bool:
+        """Whether to stop now; several processes agree on it one call late, so that none of them waits."""
+        before, self._asked = self._asked, parallel.any_of(asked, self.job.mesh)
+        return bool(self._asked) if parallel.alone() else bool(before)
+
+    def _save(self, step: int, metric: float | None = None) -> None:
+        self.progress["seconds"] = self.spent + time.monotonic() - self.began
+        self.progress["images_per_second"] = self.reporter.rate() or self.progress["images_per_second"]
+        self.checkpoints.save(step, self.carry, self.progress, metric)
+
+    def _blamed(self, error: NonFiniteError, stage: Stage) -> NonFiniteError:
+        """`error` with its epoch and images; all of them are written to `nonfinite.json`."""
+        where = f"{error} in epoch {len(self.history) + 1} (stage {stage.name})"
+        if error.step is not None:
+            images = self.job.images_of(stage, error.step)
+            about = {"step": error.step, "stage": stage.name, "message": str(error), "images": images}
+            if parallel.is_main():
+                files.write_json(self.workdir / "nonfinite.json", about)
+            kind, ids = next(iter(images.items()))
+            some = ", ".join(map(str, ids[:5]))
+            where += f", on {kind} images {some}, … ({len(ids)}; all in {self.workdir / 'nonfinite.json'})"
+        return NonFiniteError(f"{where}; training stopped, what was saved before is kept", error.step)

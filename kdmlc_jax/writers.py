@@ -1,5 +1,6 @@
 """What a run writes: JSON lines, and progress for the person who waits."""
 
+import contextlib
 import json
 import pathlib
 import sys
@@ -8,7 +9,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kdmlc_jax import files
+from kdmlc_jax import files, parallel
+from kdmlc_jax.errors import StorageError
 
 
 def minutes(value: float) -> str:
@@ -29,8 +31,11 @@ class Reporter:
     """One JSON line an epoch in `metrics.jsonl`; a progress bar on a terminal, plain lines elsewhere."""
 
     def __init__(self, path: pathlib.Path, history: list[dict], total_steps: int, batch: int, title: str, quiet: bool):
-        files.write_text(path, "".join(json.dumps(row) + "\n" for row in history))
-        self._file = path.open("a")
+        self._path, self._file = path, None
+        if parallel.is_main():
+            files.write_text(path, "".join(json.dumps(row) + "\n" for row in history))
+            self._file = path.open("a")
+        quiet = quiet or self._file is None
         self._total, self._batch, self._title, self._quiet = total_steps, batch, title, quiet
         self._steps, self._busy = 0, 0.0
         self._last: float | None = None
@@ -40,18 +45,16 @@ class Reporter:
             self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
             self._task = self._bar.add_task(title, total=total_steps, rate="")
             self._bar.start()
-        if history:
-            self.say(f"{title}  going on after epoch {history[-1]['epoch']}")
 
     def rate(self) -> float:
         """Images a second in training steps, evaluation and the first step of each stage (compilation) left out."""
         return self._steps * self._batch / self._busy if self._busy else 0.0
 
-    def step(self, step: int) -> None:
-        """Told after every step."""
+    def step(self, step: int, count: int = 1) -> None:
+        """Told after every call of `count` steps, which ended before step `step`."""
         now = time.monotonic()
         if self._last is not None:
-            self._steps, self._busy = self._steps + 1, self._busy + now - self._last
+            self._steps, self._busy = self._steps + count, self._busy + now - self._last
         self._last = now
         if self._bar is not None:
             self._bar.update(self._task, completed=step, rate=f"{self.rate():,.0f} images/s")
@@ -62,8 +65,12 @@ class Reporter:
 
     def epoch(self, row: dict) -> None:
         """Told after every evaluated epoch."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            try:
+                self._file.write(json.dumps(row) + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise StorageError(f"{self._path}: cannot be written ({error.strerror})") from error
         left = (self._total - row["step"]) * self._batch / self.rate() if self.rate() else 0.0
         self.say(
             f"{self._title}  epoch {row['epoch']:3d}  {row['stage']:8s} loss {row['loss']:.3f}{scores(row)}"
@@ -81,4 +88,6 @@ class Reporter:
         """Ends the bar and the file."""
         if self._bar is not None:
             self._bar.stop()
-        self._file.close()
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # what a full disk refuses again was reported when it was written
+                self._file.close()

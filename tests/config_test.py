@@ -175,7 +175,7 @@ def test_read_gives_back_what_was_written(tmp_path):
     assert {k: type(v) for k, v in config_lib.flatten(again).items()} == {
         k: type(v) for k, v in config_lib.flatten(config).items()
     }
-    config_lib.check_same(config, path)
+    assert config_lib.changes(config, path) == []
 
 
 @pytest.mark.parametrize("text", [None, "{", "[1]", "3"])
@@ -188,13 +188,21 @@ def test_read_refuses_what_is_no_config(tmp_path, text):
         config_lib.read(path)
 
 
-def test_check_same_names_the_field(tmp_path):
-    """Protects a run from being continued under another config: the first field that differs is named, with both."""
+def test_a_run_goes_on_only_with_what_it_may_change(tmp_path):
+    """Protects a run from being continued as another experiment: the first such field is named, with both values."""
     path = tmp_path / "config.json"
     config = config_lib.load(DIGITS)
-    config_lib.check_same(config, path)
+    assert config_lib.changes(config, path) == []
     path.write_text(json.dumps(config.to_dict()))
     with pytest.raises(UserError, match=r"holds a run with optim\.lr=0\.1, not 0\.5"):
-        config_lib.check_same(config_lib.load(DIGITS, {"optim.lr": "0.5"}), path)
+        config_lib.changes(config_lib.load(DIGITS, {"optim.lr": "0.5"}), path)
     with pytest.raises(UserError, match=r"holds a run with method\.bilevel="):
-        config_lib.check_same(config_lib.load(f"{DIGITS}:method=ce"), path)
+        config_lib.changes(config_lib.load(f"{DIGITS}:method=ce"), path)
+    with pytest.raises(UserError, match=r"holds a run with student\.net='cnn6', not 'cnn8'"):
+        config_lib.changes(config_lib.load(f"{DIGITS}:student=cnn8,epochs=50"), path)
+    longer = config_lib.load(f"{DIGITS}:epochs=50,sharding=fsdp", {"checkpoint.keep": "3"})
+    assert config_lib.changes(longer, path) == [
+        "checkpoint.keep=3 (was 2)",
+        "parallel.sharding='fsdp' (was 'replicated')",
+        "train.epochs=50 (was 40)",
+    ]

@@ -136,7 +136,7 @@ def test_workdir_alone_goes_on_and_prints_the_table(resumed, capsys):
 
 def test_finished_workdir_prints_the_same_table(resumed, capsys, monkeypatch):
     """Protects a second look at a finished run: the table again, without training."""
-    monkeypatch.setattr(train, "train", None)
+    monkeypatch.setattr(train, "Run", None)
     main.main(["--workdir", str(resumed)])
     assert "Test accuracy after the last epoch" in capsys.readouterr().out
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdmlc_jax import config, methods, parallel, train
+from kdmlc_jax import bilevel, config, methods, parallel, train
 from kdmlc_jax.checkpoint import Checkpoints
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.methods.base import DatasetView, Info
@@ -259,38 +259,97 @@ def test_student_does_not_touch_its_teacher(walked):
         assert_same(outside(changed, student(changed)), untouched)
 
 
-def digits(name):
-    chosen = settings(name, VARIANTS.get(name, [""])[-1])
+def digits(name, arguments, **fields):
+    """A method on real images, every stage of it, with augmentation."""
+    chosen = settings(name, arguments)
     chosen.data.update({"source": "digits", "trusted": 30, "validation": 60, "noisy": 200})
-    chosen.train.update({"batch_size": 20, "trusted_batch_size": 10, "eval_batch_size": 100})
+    chosen.train.update({"batch_size": 20, "trusted_batch_size": 16, "eval_batch_size": 100})
     chosen.augment.update({"pad": 1, "flip": True, "cutout": 2})
     chosen.devices = 1
+    chosen.update_from_flattened_dict(fields)
     return chosen
 
 
 def few_steps(job):
-    """The carry after three steps of every stage, and the method's beliefs on all training images."""
+    """On the host: carry and metrics after three steps of every stage, and the beliefs on all training images."""
     carry = job.init()
-    for epoch, stage in enumerate(job.method.stages):
+    for number, stage in enumerate(job.method.stages):
         if stage.begin is not None:
-            carry = {**carry, "method": stage.begin(carry["method"], job.view())}
+            carry = job.place({**carry, "method": stage.begin(carry["method"], job.view())})
         compiled = job.compile(stage)
-        for _, feed in zip(range(3), job.feeds(stage, epoch, 1), strict=False):
+        for feed in job.feeds(stage, 3 * number, 3 * number + 3):
             carry, metrics = compiled(carry, job.fixed, feed, job.key)
-    rows = np.concatenate(job.dataset.splits)
-    return jax.device_get((carry, metrics)), job.beliefs(carry["method"], rows)
+    beliefs = job.beliefs(carry["method"], np.concatenate(job.dataset.splits))
+    return named(parallel.fetch((carry, metrics, beliefs)))
 
 
 @pytest.mark.parametrize("name", methods.names())
 def test_hidden_truth_changes_nothing(name):
     """Protects the wall around the true label: shuffled on noisy and validation rows, it changes no bit of a run."""
-    chosen = digits(name)
+    chosen = digits(name, VARIANTS.get(name, [""])[-1])
     dataset = prepare(chosen)
     truth, rng = dataset.truth.copy(), np.random.default_rng(0)
     for rows in (dataset.splits.noisy, dataset.splits.validation):
         truth[rows] = rng.permutation(truth[rows])
         assert (truth[rows] != dataset.truth[rows]).mean() > 0.5
-    (carry, metrics), beliefs = few_steps(train.Run(chosen, dataset))
-    (other, others), other_beliefs = few_steps(train.Run(chosen, dataset._replace(truth=truth)))
-    assert int(carry["step"]) == 3 * len(train.Run(chosen, dataset).method.stages)
-    assert_same((carry, metrics, beliefs), (other, others, other_beliefs))
+    job = train.Run(chosen, dataset)
+    got = few_steps(job)
+    assert int(got["[0]['step']"]) == 3 * len(job.method.stages)
+    assert_same(few_steps(train.Run(chosen, dataset._replace(truth=truth))), got)
+
+
+# One demanding variant of each method: random draws, MixUp, averages.
+SPREAD = {
+    "ce": "train_on=both,ema=0.9",
+    "mlc": "preset=paper",
+    "kdmlc": "preset=strong,kd_weight=0.5,mixup=1,warm_up=0,ramp=0",
+}
+PLACEMENTS = {
+    "jit": {},
+    "fsdp": {"parallel.sharding": "fsdp", "parallel.shard_above": 64},
+    "pmap": {"parallel.mode": "pmap"},
+    "stream": {"data.pipeline": "stream"},
+    "model": {"parallel.sharding": "fsdp", "parallel.shard_above": 64, "parallel.model": 2},
+}
+# The last two differ from the first two in what no method knows of.
+CASES_SPREAD = [(name, placement) for name in methods.names() for placement in ("jit", "fsdp", "pmap")]
+CASES_SPREAD += [("ce", "stream"), ("ce", "model")]
+
+
+@cache
+def spread_over(name, placement):
+    """`few_steps` of a method on four devices, or on one ("")."""
+    fields = {"devices": 4, **PLACEMENTS[placement]} if placement else {}
+    chosen = digits(name, SPREAD.get(name, ""), **fields)
+    job = train.Run(chosen, prepare(chosen))
+    assert job.mesh.size == (4 if placement else 1)
+    return few_steps(job)
+
+
+def assert_close(got, want):
+    """Equal to float32 rounding: |a - b| ≤ 1e-4 of the leaf's largest entry, and 1e-6 for leaves near 0."""
+    assert list(got) == list(want)
+    for name, value in want.items():
+        limit = 1e-4 * np.max(np.abs(value), initial=0) + 1e-6
+        np.testing.assert_allclose(1.0 * got[name], 1.0 * value, rtol=0, atol=limit, err_msg=name)
+
+
+@pytest.mark.parametrize("name, placement", CASES_SPREAD)
+def test_result_does_not_depend_on_the_devices(name, placement):
+    """Protects scaling out: networks, correctors, statistics, T̂, optimiser states, metrics and beliefs after several
+    steps of every stage are those of one device, however four devices share the work."""
+    assert_close(spread_over(name, placement), spread_over(name, ""))
+
+
+def test_averaging_the_meta_gradient_alone_is_noticed(monkeypatch):
+    """Protects the test above: a step whose look-ahead moves along a device's own gradient fails it."""
+    exact = bilevel.meta_gradient
+
+    def averaged(*arguments):
+        gradient, outer, ahead = exact(*arguments)
+        return jax.lax.pmean(gradient, "data"), outer, ahead
+
+    monkeypatch.setattr(parallel, "average_gradient", lambda params, axis: params)
+    monkeypatch.setattr(bilevel, "meta_gradient", averaged)
+    with pytest.raises(AssertionError, match=r"BatchNorm"):
+        assert_close(spread_over.__wrapped__("mlc", "pmap"), spread_over("mlc", ""))

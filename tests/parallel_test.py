@@ -69,7 +69,7 @@ def test_options_are_those_of_the_backend(monkeypatch):
 def test_make_mesh(devices, size):
     """Protects the meaning of `devices`: 0 is all of them, otherwise the first so many."""
     mesh = parallel.make_mesh(devices)
-    assert mesh.axis_names == ("data",) and list(mesh.devices) == jax.devices()[:size]
+    assert mesh.shape == {"data": size, "model": 1} and list(mesh.devices.flat) == jax.devices()[:size]
 
 
 @pytest.mark.parametrize("devices", [99, 5, -1])
@@ -85,7 +85,9 @@ def test_replicate_does_not_alias(devices):
     mesh = parallel.make_mesh(devices)
     host, device = np.arange(6.0, dtype=np.float32), jnp.arange(6.0)
     copies = parallel.replicate({"host": host, "device": device}, mesh)
-    double = parallel.compile_step(lambda tree: jax.tree.map(lambda x: 2 * x, tree), donate=(0,), mesh=mesh)
+    double = parallel.compile_step(
+        lambda tree: jax.tree.map(lambda x: 2 * x, tree), donate=(0,), out=parallel.replicated(mesh)
+    )
     doubled = double(copies)
     assert all(copy.is_deleted() for copy in copies.values())
     for original in (host, device):

@@ -250,7 +250,7 @@ def test_resident_steps_send_nothing_to_the_device(dataset):
     """Protects the resident pipeline's point: an epoch after the first runs with host-to-device transfers forbidden."""
     job = train.Run(tiny.config(), dataset)
     stage, carry = job.method.stages[-1], job.init()
-    compiled, feeds = job.compile(stage), job.feeds(stage, 0, 1)
+    compiled, feeds = job.compile(stage), job.feeds(stage, 0, tiny.STEPS)
     carry, _ = compiled(carry, job.fixed, next(feeds), job.key)
     with jax.transfer_guard_host_to_device("disallow_explicit"):
         for feed in feeds:

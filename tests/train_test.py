@@ -11,7 +11,7 @@ import tiny
 from pyarrow import parquet
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax import export, labels, optim, train
+from kdmlc_jax import export, job, labels, optim, train
 from kdmlc_jax.checkpoint import Checkpoints
 from kdmlc_jax.data import artefact
 from kdmlc_jax.data.artefact import Artefact
@@ -81,7 +81,7 @@ def test_same_seed_same_bits_other_seed_other_bits(finished, tmp_path):
 def test_finished_run_is_read_not_trained(finished, monkeypatch):
     """Protects a finished run: a second call returns its summary and trains nothing."""
     config, workdir, summary = finished
-    monkeypatch.setattr(train, "train", None)
+    monkeypatch.setattr(train, "Run", None)
     assert train.run(config, workdir) == summary
 
 
@@ -106,7 +106,7 @@ def test_last_good_checkpoint_survives(tmp_path, monkeypatch, bad_step):
     config = tiny.config("method=ce")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optim, "schedule", lambda *_: lambda step: jnp.where(step == bad_step, jnp.inf, 0.1))
-        with pytest.raises(NonFiniteError, match=rf"step {min(bad_step + 1, 9)}: .* in epoch 2"):
+        with pytest.raises(NonFiniteError, match=rf"step {bad_step}: .* in epoch 2"):
             train.run(config, tmp_path, quiet=True)
     job = train.Run(config, prepare(config))
     checkpoints = Checkpoints(tmp_path / "checkpoints", config.checkpoint.keep)
@@ -261,7 +261,7 @@ def test_map_rows_keeps_order_and_length(rows):
     """Protects evaluation: every row once, in order, whatever the batch leaves over."""
     images = np.arange(20, dtype=np.float32)
     at = np.random.default_rng(rows).permutation(20)[:rows]
-    got = train.map_rows(lambda x, y: {"sum": x + y, "batch": 0 * x + len(x)}, images, at, 4, 10 * images)
+    got = job.map_rows(lambda x, y: {"sum": x + y, "batch": 0 * x + len(x)}, images, at, 4, 10 * images)
     np.testing.assert_array_equal(got["sum"], 11 * images[at])
     assert (got["batch"] == 4).all()
 
@@ -331,6 +331,6 @@ def test_missing_data_folder_is_named(tmp_path, monkeypatch):
 def test_workdir_under_a_file_is_refused(tmp_path):
     """Protects a mistyped --workdir: a known error naming the folder, before training."""
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match=r"workdir .*work: Not a directory"):
+    with pytest.raises(UserError, match=r"work: cannot be created \(Not a directory\)"):
         train.run(tiny.config("method=ce,epochs=1"), tmp_path / "file" / "work", quiet=True)
     assert (tmp_path / "file").read_text() == "mine"

@@ -50,9 +50,9 @@ class Pipeline(Protocol):
         ...
 
 
-def choose(dataset: Dataset, how: str, seed: int, steps: int) -> Pipeline:
-    """The pipeline that `how` (`data.pipeline`) names, for epochs of `steps` steps."""
-    return (Resident if is_resident(dataset, how) else Stream)(dataset, seed, steps)
+def choose(dataset: Dataset, how: str, seed: int, steps: int, shard: tuple[int, int] = (0, 1)) -> Pipeline:
+    """The pipeline that `how` (`data.pipeline`) names, for epochs of `steps` steps; see `Stream` for `shard`."""
+    return Resident(dataset, seed, steps) if is_resident(dataset, how) else Stream(dataset, seed, steps, shard)
 
 
 def is_resident(dataset: Dataset, how: str) -> bool:
@@ -79,6 +79,14 @@ def select(dataset: Dataset, kind: str, rows: np.ndarray) -> dict[str, np.ndarra
     at = (dataset.splits.noisy if kind == "noisy" else dataset.splits.trusted)[rows]
     third = rows.astype(np.int32) if kind == "noisy" else dataset.trusted_given[at]
     return dict(zip(NAMES[kind], (dataset.images[at], dataset.given_label[at], third), strict=True))
+
+
+def images_of(dataset: Dataset, seed: int, steps: int, streams: Streams, step: int) -> dict[str, list]:
+    """The ids of the images that one step of the run eats, by kind."""
+    parts = dataset.splits
+    order = epoch_order(seed, step // steps, steps, streams, len(parts.noisy), len(parts.trusted))
+    split = {kind: parts.noisy if kind == "noisy" else parts.trusted for kind in order}
+    return {kind: dataset.ids[split[kind][rows[step % steps]]].tolist() for kind, rows in order.items()}
 
 
 class Resident:

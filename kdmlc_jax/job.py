@@ -1,0 +1,217 @@
+"""One run before its first step: data, method, devices, and every compiled function that the host loop calls."""
+
+import zlib
+from collections.abc import Callable, Generator, Sequence
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from kdmlc_jax import methods, metrics, parallel, state
+from kdmlc_jax.data import augment, pipeline
+from kdmlc_jax.data.prepare import Dataset
+from kdmlc_jax.data.sources import Images
+from kdmlc_jax.errors import NonFiniteError, UserError
+from kdmlc_jax.methods.base import DatasetView, Info, Method, Stage
+
+
+def stream(seed: int, name: str) -> jax.Array:
+    """The root key of a named random stream."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
+
+
+def map_rows(fn: Callable, images: Images, rows: np.ndarray, batch: int, *columns: np.ndarray) -> Any:
+    """fn(batch of images, batches of columns…) over the images at `rows`, in batches of one size; host arrays.
+
+    `columns` run over all images, as `images` does. Of several processes, each gives `fn` its own part of every batch;
+    `fn` returns the whole one.
+    """
+    results = []
+    for start in range(0, len(rows), batch):
+        at = rows[np.minimum(np.arange(start, start + batch), len(rows) - 1)]
+        kept, at = min(batch, len(rows) - start), at[parallel.own_rows(batch)]
+        out = jax.device_get(fn(images[at], *(column[at] for column in columns)))
+        results.append(jax.tree.map(lambda a, kept=kept: a[:kept], out))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """bool[]: no NaN and no infinity in any floating-point leaf."""
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
+
+
+def check_divisible(method: Method, devices: int, sizes: Any) -> None:
+    """Raises UserError where a batch of some stage cannot be cut into equal parts, one a device."""
+    for stage in method.stages:
+        fields = {
+            "batch_size": (stage.streams.noisy,),
+            "trusted_batch_size": (stage.streams.trusted, stage.streams.meta),
+        }
+        for field, widths in fields.items():
+            if any(width % devices for width in widths):
+                each = f"each half of it, {widths[0]} and {widths[1]}, " if len(widths) > 1 and all(widths) else ""
+                raise UserError(f"train.{field}: {sizes[field]}: {each}expected a multiple of {devices}, the devices")
+
+
+class Run:
+    """One run of one method: everything that is fixed before the first step."""
+
+    def __init__(self, config: ConfigDict, dataset: Dataset):
+        self.config, self.dataset = config, dataset
+        self.info = Info(
+            len(dataset.class_names),
+            dataset.images.shape[1:],
+            len(dataset.splits.noisy) // config.train.batch_size,
+        )
+        self.method: Method = methods.get(config.method.name).make(config, self.info)
+        self.mesh = parallel.make_mesh(config.devices, config.parallel.model)
+        self.per_device = config.parallel.mode == "pmap"
+        if self.per_device and jax.process_count() > 1:
+            raise UserError("parallel.mode: pmap works in one process; several need jit")
+        slices = self.mesh.shape["data"]
+        check_divisible(self.method, slices, config.train)
+        self.eval_batch = -(-config.train.eval_batch_size // slices) * slices
+        shard = jax.process_index(), jax.process_count()
+        self.pipeline = pipeline.choose(dataset, config.data.pipeline, config.seed, self.info.steps_per_epoch, shard)
+        self.fixed = parallel.replicate(self.pipeline.fixed, self.mesh)
+        self.key = parallel.replicate_key(lambda: stream(config.seed, "train"), self.mesh)
+        whole = parallel.replicated(self.mesh)
+        self._infer = parallel.compile_step(self._predictions, out=whole)
+        self._correct = parallel.compile_step(self._beliefs, out=whole)
+
+    def _first(self) -> dict[str, Any]:
+        example = jnp.zeros((2, *self.info.image_shape), jnp.float32)
+        made = self.method.init(stream(self.config.seed, "init"), example)
+        return {"method": made, "step": jnp.zeros((), jnp.int32)}
+
+    @cached_property
+    def layout(self) -> Any:
+        """The sharding of each array of the carry."""
+        return parallel.layout(jax.eval_shape(self._first), self.mesh, self.config.parallel)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether a device may hold less than the whole carry."""
+        return self.config.parallel.sharding == "fsdp" or self.config.parallel.split_banks
+
+    def memory(self) -> list[tuple]:
+        """What of the state lies where: see `parallel.table`."""
+        return parallel.table(jax.eval_shape(self._first)["method"], self.layout["method"])
+
+    def init(self) -> dict[str, Any]:
+        """The carry before the first step: the method's state, and the step count."""
+        return self.place(jax.jit(self._first)())
+
+    def place(self, carry: Any) -> Any:
+        """A carry, wherever it is, on the devices as `layout` says."""
+        return parallel.place(carry, self.layout)
+
+    def compile(self, stage: Stage, steps: int = 1) -> Callable:
+        """(carry, fixed, feed, key) -> (carry, metrics) of `stage`; the carry is donated.
+
+        With `steps` > 1 it takes a tuple of as many feeds and returns metrics f32[steps]. `finite` among the metrics
+        says whether they and the updated state are; with `train.on_nonfinite` "skip" the state stays where not.
+        """
+        how, skip = self.config.augment, self.config.train.on_nonfinite == "skip"
+
+        def step(carry: dict[str, Any], fixed: Any, feed: Any, key: jax.Array) -> Any:
+            count, old = carry["step"], carry["method"]
+            key = jax.random.fold_in(key, count)
+            rows = self.pipeline.rows(fixed, feed, count % self.info.steps_per_epoch)
+            batch = pipeline.make_batch(rows, fixed, jax.random.fold_in(key, 0), how)
+            if not self.per_device:
+                batch = parallel.split_batch(batch, self.mesh)
+            new, out = stage.step(old, batch, jax.random.fold_in(key, 1))
+            finite = all_finite((new, out))
+            if skip:
+                new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+            return {"method": new, "step": count + 1}, out | {"finite": finite}
+
+        def several(carry: dict[str, Any], fixed: Any, feeds: Sequence, key: jax.Array) -> Any:
+            if not self.pipeline.per_step:  # one feed serves them all
+                return jax.lax.scan(lambda c, _: step(c, fixed, feeds[0], key), carry, length=steps)
+            stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *feeds)
+            return jax.lax.scan(lambda c, feed: step(c, fixed, feed, key), carry, stacked)
+
+        chosen = step if steps == 1 else several
+        if self.per_device:
+            chosen = parallel.one_per_device(chosen, self.mesh)
+        whole = parallel.replicated(self.mesh)
+        return parallel.compile_step(chosen, donate=(0,), out=(self.layout, whole) if self.is_split else whole)
+
+    def feeds(self, stage: Stage, start: int, stop: int) -> Generator[Any]:
+        """What each step of the run from `start` to `stop` is given, on the devices."""
+        split = self.pipeline.per_step and not self.per_device
+        put = parallel.put_batch if split else parallel.replicate
+        return self.pipeline.feeds(stage.streams, start, stop, lambda feed: put(feed, self.mesh))
+
+    def images_of(self, stage: Stage, step: int) -> dict[str, list]:
+        """The ids of the images that a step of the run eats, by kind."""
+        return pipeline.images_of(self.dataset, self.config.seed, self.info.steps_per_epoch, stage.streams, step)
+
+    def _normalise(self, fixed: Any, images: jax.Array) -> jax.Array:
+        return augment.normalise(images, fixed["mean"], fixed["std"])
+
+    def _predictions(self, fixed: Any, current: Any, images: jax.Array) -> dict[str, jax.Array]:
+        """The class that each network predicts; -1 where its logits are not finite."""
+        x, classes = self._normalise(fixed, images), {}
+        for name, net in self.method.networks.items():
+            logits = state.evaluate(net(current), x).logits
+            classes[name] = jnp.where(jnp.isfinite(logits).all(-1), jnp.argmax(logits, -1), -1)
+        return classes
+
+    def _beliefs(self, fixed: Any, current: Any, images: jax.Array, given: jax.Array) -> jax.Array:
+        return self.method.correct(current, self._normalise(fixed, images), given)
+
+    def _map(self, fn: Callable, images: Images, rows: np.ndarray, *columns: np.ndarray) -> Any:
+        """`map_rows` with each batch split over the devices."""
+        put = lambda *batch: fn(*parallel.put_batch(batch, self.mesh))  # noqa: E731
+        return map_rows(put, images, rows, self.eval_batch, *columns)
+
+    def evaluate(self, current: Any) -> dict[str, float | None]:
+        """Accuracy of each network on the test set, and on the validation split by given and by true labels.
+
+        Raises:
+          NonFiniteError: where a network's logits are not finite.
+        """
+        data, row = self.dataset, {}
+
+        def predict(images: Images, rows: np.ndarray) -> Any:
+            found = self._map(lambda batch: self._infer(self.fixed, current, batch), images, rows)
+            for name, predicted in found.items():
+                if (predicted < 0).any():
+                    raise NonFiniteError(f"evaluation: {name}'s logits are not finite")
+            return found.items()
+
+        if data.test_images is not None:
+            for name, predicted in predict(data.test_images, np.arange(len(data.test_label))):
+                row[f"{name}_test"] = metrics.accuracy(predicted, data.test_label)
+        rows = data.splits.validation
+        if len(rows):
+            known = data.truth[rows] >= 0
+            for name, predicted in predict(data.images, rows):
+                row[f"{name}_validation_given"] = metrics.accuracy(predicted, data.given_label[rows])
+                row[f"{name}_validation_true"] = metrics.accuracy(predicted[known], data.truth[rows][known])
+        return row
+
+    def beliefs(self, current: Any, rows: np.ndarray) -> np.ndarray:
+        """The method's beliefs f32[n, C] on training images `rows`, un-augmented."""
+        data = self.dataset
+        correct = lambda images, given: self._correct(self.fixed, current, images, given)  # noqa: E731
+        return self._map(correct, data.images, rows, data.given_label)
+
+    def view(self) -> DatasetView:
+        """What a stage's `begin` may see."""
+        data = self.dataset
+        parts = {"noisy": data.splits.noisy, "trusted": data.splits.trusted}
+
+        def over(split: str, fn: Callable) -> Any:
+            whole = parallel.replicated(self.mesh)
+            compiled = parallel.compile_step(lambda fixed, images: fn(self._normalise(fixed, images)), out=whole)
+            return self._map(lambda x: compiled(self.fixed, x), data.images, parts[split])
+
+        return DatasetView(data.given_label[parts["noisy"]], data.given_label[parts["trusted"]], over)
