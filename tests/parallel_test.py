@@ -1,42 +1,18 @@
-"""Devices: four simulated ones give what one gives, and the backend's options change nothing but time."""
+"""Devices: what lies where, networks spread over a pmap axis, and backend options that change nothing but time."""
+
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax import struct
 
-from kdmlc_jax import parallel, train
+from kdmlc_jax import methods, nets, parallel, state, train
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import UserError
-
-
-def after_one_step(devices):
-    """State and metrics after one correction step of a tiny KDMLC run, the student's ramp being over."""
-    config = tiny.config(fields={"devices": devices})
-    job = train.Run(config, prepare(config))
-    assert job.mesh.size == devices
-    stage, carry = job.method.stages[-1], job.init()
-    current = carry["method"]
-    late = parallel.replicate(np.full((), 3 * tiny.STEPS, np.int32), job.mesh)
-    carry["method"] = current.replace(student=current.student.replace(step=late))
-    carry, out = job.compile(stage)(carry, job.fixed, next(job.feeds(stage, 0, 1)), job.key)
-    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(carry))
-    return jax.device_get((carry["method"], out))
-
-
-def test_four_devices_equal_one():
-    """Protects scaling out: networks, statistics, T̂ and metrics of a step do not depend on the number of devices."""
-    (one, one_out), (four, four_out) = after_one_step(1), after_one_step(4)
-    assert one_out.keys() == four_out.keys() and one_out["student_loss"] > 0
-    for name in one_out:
-        np.testing.assert_allclose(four_out[name], one_out[name], rtol=1e-4, atol=1e-5, err_msg=name)
-    for part in (
-        lambda s: (s.teacher.net.params, s.teacher.net.batch_stats, s.teacher.net.ema, s.teacher.joint),
-        lambda s: (s.student.params, s.student.batch_stats, s.student.ema),
-        lambda s: s.teacher.corrector.params,
-    ):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5), part(one), part(four))
+from kdmlc_jax.methods import ce
 
 
 def test_compiler_options_change_time_only():
@@ -70,6 +46,13 @@ def test_make_mesh(devices, size):
     """Protects the meaning of `devices`: 0 is all of them, otherwise the first so many."""
     mesh = parallel.make_mesh(devices)
     assert mesh.shape == {"data": size, "model": 1} and list(mesh.devices.flat) == jax.devices()[:size]
+
+
+@pytest.mark.parametrize("devices, model", [(4, 3), (3, 2), (4, 0), (1, 2)])
+def test_model_axis_must_divide(devices, model):
+    """Protects a user's arithmetic: the number of devices that share a slice is named where it does not divide."""
+    with pytest.raises(UserError, match=rf"parallel\.model: {model} does not divide the {devices} devices"):
+        parallel.make_mesh(devices, model)
 
 
 @pytest.mark.parametrize("devices", [99, 5, -1])
@@ -119,3 +102,150 @@ def test_compiled_programs_are_kept_where_the_user_says(tmp_path, monkeypatch):
             assert jax.config.jax_compilation_cache_dir == str(expected)
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def how(**fields):
+    """The config's fields `parallel`."""
+    return SimpleNamespace(**{"sharding": "fsdp", "shard_above": 48, "split_banks": True} | fields)
+
+
+def example():
+    """Arrays that meet every branch of the rule."""
+    return {
+        "large": np.zeros((6, 8, 4), np.float32),
+        "square": np.zeros((8, 8), np.float32),
+        "odd": np.zeros((7, 9), np.float32),
+        "small": np.zeros((4, 11), np.float32),
+        "count": np.zeros((), np.int32),
+        "bank": state.Bank(np.zeros((40, 3), np.float32)),
+        "uneven": state.Bank(np.zeros((41, 3), np.float32)),
+    }
+
+
+@pytest.mark.parametrize("model", [1, 2])
+def test_layout_splits_what_is_large_and_divides(model):
+    """Protects memory and results: the largest dimension that divides, the first of equals; the rest stays whole."""
+    tree = example()
+    got = parallel.layout(tree, parallel.make_mesh(4, model), how())
+    parts = jax.tree.map(lambda leaf, sharding: sharding.shard_shape(leaf.shape), tree, got)
+    assert parts == {
+        "large": (6, 2, 4),
+        "square": (2, 8),
+        "odd": (7, 9),
+        "small": (4, 11),
+        "count": (),
+        "bank": state.Bank((40 // (4 // model), 3)),
+        "uneven": state.Bank((41, 3)),
+    }
+    whole = parallel.layout(tree, parallel.make_mesh(4, model), how(sharding="replicated", split_banks=False))
+    assert all(sharding.is_fully_replicated for sharding in jax.tree.leaves(whole))
+
+
+def test_table_counts_the_bytes_of_each_device():
+    """Protects a memory plan: the table's bytes are those that the arrays really take on a device."""
+    tree, mesh = example(), parallel.make_mesh(4)
+    shardings = parallel.layout(tree, mesh, how())
+    rows = parallel.table(tree, shardings)
+    placed = jax.tree.leaves(parallel.place(tree, shardings))
+    for (_, _, _, _, whole, own), leaf in zip(rows, placed, strict=True):
+        assert whole == leaf.nbytes and own == leaf.addressable_shards[0].data.nbytes
+    assert sum(own for *_, own in rows) < sum(whole for *_, whole, _ in rows)
+
+
+def test_table_is_printed_by_part_of_the_state(tmp_path, capsys):
+    """Protects a person who asks for fsdp: what is split and the bytes of a device are told, part by part."""
+    fields = {"devices": 4, "parallel.sharding": "fsdp", "parallel.shard_above": 64}
+    config = tiny.config("method=ce,epochs=1", fields)
+    train.run(config, tmp_path)
+    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().err.splitlines() if line.strip()}
+    job = train.Run(config, prepare(config))
+    rows = job.memory()
+    assert {"params", "opt_state", "batch_stats", "all"} < lines.keys()
+    arrays, split, whole, own = map(float, lines["all"])
+    assert arrays == len(rows) == len(jax.tree.leaves(job.init()["method"])) and 0 < split < arrays
+    assert whole == pytest.approx(sum(row[4] for row in rows) / 1024, abs=0.06)
+    assert own == pytest.approx(sum(row[5] for row in rows) / 1024, abs=0.06) and own < whole / 2
+
+
+class Remembering(struct.PyTreeNode):
+    """CE's network, and how often each noisy image was seen and what was believed of it."""
+
+    net: object
+    bank: state.Bank
+
+
+def remembering(config, info):
+    """CE that writes its beliefs into a bank and reads them back, as methods with soft labels do."""
+    plain = ce.make(config, info)
+    (stage,) = plain.stages
+
+    def step(current, batch, key):
+        net, metrics = stage.step(current.net, batch, key)
+        beliefs = jax.nn.softmax(plain.predict(net, batch["image"]))
+        bank = current.bank.rows.at[batch["index"]].add(beliefs)
+        seen = bank[batch["index"]].sum()
+        return Remembering(net, state.Bank(bank)), metrics | {"seen": seen}
+
+    return plain._replace(
+        init=lambda key, images: Remembering(plain.init(key, images), state.Bank(jnp.zeros((200, info.num_classes)))),
+        stages=(stage._replace(step=step),),
+        predict=lambda current, images: plain.predict(current.net, images),
+        correct=lambda current, images, given: plain.correct(current.net, images, given),
+        networks={"student": lambda current: current.net},
+    )
+
+
+@pytest.mark.parametrize("fields", [{"parallel.split_banks": True}, {}, {"parallel.mode": "pmap"}])
+def test_banks_are_the_same_however_they_lie(monkeypatch, fields):
+    """Protects what a method remembers of every image: by rows, whole, or under pmap, it is one device's."""
+
+    def trained(**fields):
+        config = tiny.config("method=ce", fields)
+        with monkeypatch.context() as patch:
+            patch.setattr(methods, "get", lambda name: SimpleNamespace(make=remembering))
+            job = train.Run(config, prepare(config))
+        carry, stage = job.init(), job.method.stages[0]
+        compiled = job.compile(stage)
+        for feed in job.feeds(stage, 0, 7):
+            carry, out = compiled(carry, job.fixed, feed, job.key)
+        return carry["method"].bank.rows, out
+
+    (one, one_out), (four, four_out) = trained(), trained(devices=4, **fields)
+    assert four.sharding.shard_shape(four.shape)[0] == (50 if "parallel.split_banks" in fields else 200)
+    assert float(one.sum()) == pytest.approx(7 * 40, rel=1e-4)
+    np.testing.assert_allclose(four, one, atol=1e-4)
+    np.testing.assert_allclose(four_out["seen"], one_out["seen"], rtol=1e-4)
+
+
+NETS = ["cnn4", "mlp8", "resnet8"]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_spread_networks_equal_whole_ones(name):
+    """Protects pmap: outputs, running statistics and gradients of a slice-wise network are those of the whole batch.
+
+    Five rows, which four devices do not divide, are computed whole.
+    """
+    module = nets.build(name, 3)
+    images = jax.random.normal(jax.random.key(1), (8, 8, 8, 1))
+    variables = jax.jit(lambda: module.init(jax.random.key(0), images, train=False))()
+    weights = jax.random.normal(jax.random.key(2), (8, 3))
+
+    def both(apply_fn, images):
+        def loss(params):
+            output, moved = apply_fn({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
+            return (output.logits * weights[: len(images)]).sum() + (output.features**2).mean(), (output, moved)
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    for rows in (8, 5):
+        part = images[:rows]
+        whole = jax.jit(lambda part: both(module.apply, part))(part)
+        each = jax.pmap(
+            lambda _, part: both(parallel.spread(module.apply), part),
+            axis_name="data",
+            in_axes=(0, None),
+            out_axes=None,
+        )
+        for a, b in zip(jax.tree.leaves(each(np.arange(4), part)), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * float(jnp.abs(b).max()) + 1e-5)

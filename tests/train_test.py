@@ -267,6 +267,14 @@ def test_map_rows_keeps_order_and_length(rows):
 
 
 BAD_INPUT = [
+    ({"train.on_nonfinite": "ignore"}, ["train.on_nonfinite", '"ignore"', "stop, skip"]),
+    ({"train.steps_per_call": 0}, ["train.steps_per_call", "0", "[1, "]),
+    ({"checkpoint.every_steps": -1}, ["checkpoint.every_steps", "-1", "[0, "]),
+    ({"parallel.mode": "pmaps"}, ["parallel.mode", '"pmaps"', '"pmap"']),
+    ({"parallel.sharding": "zero"}, ["parallel.sharding", '"zero"', "replicated, fsdp"]),
+    ({"parallel.model": 2}, ["parallel.model", "2", "parallel.sharding=fsdp"]),
+    ({"parallel.model": 3, "parallel.sharding": "fsdp"}, ["parallel.model", "3", "1 devices"]),
+    ({"parallel.mode": "pmap", "parallel.sharding": "fsdp"}, ["parallel.mode", "pmap", "mode jit"]),
     ({"data.source": "fashion_mnist", "data.dir": "no/such/folder"}, ["data.dir", "no/such/folder", "directory"]),
     ({"data.source": "digit"}, ["data.source", '"digit"', '"digits"']),
     ({"data.trusted": 0}, ["data.trusted", " 0 ", "10 to 1436"]),
