@@ -47,7 +47,7 @@ def guarded(program: Callable[[list[str]], None]) -> None:
     try:
         program(sys.argv[1:])
     except tuple(CODES) as error:
-        print(f"{'stopped' if isinstance(error, StoppedError) else 'error'}: {error}", file=sys.stderr)
+        print(error if isinstance(error, StoppedError) else f"error: {error}", file=sys.stderr)
         sys.exit(next(code for kind, code in CODES.items() if isinstance(error, kind)))
     except KeyboardInterrupt:
         print("stopped; the same --workdir goes on from what was last saved", file=sys.stderr)

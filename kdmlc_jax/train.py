@@ -42,8 +42,14 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
         return summary
     began = time.monotonic()
     with contextlib.ExitStack() as held:
-        if workdir.is_dir():  # otherwise it is made when all input has been looked at
-            parallel.on_main(lambda: held.enter_context(files.locked(workdir)))
+        locks: list[None] = []
+
+        def lock() -> None:
+            if not locks:
+                locks.append(held.enter_context(files.locked(workdir)))
+
+        # A new folder is made when all input has been looked at.
+        parallel.on_main(lambda: lock() if workdir.is_dir() else None)
         dataset = prepare(config)
         kept = dataset.artefact()
         check_same_data(kept, workdir / "noise.npz")
@@ -51,8 +57,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
         carry = job.init()
 
         def begin() -> None:
-            if not (workdir / "lock").exists():
-                held.enter_context(files.locked(workdir))
+            lock()
             summary_path.unlink(missing_ok=True)  # a longer run is not finished
             files.write_json(workdir / "config.json", config.to_dict())
             files.write_csv(workdir / "bad_images.csv", ("image", "reason"), dataset.skipped)
