@@ -39,7 +39,7 @@ def dataset(images: Any, count: int) -> Dataset:
     parts = Splits(np.arange(count), np.arange(count, count + 100), np.zeros(0, np.int64))
     names, none = tuple("0123456789"), np.full_like(labels, -1)
     return Dataset(
-        "random", names, images, labels, none, none, parts, None, labels[:0], None, None, np.arange(len(labels))
+        "random", names, images, labels, none, none, none, parts, None, labels[:0], None, None, np.arange(len(labels))
     )
 
 

@@ -22,7 +22,9 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
 
 def add_launch(parser: argparse.ArgumentParser) -> None:
     """The flags by which several processes find each other where no launcher tells them."""
-    group = parser.add_argument_group("several processes (SLURM, Open MPI, TPU pods are recognised without these)")
+    group = parser.add_argument_group(
+        "several processes (SLURM, Open MPI, Kubernetes jobs are recognised without these)"
+    )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
     group.add_argument("--processes", type=int, metavar="N", help="how many there are")
     group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")

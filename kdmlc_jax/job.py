@@ -113,8 +113,10 @@ class Run:
     def compile(self, stage: Stage, steps: int = 1) -> Callable:
         """(carry, fixed, feed, key) -> (carry, metrics) of `stage`; the carry is donated.
 
-        With `steps` > 1 it takes a tuple of as many feeds and returns metrics f32[steps]. `finite` among the metrics
-        says whether they and the updated state are; with `train.on_nonfinite` "skip" the state stays where not.
+        With `steps` > 1 it takes a sequence of as many feeds and returns metrics f32[steps]. `finite` among the metrics
+        says whether they and the updated state are; with `train.on_nonfinite` "skip" the state stays where not. Of
+        several processes it takes their flags (`parallel.put_flag`) as a last argument, and `stop` among the metrics
+        says whether one is set. `call` gives it all that.
         """
         how, skip = self.config.augment, self.config.train.on_nonfinite == "skip"
 
@@ -140,8 +142,22 @@ class Run:
         chosen = step if steps == 1 else several
         if self.per_device:
             chosen = parallel.one_per_device(chosen, self.mesh)
-        whole = parallel.replicated(self.mesh)
-        return parallel.compile_step(chosen, donate=(0,), out=(self.layout, whole) if self.is_split else whole)
+        elif self.is_split:
+            chosen = parallel.with_networks(chosen, lambda apply_fn: parallel.gathering(apply_fn, self.mesh))
+
+        # Not a program of its own: on CPUs two programs that exchange something at the same time may wait for ever.
+        def agreeing(carry: Any, fixed: Any, feed: Any, key: jax.Array, flags: jax.Array) -> Any:
+            new, out = chosen(carry, fixed, feed, key)
+            return new, out | {"stop": jnp.any(flags)}
+
+        whole, final = parallel.replicated(self.mesh), chosen if parallel.alone() else agreeing
+        return parallel.compile_step(final, donate=(0,), out=(self.layout, whole) if self.is_split else whole)
+
+    def call(self, compiled: Callable, carry: Any, feed: Any, asked: bool = False) -> tuple[Any, dict[str, jax.Array]]:
+        """One call of what `compile` gave; `asked`: whether this process was told to stop."""
+        flags = () if parallel.alone() else (parallel.put_flag(asked, self.mesh),)
+        made: tuple[Any, dict[str, jax.Array]] = compiled(carry, self.fixed, feed, self.key, *flags)
+        return made
 
     def feeds(self, stage: Stage, start: int, stop: int) -> Generator[Any]:
         """What each step of the run from `start` to `stop` is given, on the devices."""

@@ -55,7 +55,7 @@ def find_launch(flags: Launch, environment: Mapping[str, str]) -> Launch | None:
 
     Flags win. Else JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID (or JOB_COMPLETION_INDEX, which
     an indexed Kubernetes job sets); else an environment of more than one process that JAX reads by itself: SLURM,
-    Open MPI, a TPU pod.
+    Open MPI (as JAX detects it), GKE's TPU pods.
 
     Raises:
       UserError: for flags or variables that do not belong together, or are out of range.
@@ -143,16 +143,9 @@ def on_main(action: Callable[[], Any]) -> None:
         raise error or UserError("process 0 ended; it says why")
 
 
-def any_of(flag: bool, mesh: Mesh) -> bool | jax.Array:
-    """Whether `flag` is set in any process: bool, or an array that is not waited for."""
-    if alone():
-        return flag
-    return _largest(put_batch(np.full(jax.local_device_count(), flag), mesh))
-
-
-@jax.jit
-def _largest(flags: jax.Array) -> jax.Array:
-    return flags.max()
+def put_flag(flag: bool, mesh: Mesh) -> jax.Array:
+    """Every process's `flag`, for a program that tells them all whether one is set: bool[slices of the data axis]."""
+    return put_batch(np.full(mesh.shape["data"] // jax.process_count(), flag), mesh)
 
 
 # --- placement -------------------------------------------------------------------------------------------------------
@@ -323,35 +316,53 @@ def one_per_device(step: Callable, mesh: Mesh) -> Callable:
 
     All arguments and outputs are whole on every device. Compile it with `compile_step`.
     """
+    each_step = with_networks(step, spread)
 
-    def run(_: jax.Array, carry: Any, *arguments: Any) -> Any:
-        whole = [node.apply_fn for node in jax.tree.leaves(carry, is_leaf=_is_net) if _is_net(node)]
-        new, out = step(_with_apply(carry, map(spread, whole)), *arguments)
-        return _with_apply(new, whole), out
-
-    def mapped(carry: Any, *arguments: Any) -> Any:
+    def mapped(*arguments: Any) -> Any:
         each = jax.pmap(
-            run,
+            lambda _, *rest: each_step(*rest),
             axis_name="data",
-            in_axes=(0, *[None] * (1 + len(arguments))),
+            in_axes=(0, *[None] * len(arguments)),
             out_axes=(None, None),
             devices=list(mesh.devices.flat),
         )
-        return each(np.arange(mesh.size), carry, *arguments)
+        return each(np.arange(mesh.size), *arguments)
 
     return mapped
 
 
-def _is_net(node: Any) -> bool:
-    return isinstance(node, NetState)
+def with_networks(step: Callable, wrap: Callable[[Callable], Callable]) -> Callable:
+    """`step` (carry, *arguments) -> (carry, outputs), in which every network's apply function is wrapped."""
+
+    def is_net(node: Any) -> bool:
+        return isinstance(node, NetState)
+
+    def replaced(carry: Any, functions: Iterable[Callable]) -> Any:
+        left = iter(functions)
+        return jax.tree.map(
+            lambda node: node.replace(apply_fn=next(left)) if is_net(node) else node, carry, is_leaf=is_net
+        )
+
+    def wrapped(carry: Any, *arguments: Any) -> Any:
+        plain = [node.apply_fn for node in jax.tree.leaves(carry, is_leaf=is_net) if is_net(node)]
+        new, out = step(replaced(carry, map(wrap, plain)), *arguments)
+        return replaced(new, plain), out
+
+    return wrapped
 
 
-def _with_apply(carry: Any, functions: Iterable[Callable]) -> Any:
-    """The networks of a carry, in order, with other apply functions."""
-    left = iter(functions)
-    return jax.tree.map(
-        lambda node: node.replace(apply_fn=next(left)) if _is_net(node) else node, carry, is_leaf=_is_net
-    )
+def gathering(apply_fn: Callable, mesh: Mesh) -> Callable:
+    """Inside jit: a network's apply function that has its weights whole on every device, and their gradient, too.
+
+    State and optimiser stay split. Left to itself the compiler splits the network's own work by the weights' layout
+    and sends activations between the devices, which are larger.
+    """
+
+    def applied(variables: Any, images: jax.Array, **keywords: Any) -> Any:
+        # The constraint is its own transpose: what is gathered on the way in is summed whole on the way back.
+        return apply_fn(lax.with_sharding_constraint(variables, replicated(mesh)), images, **keywords)
+
+    return applied
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))

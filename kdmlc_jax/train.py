@@ -127,7 +127,7 @@ class Loop:
         changed: list[str],
     ):
         self.job, self.carry, self.checkpoints, self.workdir, self.began = job, carry, checkpoints, workdir, began
-        self._asked: Any = False
+        self._stop: Any = False
         self.config, self.stages, self.steps = job.config, job.method.stages, job.info.steps_per_epoch
         self.progress = fresh_progress()
         if (restored := checkpoints.restore(carry)) is not None:
@@ -197,10 +197,12 @@ class Loop:
                 if count not in calls:
                     calls[count] = job.compile(stage, count)
                 given = [next(feeds) for _ in range(count)]
-                self.carry, out = calls[count](self.carry, job.fixed, given[0] if count == 1 else given, job.key)
+                feed = given[0] if count == 1 else given
+                self.carry, out = job.call(calls[count], self.carry, feed, bool(request.name))
+                stop = out.pop("stop", None)
                 meter.add(at - count, out)
                 self.reporter.step(at, count)
-                stopped = self._agreed(bool(request.name))
+                stopped = self._agreed(request, stop)
                 due = often and at // often > (at - count) // often and done + count < self.steps
                 if stopped or due:
                     meter.settle()
@@ -219,10 +221,10 @@ class Loop:
             self.reporter.say(f"warning: {line}")
         return {"epoch": epoch + 1, "stage": stage.name, "step": (epoch + 1) * self.steps, **means, **evaluated}
 
-    def _agreed(self, asked: bool) -> bool:
-        """Whether to stop now; several processes agree on it one call late, so that none of them waits."""
-        before, self._asked = self._asked, parallel.any_of(asked, self.job.mesh)
-        return bool(self._asked) if parallel.alone() else bool(before)
+    def _agreed(self, request: stopping.Request, stop: Any) -> bool:
+        """Whether to stop now; several processes agree on it in their step, and look one call later: none waits."""
+        before, self._stop = self._stop, stop
+        return bool(request.name) if parallel.alone() else bool(before)
 
     def _save(self, step: int, metric: float | None = None) -> None:
         self.progress["seconds"] = self.spent + time.monotonic() - self.began

@@ -278,7 +278,8 @@ def few_steps(job):
             carry = job.place({**carry, "method": stage.begin(carry["method"], job.view())})
         compiled = job.compile(stage)
         for feed in job.feeds(stage, 3 * number, 3 * number + 3):
-            carry, metrics = compiled(carry, job.fixed, feed, job.key)
+            carry, metrics = job.call(compiled, carry, feed)
+            metrics.pop("stop", None)
     beliefs = job.beliefs(carry["method"], np.concatenate(job.dataset.splits))
     return named(parallel.fetch((carry, metrics, beliefs)))
 

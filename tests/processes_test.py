@@ -24,6 +24,21 @@ from kdmlc_jax.errors import UserError
 HERE = pathlib.Path(__file__).parent
 
 
+def together_or_again(what, folder, *arguments):
+    """`finish(launch(…))`, again where XLA's transport between CPU processes failed, which is not what is tested.
+
+    It gives up where one process is 30 s late, and sometimes hangs in a collective-permute.
+    """
+    for _ in range(3):
+        try:
+            codes, said = finish(launch(what, folder, *arguments), 150)
+        except subprocess.TimeoutExpired:
+            continue
+        if not any("Gloo context initialization failed" in text for text in said):
+            return codes, said
+    pytest.fail("three launches of two processes hung or could not connect")
+
+
 def launch(what, folder, *arguments):
     """Both processes, started; they speak over a free port."""
     with socket.socket() as free:
@@ -56,7 +71,7 @@ def finish(pair, seconds=400):
 def together(tmp_path_factory):
     """The steps of every method in two processes, from one launch."""
     folder = tmp_path_factory.mktemp("processes")
-    codes, said = finish(launch("equality", folder, *methods.names()))
+    codes, said = together_or_again("equality", folder, *methods.names())
     assert codes == [0, 0], said
     return folder
 
@@ -77,11 +92,12 @@ def test_two_processes_equal_one_device_on_a_stream(together):
 
 def test_two_processes_write_one_run_and_stop_together(tmp_path):
     """Protects shared folders and pre-empted jobs: both processes stop at one step though only one was told to, the
-    state that they saved is read by a single process, and a second launch ends with the tables of one run."""
+    state that they saved is read by a single process, and a second launch
+    ends with the tables of one run."""
     workdir = tmp_path / "work"
     fields = ["checkpoint.every_steps=1", "parallel.sharding=fsdp", "parallel.shard_above=64", "train.epochs=200"]
     pair = launch("run", workdir, *fields)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not list(workdir.glob("checkpoints/[0-9]*")):
         time.sleep(0.1)
     pair[1].send_signal(signal.SIGTERM)
@@ -91,7 +107,7 @@ def test_two_processes_write_one_run_and_stop_together(tmp_path):
     stopped = {step for text in said for step in re.findall(r"at step (\d+);", text)}
     assert len(stopped) == 1
 
-    config = tiny.config(fields={"train.epochs": 200})
+    config = tiny.config("method=ce", {"train.epochs": 200})
     job = train.Run(config, prepare(config))
     checkpoints = Checkpoints(workdir / "checkpoints", 2)
     carry, progress = checkpoints.restore(job.init())
@@ -100,8 +116,8 @@ def test_two_processes_write_one_run_and_stop_together(tmp_path):
     assert int(carry["step"]) == at == int(stopped.pop())
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(carry["method"]))
 
-    epochs = at // tiny.STEPS + 2
-    codes, said = finish(launch("run", workdir, *fields[:-1], f"train.epochs={epochs}"))
+    epochs = checkpoints.steps()[-1] // tiny.STEPS + 2
+    codes, said = together_or_again("run", workdir, *fields[:-1], f"train.epochs={epochs}")
     assert codes == [0, 0], said
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["device"] == "4 x cpu, 2 processes, fsdp"

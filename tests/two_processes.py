@@ -41,7 +41,7 @@ def run(folder, *fields):
 
     from kdmlc_jax import config as config_lib
 
-    config = tiny.config(fields={"devices": 0})
+    config = tiny.config("method=ce", {"devices": 0})
     for field in fields:
         config_lib.assign(config, *field.split("=", 1))
     train.run(config, folder, quiet=True)
