@@ -76,9 +76,12 @@ class Checkpoints:
         self._error: BaseException | None = None
         if parallel.is_main():
             files.make_directory(self._directory)
-            for path in self._directory.glob("*-*"):
-                if path.name.startswith((UNFINISHED, OLD)):
-                    shutil.rmtree(path, ignore_errors=True)
+            for path in self._directory.glob(f"{OLD}*"):  # killed between two renames, a step may only be here
+                target = self._directory / path.name.removeprefix(OLD)
+                if not target.exists() and not damage(path):
+                    path.rename(target)
+            for path in [*self._directory.glob(f"{OLD}*"), *self._directory.glob(f"{UNFINISHED}*")]:
+                shutil.rmtree(path, ignore_errors=True)
         options = ocp.AsyncOptions(create_directories_asynchronously=False)
         self._arrays = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler(), async_options=options)
 
@@ -118,11 +121,12 @@ class Checkpoints:
                 if parallel.is_main():
                     files.write_text(folder / PROGRESS, text)
                     files.write_text(folder / SUMS, sums(folder))
-                    target = self._directory / str(step)
+                    target, old = self._directory / str(step), self._directory / f"{OLD}{step}"
                     if target.exists():
-                        self._delete(target)
+                        target.rename(old)
                     folder.rename(target)
                     _sync(self._directory)
+                    shutil.rmtree(old, ignore_errors=True)
                     self._prune()
         except BaseException as error:
             self._error = error
@@ -130,12 +134,19 @@ class Checkpoints:
     def _prune(self) -> None:
         """Deletes what is neither among the newest nor the best (the earliest of equals)."""
         found = self.steps()
-        metrics = {step: json.loads((self._directory / str(step) / PROGRESS).read_text())["metric"] for step in found}
-        known = [step for step in found if metrics[step] is not None]
-        best = max(known, key=lambda step: metrics[step], default=None)
+        known = {step: metric for step in found if (metric := self._metric(step)) is not None}
+        best = max(known, key=lambda step: known[step], default=None)
         for step in found[: -self._keep]:
             if step != best:
                 self._delete(self._directory / str(step))
+
+    def _metric(self, step: int) -> float | None:
+        """A saved checkpoint's metric; None where it cannot be read, for what is old must not stop what is new."""
+        try:
+            found: float | None = json.loads((self._directory / str(step) / PROGRESS).read_text())["metric"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        return found
 
     def _delete(self, folder: pathlib.Path) -> None:
         """A folder that is being deleted is never taken for a checkpoint."""
@@ -190,7 +201,7 @@ class Checkpoints:
             self._warn(f"warning: checkpoint {folder} is damaged and left out: {wrong}")
             shutil.rmtree(folder.with_name(f"{DAMAGED}{step}"), ignore_errors=True)
             folder.rename(folder.with_name(f"{DAMAGED}{step}"))
-        return -2 if found else -1
+        return -2 if found or any(self._directory.glob(f"{DAMAGED}*")) else -1
 
     def _read(self, step: int, like: Any) -> tuple[Any, dict]:
         folder, leaves = self._directory / str(step), named_leaves(like)

@@ -1,6 +1,7 @@
 """What the command lines share: overrides among the flags, and known errors in one line."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 
@@ -46,6 +47,11 @@ CODES: dict[type[Exception], int] = {StorageError: 4, UserError: 2, NonFiniteErr
 
 def guarded(program: Callable[[list[str]], None]) -> None:
     """Runs `program` on the command line's words; a known error is one line and an exit code."""
+
+    def terminated(number: int, frame: object) -> None:
+        raise StoppedError("SIGTERM before training began or after it; nothing is lost, the same command goes on")
+
+    signal.signal(signal.SIGTERM, terminated)  # `stopping.requests` takes over while there is something to save
     try:
         program(sys.argv[1:])
     except tuple(CODES) as error:

@@ -230,9 +230,14 @@ def load(spec: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
 def read(path: pathlib.Path) -> ConfigDict:
     """The resolved config that a run has written to `path`; raises UserError where that is not one."""
     try:
-        return ConfigDict(_tuples(json.loads(path.read_text())))
+        return from_json(json.loads(path.read_text()))
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read as the config of a run ({error})") from None
+
+
+def from_json(value: dict) -> ConfigDict:
+    """A config from what JSON has made of its `to_dict()`."""
+    return ConfigDict(_tuples(value))
 
 
 def _tuples(value: Any) -> Any:
@@ -269,20 +274,28 @@ def check(config: ConfigDict) -> None:
         in_range("optim.milestones", share, 0.0, 1.0)
 
 
+def differences(old: ConfigDict, new: ConfigDict) -> list[tuple[str, str]]:
+    """(field, "field=value (was value)") for each field in which two configs differ."""
+    before, after = flatten(old), flatten(new)
+    changed = [field for field in sorted(before.keys() | after.keys()) if before.get(field) != after.get(field)]
+    return [(field, f"{field}={after.get(field)!r} (was {before.get(field)!r})") for field in changed]
+
+
 def changes(config: ConfigDict, path: pathlib.Path) -> list[str]:
-    """Fields that differ from the config written to `path`, as "train.epochs=20 (was 15)"; all of them `FREE`.
+    """How `config` differs from the one written to `path`, as `differences` says it, in fields that are all `FREE`.
 
     Raises:
       UserError: naming the first field that a run cannot change on its way.
     """
     if not path.exists():
         return []
-    old, new = flatten(read(path)), flatten(config)
-    changed = [field for field in sorted(old.keys() | new.keys()) if old.get(field) != new.get(field)]
-    for field in changed:
+    old = read(path)
+    changed = differences(old, config)
+    for field, _ in changed:
         if not field.startswith(FREE):
+            was, now = (flatten(either).get(field) for either in (old, config))
             raise UserError(
-                f"{path.parent} holds a run with {field}={old.get(field)!r}, not {new.get(field)!r}: "
+                f"{path.parent} holds a run with {field}={was!r}, not {now!r}: "
                 "choose another --workdir, or leave out --config to go on with that run"
             )
-    return [f"{field}={new.get(field)!r} (was {old.get(field)!r})" for field in changed]
+    return [change for _, change in changed]

@@ -20,7 +20,7 @@ def save(directory: pathlib.Path, net: NetState, description: dict) -> None:
 
     The weights are the averaged ones where an average is kept, the same that were evaluated.
     """
-    directory.mkdir(exist_ok=True)
+    files.make_directory(directory)
     variables = net.ema if net.ema is not None else {"params": net.params, "batch_stats": net.batch_stats}
     with files.atomic_write(directory / "weights.msgpack") as file:
         file.write(serialization.msgpack_serialize(jax.device_get(variables)))

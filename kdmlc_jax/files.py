@@ -64,8 +64,7 @@ def locked(directory: Path) -> Iterator[None]:
             file = held.enter_context(open(directory / "lock", "a+"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         except BlockingIOError:
             file.seek(0)
             raise UserError(f"{directory} is in use by {file.read().strip() or 'another process'}") from None

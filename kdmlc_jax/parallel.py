@@ -127,6 +127,15 @@ def from_main(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
+def in_any(flag: bool) -> bool:
+    """Whether `flag` is set in any process; all of them wait for it."""
+    if alone():
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
 def on_main(action: Callable[[], Any]) -> None:
     """Calls `action` in process 0 while the others wait.
 

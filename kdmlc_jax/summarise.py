@@ -84,7 +84,7 @@ def estimated_rate(method: Method, current: Any, beliefs: np.ndarray) -> float |
     """1 - Σ_y π_y T̂[y, y] with the class prior π of the corrected labels; None where the method has no T̂."""
     if method.transition is None:
         return None
-    return float(1.0 - beliefs.mean(axis=0) @ np.diagonal(method.transition(current)))
+    return float(1.0 - beliefs.mean(axis=0) @ np.diagonal(parallel.fetch(method.transition(current))))
 
 
 def label_summary(table: Any, truth: np.ndarray) -> dict[str, float | None]:

@@ -56,26 +56,35 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
         job = Run(config, dataset)
         carry = job.init()
 
+        parallel.on_main(lock)
+        for note in [note for note in dataset.notes if note.startswith("warning")] + changed:
+            say(note)
+        if job.is_split:
+            say(parallel.show_table(job.memory()))
+
         def begin() -> None:
-            lock()
             summary_path.unlink(missing_ok=True)  # a longer run is not finished
             files.write_json(workdir / "config.json", config.to_dict())
             files.write_csv(workdir / "bad_images.csv", ("image", "reason"), dataset.skipped)
             artefact.save_artefact(workdir / "noise.npz", kept)
 
-        parallel.on_main(begin)
-        for note in [note for note in dataset.notes if note.startswith("warning")] + changed:
-            say(note)
-        if job.is_split:
-            say(parallel.show_table(job.memory()))
-        with contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep, say)) as checkpoints:
-            loop = Loop(job, carry, checkpoints, workdir, quiet, title or config.name, began, changed)
-            loop.train()
-        trained = time.monotonic()
-        summary = summarise.finish(job, loop.carry["method"], loop.progress, workdir)
-        summary["seconds"] = loop.progress["seconds"] + time.monotonic() - trained
-        if parallel.is_main():
-            files.write_json(summary_path, summary)
+        with (
+            stopping.requests() as request,
+            contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep, say)) as checkpoints,
+        ):
+            loop = Loop(job, carry, checkpoints, workdir, quiet, title or config.name, began)
+            parallel.on_main(begin)
+            loop.train(request)
+            checkpoints.wait()
+            if parallel.in_any(bool(request.name)):
+                raise StoppedError(f"{request.name or 'another process'}: trained to the end; the same command goes on")
+            trained = time.monotonic()
+            summary = summarise.finish(job, loop.carry["method"], loop.progress, workdir)
+            summary["seconds"] = loop.progress["seconds"] + time.monotonic() - trained
+            if parallel.is_main():
+                files.write_json(summary_path, summary)
+        if parallel.in_any(bool(request.name)):  # other runs may follow, in a comparison
+            raise StoppedError(f"{request.name or 'another process'}: this run has finished; the same command goes on")
         return summary
 
 
@@ -103,7 +112,7 @@ def fresh_progress() -> dict[str, Any]:
     """What the host knows before the first step; JSON, saved with every checkpoint.
 
     stage, stage_epoch, epoch_step: how many are done; meter: of the epoch's steps so far (`metrics.Meter.kept`); early:
-    the last stage ended itself; changes: fields that a resumed run was given anew.
+    the last stage ended itself; changes: fields that a resumed run was given anew, against `config` as of the save.
     """
     progress: dict[str, Any] = {"stage": 0, "stage_epoch": 0, "epoch_step": 0, "meter": None, "early": False}
     return progress | {"history": [], "changes": [], "seconds": 0.0, "images_per_second": 0.0}
@@ -124,7 +133,6 @@ class Loop:
         quiet: bool,
         title: str,
         began: float,
-        changed: list[str],
     ):
         self.job, self.carry, self.checkpoints, self.workdir, self.began = job, carry, checkpoints, workdir, began
         self._stop: Any = False
@@ -133,8 +141,10 @@ class Loop:
         if (restored := checkpoints.restore(carry)) is not None:
             self.carry, self.progress = restored
             at = len(self.progress["history"]) * self.steps + self.progress["epoch_step"]
-            self.progress["changes"] += [f"step {at}: {change}" for change in changed]
+            changed = config_lib.differences(config_lib.from_json(self.progress["config"]), self.config)
+            self.progress["changes"] += [f"step {at}: {change}" for _, change in changed]
             self._fit_epochs()
+        self.progress["config"] = self.config.to_dict()
         self.history, self.spent = self.progress["history"], self.progress["seconds"]
         total = sum(stage.epochs for stage in self.stages) * self.steps
         batch = self.config.train.batch_size
@@ -147,15 +157,20 @@ class Loop:
         """A run that had ended goes on where `train.epochs` was raised."""
         progress, last = self.progress, self.stages[-1]
         trained, wanted = len(progress["history"]), sum(stage.epochs for stage in self.stages)
-        if trained > wanted and not progress["early"]:
-            raise UserError(f"train.epochs: {self.config.train.epochs}, but {self.workdir} has trained {trained}")
+        if trained + bool(progress["epoch_step"]) > wanted and not progress["early"]:
+            more = " and a part of the next" if progress["epoch_step"] else ""
+            raise UserError(f"train.epochs: {self.config.train.epochs}, but {self.workdir} has trained {trained}{more}")
         if progress["stage"] == len(self.stages) and not progress["early"]:
             done = sum(row["stage"] == last.name for row in progress["history"])
             progress |= {"stage": len(self.stages) - 1, "stage_epoch": done}
 
-    def train(self) -> None:
-        """Trains to the end; `carry` and `progress` are then the final ones."""
-        with contextlib.closing(self.reporter), stopping.requests() as request:
+    def train(self, request: stopping.Request) -> None:
+        """Trains to the end; `carry` and `progress` are then the final ones.
+
+        Raises:
+          StoppedError: after the step in which `request` was made, with the state saved.
+        """
+        with contextlib.closing(self.reporter):
             while self.progress["stage"] < len(self.stages):
                 self._stage(self.stages[self.progress["stage"]], request)
 

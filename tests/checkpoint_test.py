@@ -103,17 +103,38 @@ def test_nothing_intact_is_an_error(saved):
     """Protects a run from silently starting afresh: where every checkpoint is damaged a person decides."""
     for step in (1, 2, 3):
         (saved / str(step) / checkpoint.PROGRESS).unlink()
-    with pytest.raises(StorageError, match="every checkpoint is damaged"):
-        opened(saved, []).restore(state(0))
+    for _ in range(2):  # also when the command is given again
+        with pytest.raises(StorageError, match="every checkpoint is damaged"):
+            opened(saved, []).restore(state(0))
 
 
 def test_what_was_being_written_is_not_a_checkpoint(saved):
     """Protects a run that was killed while it saved or deleted: the remains are removed, and are never restored."""
     (saved / "3").rename(saved / "writing-4")
+    (saved / "1" / checkpoint.PROGRESS).unlink()
     (saved / "1").rename(saved / "deleting-1")
     checkpoints = opened(saved)
     assert checkpoints.steps() == [2] and {path.name for path in saved.iterdir()} == {"2"}
     assert_state(checkpoints.restore(state(0))[0], 2)
+
+
+def test_killed_while_a_step_was_replaced(saved):
+    """Protects the only copy of a step: set aside for a new one that was never put in its place, it comes back."""
+    (saved / "3").rename(saved / "deleting-3")
+    (saved / "writing-3").mkdir()
+    checkpoints = opened(saved)
+    assert {path.name for path in saved.iterdir()} == {"1", "2", "3"}
+    assert_state(checkpoints.restore(state(0))[0], 3)
+
+
+def test_an_old_checkpoint_does_not_stop_a_new_one(saved):
+    """Protects saving from what lies beside it: an old progress file that cannot be read only loses its place."""
+    (saved / "1" / checkpoint.PROGRESS).write_text("{")
+    (saved / "2" / checkpoint.PROGRESS).write_text("{}")
+    checkpoints = opened(saved)
+    checkpoints.save(4, state(4), {}, 0.5)
+    checkpoints.close()
+    assert checkpoints.steps() == [2, 3, 4]
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,8 @@ def finish(pair, seconds=400):
     finally:
         for process in pair:
             process.kill()
+            process.wait()
+            process.stderr.close()
     return [process.returncode for process in pair], said
 
 

@@ -146,8 +146,36 @@ def test_epochs_may_grow_but_not_below_what_is_trained(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4] and rows[-1]["step"] == 20
     assert json.loads((tmp_path / "config.json").read_text())["train"]["epochs"] == 4
+    before = {name: (tmp_path / name).read_bytes() for name in (*FILES, "config.json", "summary.json")}
     with pytest.raises(UserError, match=r"train\.epochs: 3, but .* has trained 4"):
         train.run(tiny.config("method=ce,epochs=3"), tmp_path, quiet=True)
+    assert before == {name: (tmp_path / name).read_bytes() for name in before}
+
+
+def test_asked_to_stop_when_training_is_over(tmp_path, monkeypatch):
+    """Protects a comparison that is told to stop in a run's last evaluation: no other run begins, none is lost."""
+    evaluate, config = train.Run.evaluate, tiny.config("method=ce,epochs=1")
+
+    def evaluate_and_ask(job, current):
+        signal.raise_signal(signal.SIGTERM)
+        return evaluate(job, current)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.Run, "evaluate", evaluate_and_ask)
+        with pytest.raises(StoppedError, match="SIGTERM: trained to the end"):
+            train.run(config, tmp_path, quiet=True)
+    assert not (tmp_path / "summary.json").exists()
+    assert train.run(config, tmp_path, quiet=True)["changes"] == []
+
+
+def test_epochs_within_a_trained_epoch_are_refused(tmp_path):
+    """Protects a summary: weights of a step inside an epoch would stand beside the figures of the one before."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 7)
+        with pytest.raises(StoppedError):
+            train.run(tiny.config("method=ce"), tmp_path, quiet=True)
+    with pytest.raises(UserError, match=r"train\.epochs: 1, but .* has trained 1 and a part of the next"):
+        train.run(tiny.config("method=ce,epochs=1"), tmp_path, quiet=True)
 
 
 def test_a_damaged_checkpoint_costs_an_epoch_not_the_run(straight, tmp_path, capsys):
@@ -261,15 +289,13 @@ def test_two_writers_are_refused(tmp_path):
         "import sys, pathlib, kdmlc_jax.files as f\n"
         "with f.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
-    other = subprocess.Popen(
-        [sys.executable, "-c", script, str(workdir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert other.stdout.readline() == "held\n"
-    with pytest.raises(UserError, match=rf"work is in use by process {other.pid} on "):
-        train.run(tiny.config(), workdir, quiet=True)
-    assert [path.name for path in workdir.iterdir()] == ["lock"]
-    other.kill()
-    other.wait()
+    command = [sys.executable, "-c", script, str(workdir)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=rf"work is in use by process {other.pid} on "):
+            train.run(tiny.config(), workdir, quiet=True)
+        assert [path.name for path in workdir.iterdir()] == ["lock"]
+        other.kill()
     with files.locked(workdir):
         pass
 
