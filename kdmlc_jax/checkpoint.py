@@ -55,9 +55,9 @@ def damage(folder: pathlib.Path) -> str:
         return f"{error.filename}: {error.strerror}"
     if written == found:
         return ""
-    changed = sorted(set(written.splitlines()) ^ set(found.splitlines()), key=lambda line: line[66:])
-    name = changed[0][66:].decode(errors="replace") if changed else SUMS
-    return f"{name} is not what was written"
+    there, listed = set(found.splitlines()), set(written.splitlines())
+    changed = sorted(line[66:] for line in (there - listed or listed - there))
+    return f"{changed[0].decode(errors='replace') if changed else SUMS} is not what was written"
 
 
 class Checkpoints:

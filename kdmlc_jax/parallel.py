@@ -106,6 +106,9 @@ def join_processes(flags: Launch) -> None:
         jax.distributed.initialize(*launch)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"processes: {launch.coordinator or 'the launcher'}: {str(error).splitlines()[0]}") from None
+    if jax.default_backend() == "cpu":
+        # Only process 0 finds its programs there, and one that was read may order its exchanges unlike one just made.
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def is_main() -> bool:

@@ -10,7 +10,8 @@ Each round trains the tiny run with sharded state (fsdp), saving every step, and
     went on   2 processes -> 2, 2 -> 1 (1 and 4 devices) and 1 -> 2 train to the end (an epoch at least)
     exact     2 -> 2 ends with the bits of two uninterrupted processes
 
-Processes write digests of what they save and restore themselves (`worker.py`).
+Processes write digests of what they save and restore themselves (`worker.py`). One that does not end within 400 s is
+killed and counts as failed.
 """
 
 import collections
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 import common
 import numpy as np
@@ -45,14 +47,14 @@ class Group:
         worker = pathlib.Path(__file__).with_name("worker.py")
         words = [what, str(workdir), str(self.folder), arguments, *(f"{name}={fields[name]}" for name in fields)]
         flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+        self._logs = [self.folder / f"log-{process}" for process in range(processes)]
         self._all = [
             subprocess.Popen(
                 [sys.executable, str(worker), address, str(processes), str(process), *words],
                 env={**os.environ, **flags},
-                stderr=subprocess.PIPE,
-                text=True,
+                stderr=log.open("w"),
             )
-            for process in range(processes)
+            for process, log in enumerate(self._logs)
         ]
 
     def stop(self, process: int, step: int) -> None:
@@ -65,13 +67,15 @@ class Group:
         self._all[process].send_signal(signal.SIGTERM)
 
     def finish(self) -> tuple[list[int | None], list[str]]:
-        """Exit statuses, and what was said."""
-        try:
-            said = [one.communicate(timeout=TIMEOUT)[1] for one in self._all]
-        finally:
-            for one in self._all:
-                one.kill()
-        return [one.returncode for one in self._all], said
+        """Exit statuses, and what was said; processes that do not end are killed."""
+        deadline = time.monotonic() + TIMEOUT
+        while any(one.poll() is None for one in self._all) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for one in self._all:
+            one.kill()
+        return [one.wait() for one in self._all], [
+            common.scrub(log.read_text(), self.folder.parent) for log in self._logs
+        ]
 
     def noted(self, name: str) -> list[dict]:
         """What the processes noted of `saved-<step>` or `restored`."""
@@ -117,37 +121,44 @@ def restored(group: Group, expected: dict[str, str], checks: Checks, **details) 
     checks.add("restored", good, to=len(codes), **details)
 
 
+def one_round(number: int, flags, home: pathlib.Path, checks: Checks, rng: np.random.Generator) -> None:
+    """All that the docstring above says, once."""
+    arguments = f"epochs={flags.epochs},seed={flags.seed + number}"
+    step = int(rng.integers(1, (flags.epochs - 1) * common.STEPS - 2))  # the stop is agreed on a step late
+    target = int(rng.integers(2))
+    codes, said = Group("train", home / "straight", 2, 2, arguments).finish()
+    checks.add("uninterrupted", codes == [0, 0], **({} if codes == [0, 0] else {"codes": codes, "said": said}))
+
+    two = home / "two"
+    expected = stopped(Group("train", two, 2, 2, arguments), target, step, checks, round=number)
+    for devices, fields in ((1, FSDP), (4, FSDP), (4, WHOLE)):
+        group = Group("restore", two, 1, devices, arguments, fields)
+        restored(group, expected, checks, round=number, after=2, sharding=fields["parallel.sharding"])
+    for processes, devices in ((2, 2), (1, 1), (1, 4)):
+        copy = home / f"on-{processes}-{devices}"
+        shutil.copytree(two, copy)
+        group = Group("train", copy, processes, devices, arguments)
+        restored(group, expected, checks, round=number, after=2, sharding="fsdp")
+        went_on(copy, flags.epochs, checks, round=number, after=2, to=processes, devices=processes * devices)
+    different = common.differences(common.outcome(home / "straight"), common.outcome(home / "on-2-2"))
+    checks.add("exact", not different, round=number, different=different)
+
+    one, devices = home / "one", (1, 4)[number % 2]
+    expected = stopped(Group("train", one, 1, devices, arguments), 0, step, checks, round=number, devices=devices)
+    restored(Group("train", one, 2, 2, arguments), expected, checks, round=number, after=1, sharding="fsdp")
+    went_on(one, flags.epochs, checks, round=number, after=1, to=2, devices=4)
+
+
 def run(flags, folder: pathlib.Path) -> tuple[dict, list[dict]]:
     """All rounds; counts and checks."""
     checks, rng = Checks(), np.random.default_rng(flags.seed)
     for number in range(flags.rounds):
-        home, arguments = folder / f"round-{number}", f"epochs={flags.epochs},seed={flags.seed + number}"
+        home = folder / f"round-{number}"
         home.mkdir()
-        step = int(rng.integers(1, (flags.epochs - 1) * common.STEPS - 2))  # the stop is agreed on a step late
-        target = int(rng.integers(2))
-        straight = Group("train", home / "straight", 2, 2, arguments)
-        codes, said = straight.finish()
-        checks.add("uninterrupted", codes == [0, 0], **({} if codes == [0, 0] else {"said": said}))
-
-        two = home / "two"
-        expected = stopped(Group("train", two, 2, 2, arguments), target, step, checks, round=number)
-        for devices, fields in ((1, FSDP), (4, FSDP), (4, WHOLE)):
-            group = Group("restore", two, 1, devices, arguments, fields)
-            restored(group, expected, checks, round=number, after=2, sharding=fields["parallel.sharding"])
-        for processes, devices in ((2, 2), (1, 1), (1, 4)):
-            copy = home / f"on-{processes}-{devices}"
-            shutil.copytree(two, copy)
-            group = Group("train", copy, processes, devices, arguments)
-            restored(group, expected, checks, round=number, after=2, sharding="fsdp")
-            went_on(copy, flags.epochs, checks, round=number, after=2, to=processes, devices=processes * devices)
-        different = common.differences(common.outcome(home / "straight"), common.outcome(home / "on-2-2"))
-        checks.add("exact", not different, round=number, different=different)
-
-        one = home / "one"
-        devices = (1, 4)[number % 2]
-        expected = stopped(Group("train", one, 1, devices, arguments), 0, step, checks, round=number, devices=devices)
-        restored(Group("train", one, 2, 2, arguments), expected, checks, round=number, after=1, sharding="fsdp")
-        went_on(one, flags.epochs, checks, round=number, after=1, to=2, devices=4)
+        try:
+            one_round(number, flags, home, checks, rng)
+        except Exception:
+            checks.add("round", False, round=number, said=common.scrub(traceback.format_exc(), home))
     return dict(checks.counts), checks.all
 
 
