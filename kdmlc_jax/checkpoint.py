@@ -60,6 +60,11 @@ def damage(folder: pathlib.Path) -> str:
     return f"{changed[0].decode(errors='replace') if changed else SUMS} is not what was written"
 
 
+def saved_steps(directory: pathlib.Path) -> list[int]:
+    """The steps that lie whole in a folder of checkpoints, oldest first; none where there is no folder."""
+    return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
+
+
 class Checkpoints:
     """The newest `keep` states of a run and the best one, each with the host's progress beside it.
 
@@ -87,7 +92,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that were saved whole, oldest first."""
-        return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
+        return saved_steps(self._directory)
 
     def save(self, step: int, state: Any, progress: dict, metric: float | None = None) -> None:
         """Starts writing `state` (a pytree of arrays) and `progress` (JSON) as step `step`; atomic, asynchronous.

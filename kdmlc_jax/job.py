@@ -70,7 +70,7 @@ class Run:
         self.method: Method = methods.get(config.method.name).make(config, self.info)
         self.mesh = parallel.make_mesh(config.devices, config.parallel.model)
         self.per_device = config.parallel.mode == "pmap"
-        if self.per_device and jax.process_count() > 1:
+        if self.per_device and not parallel.alone():
             raise UserError("parallel.mode: pmap works in one process; several need jit")
         slices = self.mesh.shape["data"]
         check_divisible(self.method, slices, config.train)
@@ -83,15 +83,21 @@ class Run:
         self._infer = parallel.compile_step(self._predictions, out=whole)
         self._correct = parallel.compile_step(self._beliefs, out=whole)
 
-    def _first(self) -> dict[str, Any]:
-        example = jnp.zeros((2, *self.info.image_shape), jnp.float32)
-        made = self.method.init(stream(self.config.seed, "init"), example)
-        return {"method": made, "step": jnp.zeros((), jnp.int32)}
+    @cached_property
+    def _first(self) -> Any:
+        """() -> the carry before the first step, under jit; traced once for its shapes and its arrays."""
+
+        def first() -> dict[str, Any]:
+            example = jnp.zeros((2, *self.info.image_shape), jnp.float32)
+            made = self.method.init(stream(self.config.seed, "init"), example)
+            return {"method": made, "step": jnp.zeros((), jnp.int32)}
+
+        return jax.jit(first)
 
     @cached_property
     def layout(self) -> Any:
         """The sharding of each array of the carry."""
-        return parallel.layout(jax.eval_shape(self._first), self.mesh, self.config.parallel)
+        return parallel.layout(self._first.eval_shape(), self.mesh, self.config.parallel)
 
     @property
     def is_split(self) -> bool:
@@ -100,11 +106,11 @@ class Run:
 
     def memory(self) -> list[tuple]:
         """What of the state lies where: see `parallel.table`."""
-        return parallel.table(jax.eval_shape(self._first)["method"], self.layout["method"])
+        return parallel.table(self._first.eval_shape()["method"], self.layout["method"])
 
     def init(self) -> dict[str, Any]:
         """The carry before the first step: the method's state, and the step count."""
-        return self.place(jax.jit(self._first)())
+        return self.place(self._first())
 
     def place(self, carry: Any) -> Any:
         """A carry, wherever it is, on the devices as `layout` says."""

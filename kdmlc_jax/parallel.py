@@ -172,7 +172,7 @@ def make_mesh(devices: int = 0, model: int = 1) -> Mesh:
     have = jax.devices()
     if not 0 <= devices <= len(have):
         raise UserError(f"devices: {devices} is outside [0, {len(have)}], the number of {have[0].platform} devices")
-    if jax.process_count() > 1 and devices not in (0, len(have)):
+    if not alone() and devices not in (0, len(have)):
         raise UserError(f"devices: {devices}: several processes use all of their {len(have)} devices together")
     chosen = np.array(have[: devices or len(have)])
     if model < 1 or len(chosen) % model or jax.local_device_count() % model:
@@ -183,6 +183,11 @@ def make_mesh(devices: int = 0, model: int = 1) -> Mesh:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of an array that every device has whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def by_rows(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that is split along its first axis over the data axis."""
+    return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def layout(tree: Any, mesh: Mesh, how: Any) -> Any:
@@ -200,12 +205,11 @@ def layout(tree: Any, mesh: Mesh, how: Any) -> Any:
     Returns:
       A tree of NamedSharding.
     """
-    split_rows = NamedSharding(mesh, PartitionSpec("data"))
 
     def of(leaf: Any) -> Any:
         if isinstance(leaf, Bank):
             divides = how.split_banks and len(leaf.rows) % mesh.shape["data"] == 0
-            return leaf.replace(rows=split_rows if divides else replicated(mesh))
+            return leaf.replace(rows=by_rows(mesh) if divides else replicated(mesh))
         if how.sharding == "fsdp" and mesh.size > 1 and leaf.size >= how.shard_above:
             sizes = [size if size % mesh.size == 0 else 0 for size in leaf.shape]
             if any(sizes):
@@ -277,15 +281,14 @@ def own_rows(count: int) -> slice:
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Host arrays of one batch on the mesh, split along their first axis; each process gives its `own_rows`."""
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(by_rows(mesh), np.asarray(rows)), batch)
 
 
 def split_batch(batch: Any, mesh: Mesh) -> Any:
     """Inside jit: each leaf of a batch split along its first axis, which divides by the data axis."""
     if mesh.size == 1:
         return batch
-    return lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec("data")))
+    return lax.with_sharding_constraint(batch, by_rows(mesh))
 
 
 def fetch(tree: Any) -> Any:

@@ -7,8 +7,9 @@ import json
 import pathlib
 import platform
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -66,8 +67,7 @@ def saved(folder: pathlib.Path) -> dict[str, str]:
 
 def steps(workdir: pathlib.Path) -> list[int]:
     """The steps that lie whole below `workdir`, oldest first."""
-    folder = workdir / "checkpoints"
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+    return checkpoint.saved_steps(workdir / "checkpoints")
 
 
 def outcome(workdir: pathlib.Path) -> dict[str, str]:
@@ -107,6 +107,15 @@ class Report:
         parser.add_argument("--out", type=pathlib.Path, help="JSON file of the results")
         parser.add_argument("--folder", type=pathlib.Path, help="where runs go; kept (default: a temporary folder)")
         self.parser, self.began = parser, time.monotonic()
+
+    def run(self, what: Callable[[Any, pathlib.Path], tuple[dict, list[dict]]], name: str, **details: Any) -> None:
+        """Calls `what` with the flags and a folder for its runs, and writes its counts and, as `name`, its list."""
+        flags = self.parser.parse_args()
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = (flags.folder or pathlib.Path(temporary)).absolute()
+            folder.mkdir(parents=True, exist_ok=True)
+            counts, found = what(flags, folder)
+        self.write(flags, counts, **details, **{name: found})
 
     def write(self, flags: argparse.Namespace, counts: dict, **details: Any) -> None:
         """Prints the counts and writes them with all that is needed to repeat them."""

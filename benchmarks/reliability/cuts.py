@@ -20,7 +20,6 @@ import os
 import pathlib
 import shutil
 import signal
-import tempfile
 import traceback
 from unittest import mock
 
@@ -100,7 +99,4 @@ def run(flags, folder: pathlib.Path) -> tuple[dict, list[dict]]:
 
 if __name__ == "__main__":
     report = common.Report(__doc__, epochs=(3, "of each run"))
-    flags = report.parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        counts, settings = run(flags, (flags.folder or pathlib.Path(temporary)).absolute())
-    report.write(flags, counts, settings=settings)
+    report.run(run, "settings")

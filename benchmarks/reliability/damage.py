@@ -19,7 +19,6 @@ silently wrong; there the host's progress and the sums do not take part.
 import collections
 import pathlib
 import shutil
-import tempfile
 import traceback
 from typing import Any
 
@@ -120,7 +119,4 @@ def run(flags, folder: pathlib.Path) -> tuple[dict, list[dict]]:
 
 if __name__ == "__main__":
     report = common.Report(__doc__, trials=(400, "how many"))
-    flags = report.parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        counts, trials = run(flags, (flags.folder or pathlib.Path(temporary)).absolute())
-    report.write(flags, counts, trials=trials)
+    report.run(run, "trials")

@@ -29,7 +29,6 @@ import re
 import shutil
 import signal
 import sys
-import tempfile
 import time
 import traceback
 import warnings
@@ -233,7 +232,4 @@ if __name__ == "__main__":
         window=(1500, "milliseconds, see above"),
         fresh=(0, "1: a new interpreter for each process"),
     )
-    flags = report.parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        counts, runs = run(flags, (flags.folder or pathlib.Path(temporary)).absolute())
-    report.write(flags, counts, runs=runs)
+    report.run(run, "runs")

@@ -23,7 +23,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 
@@ -171,7 +170,4 @@ def went_on(workdir: pathlib.Path, epochs: int, checks: Checks, **details) -> No
 
 if __name__ == "__main__":
     report = common.Report(__doc__, rounds=(3, "how many"), epochs=(4, "of each run"))
-    flags = report.parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        counts, checks = run(flags, (flags.folder or pathlib.Path(temporary)).absolute())
-    report.write(flags, counts, fields_here=FSDP, checks=checks)
+    report.run(run, "checks", fields_here=FSDP)
