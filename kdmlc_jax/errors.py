@@ -10,6 +10,10 @@ class UserError(ValueError):
     """The user gave something unusable: one line naming thing, place, value and allowed range; exit status 2."""
 
 
+class NoTrustedError(UserError):
+    """A method that learns from trusted images was given none."""
+
+
 class StorageError(UserError):
     """A file or folder cannot be written, or what was written cannot be trusted; one line; exit status 4."""
 

@@ -14,8 +14,11 @@ from kdmlc_jax import methods, metrics, parallel, state
 from kdmlc_jax.data import augment, pipeline
 from kdmlc_jax.data.prepare import Dataset
 from kdmlc_jax.data.sources import Images
-from kdmlc_jax.errors import NonFiniteError, UserError
+from kdmlc_jax.errors import NonFiniteError, NoTrustedError, UserError
 from kdmlc_jax.methods.base import DatasetView, Info, Method, Stage
+
+# Of so many images of the noisy split, a permutation, every evaluation says how they are fitted.
+FIT_ROWS = 2000
 
 
 def stream(seed: int, name: str) -> jax.Array:
@@ -66,8 +69,17 @@ class Run:
             len(dataset.class_names),
             dataset.images.shape[1:],
             len(dataset.splits.noisy) // config.train.batch_size,
+            len(dataset.splits.noisy),
+            len(dataset.splits.trusted),
         )
         self.method: Method = methods.get(config.method.name).make(config, self.info)
+        wanted = any(stage.streams.trusted or stage.streams.meta for stage in self.method.stages)
+        if wanted and not self.info.num_trusted:
+            raise NoTrustedError(
+                f"data.trusted: no trusted images, and {config.method.name} learns from them, expected "
+                f"{config.train.trusted_batch_size} (train.trusted_batch_size) or more; ce:train_on=noisy and blind_kd "
+                "need none"
+            )
         self.mesh = parallel.make_mesh(config.devices, config.parallel.model)
         self.per_device = config.parallel.mode == "pmap"
         if self.per_device and not parallel.alone():
@@ -179,11 +191,17 @@ class Run:
         return augment.normalise(images, fixed["mean"], fixed["std"])
 
     def _predictions(self, fixed: Any, current: Any, images: jax.Array) -> dict[str, jax.Array]:
-        """The class that each network predicts; -1 where its logits are not finite."""
+        """The class that each network predicts, and their ensemble; -1 where logits are not finite."""
         x, classes = self._normalise(fixed, images), {}
+
+        def predicted(logits: jax.Array) -> jax.Array:
+            return jnp.where(jnp.isfinite(logits).all(-1), jnp.argmax(logits, -1), -1)
+
         for name, net in self.method.networks.items():
             logits = state.evaluate(net(current), x).logits
-            classes[name] = jnp.where(jnp.isfinite(logits).all(-1), jnp.argmax(logits, -1), -1)
+            classes[name] = predicted(logits)
+        if self.method.ensemble:
+            classes[self.method.ensemble] = predicted(self.method.predict(current, x))
         return classes
 
     def _beliefs(self, fixed: Any, current: Any, images: jax.Array, given: jax.Array) -> jax.Array:
@@ -196,6 +214,9 @@ class Run:
 
     def evaluate(self, current: Any) -> dict[str, float | None]:
         """Accuracy of each network on the test set, and on the validation split by given and by true labels.
+
+        `fit_right_true` and `fit_wrong_true` are the shares of the noisy split's rightly and wrongly labelled images
+        (of FIT_ROWS) that a network classifies as labelled; the second is what it has memorised.
 
         Raises:
           NonFiniteError: where a network's logits are not finite.
@@ -218,6 +239,12 @@ class Run:
             for name, predicted in predict(data.images, rows):
                 row[f"{name}_validation_given"] = metrics.accuracy(predicted, data.given_label[rows])
                 row[f"{name}_validation_true"] = metrics.accuracy(predicted[known], data.truth[rows][known])
+        rows = data.splits.noisy[data.truth[data.splits.noisy] >= 0][:FIT_ROWS]
+        if len(rows):
+            wrong = data.given_label[rows] != data.truth[rows]
+            for name, predicted in predict(data.images, rows):
+                for kind, part in (("right", ~wrong), ("wrong", wrong)):
+                    row[f"{name}_fit_{kind}_true"] = metrics.accuracy(predicted[part], data.given_label[rows][part])
         return row
 
     def beliefs(self, current: Any, rows: np.ndarray) -> np.ndarray:
@@ -226,14 +253,17 @@ class Run:
         correct = lambda images, given: self._correct(self.fixed, current, images, given)  # noqa: E731
         return self._map(correct, data.images, rows, data.given_label)
 
-    def view(self) -> DatasetView:
-        """What a stage's `begin` may see."""
+    def view(self, history: list[dict], note: Callable[[str], None]) -> DatasetView:
+        """What a stage's `begin` may see; `history` without test or true-label figures."""
         data = self.dataset
         parts = {"noisy": data.splits.noisy, "trusted": data.splits.trusted}
 
-        def over(split: str, fn: Callable) -> Any:
+        def over(split: str, fn: Callable, current: Any) -> Any:
             whole = parallel.replicated(self.mesh)
-            compiled = parallel.compile_step(lambda fixed, images: fn(self._normalise(fixed, images)), out=whole)
-            return self._map(lambda x: compiled(self.fixed, x), data.images, parts[split])
+            on_batch = lambda fixed, now, images, given: fn(now, self._normalise(fixed, images), given)  # noqa: E731
+            compiled = parallel.compile_step(on_batch, out=whole)
+            put = lambda images, given: compiled(self.fixed, current, images, given)  # noqa: E731
+            return self._map(put, data.images, parts[split], data.given_label)
 
-        return DatasetView(data.given_label[parts["noisy"]], data.given_label[parts["trusted"]], over)
+        given, trusted = (data.given_label[parts[split]] for split in ("noisy", "trusted"))
+        return DatasetView(given, trusted, map=over, fetch=parallel.fetch, history=history, note=note)

@@ -1,6 +1,6 @@
 """The corrected-label table: what the method believes of every given label, and how well that finds the wrong ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ def table(
     given: np.ndarray,
     beliefs: np.ndarray,
     class_names: Sequence[str] | None = None,
+    examined: Mapping[str, np.ndarray] = {},
 ) -> pa.Table:
     """One row per image, in the order of `ids`, with the columns COLUMNS, and given_class and corrected_class by name.
 
@@ -45,6 +46,8 @@ def table(
       given: i32[N], given labels.
       beliefs: f32[N, C], rows on the simplex.
       class_names: C names; None = no columns of names.
+      examined: what a method says of the noisy images itself (`Method.examine`), by column, in their order.
+        is_label_issue and label_score replace those above; other columns are added, null for the other images.
 
     Returns:
       The table; labels i32, confidence, p_given and label_score f32, rank i64 from 1 to N.
@@ -60,8 +63,6 @@ def table(
     others[rows, given] = -np.inf
     # A tie is no evidence against the given label.
     corrected = np.where(p_given >= others.max(axis=1), given, others.argmax(axis=1))
-    # Ranked after rounding to f32, so that the file agrees with itself.
-    score = np.clip((p_given - others.max(axis=1) + 1.0) / 2.0, 0.0, 1.0).astype(np.float32)
     values = {
         "id": np.asarray(ids),
         "split": pa.array([str(name) for name in split_names], pa.string()),
@@ -70,13 +71,20 @@ def table(
         "confidence": beliefs[rows, corrected].astype(np.float32),
         "p_given": p_given.astype(np.float32),
         "is_label_issue": corrected != given,
-        "label_score": score,
-        "rank": _rank(np.asarray(ids), score),
+        "label_score": np.clip((p_given - others.max(axis=1) + 1.0) / 2.0, 0.0, 1.0).astype(np.float32),
     }
+    noisy = np.asarray(split_names) == "noisy"
+    for name, column in examined.items():
+        whole = values.get(name, np.zeros(len(given), column.dtype))
+        whole[noisy] = column
+        values[name] = whole
+    # Ranked after rounding to f32, so that the file agrees with itself.
+    values["rank"] = _rank(np.asarray(ids), values["label_score"])
     columns = {name: values[name] for name in COLUMNS}
     if class_names is not None:
         names = np.asarray(class_names)
         columns |= {"given_class": names[given], "corrected_class": names[corrected]}
+    columns |= {name: pa.array(values[name], mask=~noisy) for name in examined if name not in COLUMNS}
     return pa.table(columns)
 
 

@@ -23,7 +23,9 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
     beliefs = job.beliefs(current, rows)
     trusted = names == "trusted"
     beliefs[trusted] = np.eye(job.info.num_classes, dtype=np.float32)[data.given_label[rows[trusted]]]
-    table = labels.table(data.ids[rows], names, data.given_label[rows], beliefs, data.class_names)
+    examined = {} if method.examine is None else parallel.fetch(method.examine(current))
+    found = {} if method.diagnostics is None else parallel.fetch(method.diagnostics(current))
+    table = labels.table(data.ids[rows], names, data.given_label[rows], beliefs, data.class_names, examined)
     deployed = parallel.fetch(method.networks[method.deployed](current))
     if parallel.is_main():
         labels.write(table, workdir)
@@ -39,16 +41,11 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
             "kind": config.noise.kind,
             "nominal": config.noise.rate if config.noise.kind in noise.RATED else None,
             "realised": data.rate,
-            "estimated": estimated_rate(method, current, beliefs[names == "noisy"]),
+            "estimated": estimated_rate(method, current, beliefs[names == "noisy"], table),
         },
-        "networks": {
-            name: {
-                "name": config[name].net,
-                "parameters": sum(leaf.size for leaf in jax.tree.leaves(net(current).params)),
-                **metrics.network_summary(history, name, config.data.select_on),
-            }
-            for name, net in method.networks.items()
-        },
+        "networks": networks(job, current, history),
+        "diagnostics": {name: value.tolist() for name, value in found.items()},
+        "notes": progress["notes"],
         "data": {
             **{name: len(rows) for name, rows in data.splits._asdict().items()},
             "skipped": len(data.skipped),
@@ -80,11 +77,37 @@ def describe(job: "Run", network: str) -> dict:
     }
 
 
-def estimated_rate(method: Method, current: Any, beliefs: np.ndarray) -> float | None:
-    """1 - Σ_y π_y T̂[y, y] with the class prior π of the corrected labels; None where the method has no T̂."""
+def networks(job: "Run", current: Any, history: list[dict]) -> dict[str, dict]:
+    """Size and accuracies of each network, and of their ensemble under its name."""
+    method, config = job.method, job.config
+    sizes = {
+        name: (config[name].net, sum(leaf.size for leaf in jax.tree.leaves(net(current).params)))
+        for name, net in method.networks.items()
+    }
+    if method.ensemble:
+        names, counts = zip(*sizes.values(), strict=True)
+        sizes[method.ensemble] = (" + ".join(names), sum(counts))
+    return {
+        name: {
+            "name": net,
+            "parameters": count,
+            **metrics.network_summary(history, name, config.data.select_on),
+        }
+        for name, (net, count) in sizes.items()
+    }
+
+
+def estimated_rate(method: Method, current: Any, beliefs: np.ndarray, table: Any) -> float:
+    """1 - Σ_y π_y T̂[y, y] with the class prior π of the corrected labels; without T̂ the share of labels flagged."""
     if method.transition is None:
-        return None
+        return float(np.mean(column(table, "is_label_issue")[column(table, "split") == "noisy"]))
     return float(1.0 - beliefs.mean(axis=0) @ np.diagonal(parallel.fetch(method.transition(current))))
+
+
+def column(table: Any, name: str) -> np.ndarray:
+    """A column of the label table."""
+    values: np.ndarray = table[name].to_numpy(zero_copy_only=False)
+    return values
 
 
 def label_summary(table: Any, truth: np.ndarray) -> dict[str, float | None]:
@@ -92,14 +115,15 @@ def label_summary(table: Any, truth: np.ndarray) -> dict[str, float | None]:
 
     Where the truth i32[N] of the table's rows is unknown (-1) a row is left out of them; None where it always is.
     """
-    noisy = table["split"].to_numpy(zero_copy_only=False) == "noisy"
-    flagged = int(table["is_label_issue"].to_numpy(zero_copy_only=False)[noisy].sum())
+    noisy = column(table, "split") == "noisy"
+    flagged = int(column(table, "is_label_issue")[noisy].sum())
     noisy &= truth >= 0
-    column = {name: table[name].to_numpy(zero_copy_only=False)[noisy] for name in table.column_names}
-    wrong = column["given_label"] != truth[noisy]
+    given, corrected, score, flags = (
+        column(table, name)[noisy] for name in ("given_label", "corrected_label", "label_score", "is_label_issue")
+    )
     return {
-        "accuracy_before": metrics.accuracy(column["given_label"], truth[noisy]),
-        "accuracy_after": metrics.accuracy(column["corrected_label"], truth[noisy]),
-        **labels.detection(wrong, column["label_score"], column["is_label_issue"]),
+        "accuracy_before": metrics.accuracy(given, truth[noisy]),
+        "accuracy_after": metrics.accuracy(corrected, truth[noisy]),
+        **labels.detection(given != truth[noisy], score, flags),
         "flagged": flagged,
     }

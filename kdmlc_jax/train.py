@@ -112,10 +112,11 @@ def fresh_progress() -> dict[str, Any]:
     """What the host knows before the first step; JSON, saved with every checkpoint.
 
     stage, stage_epoch, epoch_step: how many are done; meter: of the epoch's steps so far (`metrics.Meter.kept`); early:
-    the last stage ended itself; changes: fields that a resumed run was given anew, against `config` as of the save.
+    the last stage ended itself; changes: fields that a resumed run was given anew, against `config` as of the save;
+    notes: what methods have said.
     """
     progress: dict[str, Any] = {"stage": 0, "stage_epoch": 0, "epoch_step": 0, "meter": None, "early": False}
-    return progress | {"history": [], "changes": [], "seconds": 0.0, "images_per_second": 0.0}
+    return progress | {"history": [], "changes": [], "notes": [], "seconds": 0.0, "images_per_second": 0.0}
 
 
 class Loop:
@@ -178,11 +179,12 @@ class Loop:
         """What is left of one stage."""
         progress = self.progress
         if progress["stage_epoch"] == progress["epoch_step"] == 0 and stage.begin is not None:
-            self.carry = self.job.place({**self.carry, "method": stage.begin(self.carry["method"], self.job.view())})
+            view = self.job.view(visible(self.history), self._note)
+            self.carry = self.job.place({**self.carry, "method": stage.begin(self.carry["method"], view)})
         start = len(self.history) * self.steps + progress["epoch_step"]
-        stop = (len(self.history) + stage.epochs - progress["stage_epoch"]) * self.steps
+        stop = (len(self.history) + self._left(stage)) * self.steps
         calls: dict[int, Callable] = {}
-        ended = progress["stage_epoch"] >= stage.epochs  # where the config's epochs were lowered to what is trained
+        ended = self._left(stage) <= 0  # where the config's epochs were lowered to what is trained
         if ended:
             progress |= {"stage": progress["stage"] + 1, "stage_epoch": 0}
         with contextlib.closing(self.job.feeds(stage, start, stop)) as feeds:
@@ -192,10 +194,11 @@ class Loop:
                 self.reporter.epoch(row)
                 progress |= {"stage_epoch": progress["stage_epoch"] + 1, "epoch_step": 0, "meter": None}
                 early = stage.done is not None and stage.done(visible(self.history))
-                ended = early or progress["stage_epoch"] >= stage.epochs
+                ended = early or self._left(stage) <= 0
                 if ended:
-                    progress |= {"stage": progress["stage"] + 1, "stage_epoch": 0, "early": early}
+                    progress |= {"stage": progress["stage"] + 1, "stage_epoch": 0}
                 last = progress["stage"] == len(self.stages)
+                progress["early"] = early and last
                 if len(self.history) % self.config.checkpoint.every == 0 or last:
                     metric = f"{self.job.method.deployed}_validation_{self.config.data.select_on}"
                     self._save(row["step"], row.get(metric))
@@ -235,6 +238,16 @@ class Loop:
         for line in metrics.warnings(means):
             self.reporter.say(f"warning: {line}")
         return {"epoch": epoch + 1, "stage": stage.name, "step": (epoch + 1) * self.steps, **means, **evaluated}
+
+    def _left(self, stage: Stage) -> int:
+        """Epochs that `stage` still has; the last one has all that the run has."""
+        if stage is self.stages[-1]:
+            return sum(each.epochs for each in self.stages) - len(self.history)
+        return int(stage.epochs - self.progress["stage_epoch"])
+
+    def _note(self, line: str) -> None:
+        self.progress["notes"].append(line)
+        self.reporter.say(line)
 
     def _agreed(self, request: stopping.Request, stop: Any) -> bool:
         """Whether to stop now; several processes agree on it in their step, and look one call later: none waits."""

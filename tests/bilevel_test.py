@@ -255,7 +255,7 @@ def flops(method_name, **arguments):
     settings = config.base()
     arguments = {"method": method_name, "network": "teacher", "teacher": "resnet32", **arguments}
     settings = config.resolve(settings, arguments)
-    method = methods.get(method_name).make(settings, Info(10, (32, 32, 3), 390))
+    method = methods.get(method_name).make(settings, Info(10, (32, 32, 3), 390, 49_000, 1000))
     (stage,) = method.stages
     counts = {"": stage.streams.noisy, "trusted_": stage.streams.trusted, "meta_": stage.streams.meta}
     batch = {}

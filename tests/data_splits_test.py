@@ -60,7 +60,6 @@ def test_seed_decides():
 @pytest.mark.parametrize(
     ("sizes", "field", "value", "allowed"),
     [
-        ((0, 10, 0), "data.trusted", "0 images", "expected 4 to 99"),
         ((-1, 10, 0), "data.trusted", "-1 images", "expected 4 to 99"),
         ((3, 10, 0), "data.trusted", "3 images", "expected 4 to 99 (4 classes, 100 training images)"),
         ((101, 0, 0), "data.trusted", "101 images", "expected 4 to 99"),

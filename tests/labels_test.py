@@ -52,6 +52,21 @@ def test_score_on_random_beliefs():
     np.testing.assert_array_equal(np.array(got["corrected_label"]), beliefs.argmax(axis=1))
 
 
+def test_what_a_method_examined_itself():
+    """Protects a method's own test: its flags and scores replace those of the noisy images, in their order, before
+    ranking; what it adds is null elsewhere."""
+    examined = {
+        "is_label_issue": np.array([True, False, False, True]),
+        "label_score": np.array([0.1, 0.9, 0.6, 0.4], np.float32),
+        "agreement": np.array([0.05, 0.8, 0.6, 0.3], np.float32),
+    }
+    got = make(examined=examined).to_pydict()
+    assert got["is_label_issue"] == [True, False, False, False, True]
+    np.testing.assert_allclose(got["label_score"], [0.1, 0.9, 0.5, 0.6, 0.4], rtol=1e-6)
+    assert got["rank"] == [1, 5, 3, 4, 2] and got["corrected_label"] == [0, 2, 1, 2, 2]
+    assert got["agreement"][2] is None and got["agreement"][3] == pytest.approx(0.6)
+
+
 def test_ties_are_ranked_by_id_for_names_too():
     """Protects the order of equals: by id, whatever the order of the rows, for file names as for numbers."""
     got = make(ids=["e.png", "c.png", "d.png", "b.png", "a.png"]).to_pydict()

@@ -17,6 +17,7 @@ from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.methods.base import DatasetView, Info
 
 VARIANTS = {
+    "blind_kd": ["", "variant=release", "rewind=true"],
     "ce": ["train_on=noisy", "train_on=trusted", "train_on=both,ema=0.9"],
     "mlc": ["preset=paper,network=student", "preset=strong", "preset=paper,look_ahead_steps=2,form=skip"],
     "kdmlc": [
@@ -27,7 +28,10 @@ VARIANTS = {
     ],
 }
 CASES = [(name, arguments) for name in methods.names() for arguments in VARIANTS.get(name, [""])]
-CLASSES, SHAPE, ROWS = 3, (8, 8, 1), 24
+CLASSES, SHAPE, ROWS, TRUSTED = 3, (8, 8, 1), 24, 12
+INFO = Info(num_classes=CLASSES, image_shape=SHAPE, steps_per_epoch=2, num_noisy=ROWS, num_trusted=TRUSTED)
+# Methods whose networks teach each other.
+MUTUAL = ("blind_kd",)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,7 +47,7 @@ def settings(name, arguments):
     """Tiny networks and batches; the method's arguments as a user writes them."""
     base = config.base()
     base.data.trusted_given = True
-    base.train.update({"epochs": 3, "batch_size": 8, "trusted_batch_size": 8})
+    base.train.update({"epochs": 4, "batch_size": 8, "trusted_batch_size": 8})
     return config.resolve(
         base, {"teacher": "cnn3", "student": "cnn2", "method": name, **config.parse_arguments(arguments)}
     )
@@ -72,17 +76,27 @@ def make_batch(streams, seed):
     return batch
 
 
-def view():
+def view(results):
+    """The whole set, after epochs with these results."""
     rng = np.random.default_rng(9)
-    rows = {"noisy": ROWS, "trusted": 12}
+    rows = {"noisy": ROWS, "trusted": TRUSTED}
     images = {split: jnp.asarray(rng.normal(size=(count, *SHAPE)), jnp.float32) for split, count in rows.items()}
-    labels = [rng.integers(0, CLASSES, count).astype(np.int32) for count in rows.values()]
-    return DatasetView(*labels, lambda split, fn: jax.device_get(fn(images[split])))
+    labels = {split: rng.integers(0, CLASSES, count).astype(np.int32) for split, count in rows.items()}
+    history = [{name: float(value) for name, value in metrics.items()} for _, metrics in results]
+    return DatasetView(
+        given_label=labels["noisy"],
+        trusted_label=labels["trusted"],
+        map=lambda split, fn, current: jax.device_get(fn(current, images[split], labels[split])),
+        fetch=jax.device_get,
+        history=history,
+        note=lambda line: None,
+    )
 
 
 class Walk(NamedTuple):
     """One pass through all stages of a method, two steps each."""
 
+    name: str
     method: object
     init: object
     steps: list  # compiled, one per stage
@@ -95,13 +109,13 @@ EXAMPLE = jnp.zeros((2, *SHAPE))
 
 @cache
 def walk(name, arguments):
-    method = methods.get(name).make(settings(name, arguments), Info(CLASSES, SHAPE, 2))
+    method = methods.get(name).make(settings(name, arguments), INFO)
     init = jax.jit(method.init)
     state = init(jax.random.key(0), EXAMPLE)
     steps, before, after = [], [], []
     for number, stage in enumerate(method.stages):
         if stage.begin is not None:
-            state = stage.begin(state, view())
+            state = stage.begin(state, view([result for results in after for result in results]))
         step, results = parallel.compile_step(stage.step), []
         before.append(state)
         for turn in range(2):
@@ -109,7 +123,7 @@ def walk(name, arguments):
             results.append((state, metrics))
         steps.append(step)
         after.append(results)
-    return Walk(method, init, steps, before, after)
+    return Walk(name, method, init, steps, before, after)
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(part for part in case if part))
@@ -182,6 +196,16 @@ def test_predict_and_correct(walked):
     assert set(walked.method.networks) <= {"student", "teacher"}
 
 
+def test_what_is_found(walked):
+    """Protects label table and report: a value for each noisy image, finite figures, and flags that are bool."""
+    state = walked.after[-1][-1][0]
+    examined = walked.method.examine(state) if walked.method.examine else {}
+    assert all(column.shape == (ROWS,) for column in examined.values())
+    assert examined.get("is_label_issue", jnp.zeros(0, bool)).dtype == bool
+    found = walked.method.diagnostics(state) if walked.method.diagnostics else {}
+    assert all(jnp.isfinite(value).all() for value in [*examined.values(), *found.values()])
+
+
 def test_transition_is_stochastic(walked):
     """Protects T̂, where a method estimates it: rows are distributions over given labels."""
     if walked.method.transition is None:
@@ -244,8 +268,8 @@ def outside(state, part):
 
 def test_student_does_not_touch_its_teacher(walked):
     """Protects one-way guidance: with another student, teacher and corrector after a step are equal to the bit."""
-    if set(walked.method.networks) != {"student", "teacher"}:
-        pytest.skip("no teacher beside a student")
+    if set(walked.method.networks) != {"student", "teacher"} or walked.name in MUTUAL:
+        pytest.skip("no teacher beside a student, or one that learns from it")
     student = walked.method.networks["student"]
     for number, (stage, step) in enumerate(zip(walked.method.stages, walked.steps, strict=True)):
         before, (after, _) = walked.before[number], walked.after[number][0]
@@ -272,14 +296,16 @@ def digits(name, arguments, **fields):
 
 def few_steps(job):
     """On the host: carry and metrics after three steps of every stage, and the beliefs on all training images."""
-    carry = job.init()
+    carry, history = job.init(), []
     for number, stage in enumerate(job.method.stages):
         if stage.begin is not None:
-            carry = job.place({**carry, "method": stage.begin(carry["method"], job.view())})
+            view = job.view(history, lambda line: None)
+            carry = job.place({**carry, "method": stage.begin(carry["method"], view)})
         compiled = job.compile(stage)
         for feed in job.feeds(stage, 3 * number, 3 * number + 3):
             carry, metrics = job.call(compiled, carry, feed)
             metrics.pop("stop", None)
+            history.append({name: float(value) for name, value in metrics.items()})
     beliefs = job.beliefs(carry["method"], np.concatenate(job.dataset.splits))
     return named(parallel.fetch((carry, metrics, beliefs)))
 
@@ -301,6 +327,7 @@ def test_hidden_truth_changes_nothing(name):
 
 # One demanding variant of each method: random draws, MixUp, averages.
 SPREAD = {
+    "blind_kd": "rewind=true",
     "ce": "train_on=both,ema=0.9",
     "mlc": "preset=paper",
     "kdmlc": "preset=strong,kd_weight=0.5,mixup=1,warm_up=0,ramp=0",

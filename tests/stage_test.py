@@ -20,7 +20,8 @@ class State(struct.PyTreeNode):
 
 
 def make(config, info):
-    """CE in two stages; the first asks for 3 epochs and ends after 1, the second looks at the whole set."""
+    """CE in two stages; the first may take 3 epochs and ends after 1, the second looks at the whole set and has the
+    other 4 of 5."""
     plain = ce.make(config, info)
     train_stage = plain.stages[0]
 
@@ -29,8 +30,12 @@ def make(config, info):
         return state.replace(net=net), metrics
 
     def begin(state, view):
-        logits = view.map("noisy", lambda images: plain.predict(state.net, images))
-        assert logits.shape == (len(view.given_label), info.num_classes)
+        logits, given = view.map("noisy", lambda net, images, label: (plain.predict(net, images), label), state.net)
+        assert logits.shape == (info.num_noisy, info.num_classes)
+        assert np.array_equal(given, view.given_label)
+        assert [row["stage"] for row in view.history] == ["short"]
+        assert not any(name.endswith(("_test", "_true")) for name in view.history[0])
+        view.note("the second stage begins")
         return state.replace(begun=state.begun + 1, mean_label=np.float32(view.given_label.mean()))
 
     def init(key, images):
@@ -77,4 +82,6 @@ def test_stages_begin_end_and_resume(staged, tmp_path, monkeypatch):
     assert resumed["networks"] == whole["networks"]
     weights = [(tmp_path / name / "student" / "weights.msgpack").read_bytes() for name in ("whole", "cut")]
     assert weights[0] == weights[1]
-    assert (tmp_path / "whole" / "metrics.jsonl").read_text().count('"stage": "short"') == 1
+    lines = (tmp_path / "whole" / "metrics.jsonl").read_text()
+    assert (lines.count('"stage": "short"'), lines.count('"stage": "long"')) == (1, 4)
+    assert resumed["notes"] == whole["notes"] == ["the second stage begins"]

@@ -19,7 +19,7 @@ def build(arguments):
     config = config_lib.resolve(
         config_lib.base(), {"method": "mlc", "student": "cnn2", **config_lib.parse_arguments(arguments)}
     )
-    teacher = teacher_lib.Teacher(config, Info(CLASSES, (8, 8, 1), 5), "student")
+    teacher = teacher_lib.Teacher(config, Info(CLASSES, (8, 8, 1), 5, 100, 20), "student")
     rng = np.random.default_rng(0)
     batch = {}
     for kind, label in (("", "label"), ("trusted_", "trusted_label"), ("meta_", "meta_label")):

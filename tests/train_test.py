@@ -277,7 +277,7 @@ BAD_INPUT = [
     ({"parallel.mode": "pmap", "parallel.sharding": "fsdp"}, ["parallel.mode", "pmap", "mode jit"]),
     ({"data.source": "fashion_mnist", "data.dir": "no/such/folder"}, ["data.dir", "no/such/folder", "directory"]),
     ({"data.source": "digit"}, ["data.source", '"digit"', '"digits"']),
-    ({"data.trusted": 0}, ["data.trusted", " 0 ", "10 to 1436"]),
+    ({"data.trusted": 0}, ["data.trusted", "no trusted images", "kdmlc"]),
     ({"data.trusted": 5000}, ["data.trusted", "5000", "10 to 1436"]),
     ({"data.noisy": 5000}, ["data.noisy", "5000", "0 to 1317"]),
     ({"data.validation": -1}, ["data.validation", "-1", "0 to"]),

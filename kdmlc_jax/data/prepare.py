@@ -147,6 +147,8 @@ def check_batches(config: Any, parts: splits.Splits, images: Images) -> None:
     size = images.shape[1:3]
     for field, split in (("batch_size", "noisy"), ("trusted_batch_size", "trusted")):
         batch, have = config.train[field], len(getattr(parts, split))
+        if split == "trusted" and not have:
+            continue  # the methods that need some say so themselves
         if not 1 <= batch <= have:
             raise UserError(f"train.{field}: {batch} is outside [1, {have}], the number of {split} images")
     for field, limit in (("pad", min(size) - 1), ("cutout", max(size))):

@@ -64,7 +64,7 @@ def split(
 
     Args:
       labels: i32[N], the best known labels; only the balance of the trusted images depends on them.
-      trusted: number of trusted images, num_classes to N; 0 where `named` gives them.
+      trusted: number of trusted images, num_classes to N, or 0: those that `named` gives, or none.
       validation: number of validation images, 0 or more; 0 where `named` gives them.
       noisy: number of noisy images; 0 takes all the rest.
       seed: 0 or more.
@@ -88,7 +88,7 @@ def split(
     # One image at least stays for the noisy set. A share, as configs give it, yields to images that are named.
     if named.trusted is None:
         why = f"{num_classes} classes, {total} training images"
-        size = _size("data.trusted", trusted, num_classes, total - 1, why, total)
+        size = _size("data.trusted", trusted, num_classes, total - 1, why, total) if trusted else 0
         free = order[~reserved[order]]
         chosen = free[_balanced(labels[free], size, num_classes)]
     else:

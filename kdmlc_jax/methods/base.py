@@ -21,6 +21,8 @@ class Info(NamedTuple):
     num_classes: int
     image_shape: tuple[int, ...]  # H, W, K
     steps_per_epoch: int
+    num_noisy: int
+    num_trusted: int
 
 
 class Streams(NamedTuple):
@@ -38,15 +40,20 @@ class Streams(NamedTuple):
 
 
 class DatasetView(NamedTuple):
-    """What `Stage.begin` may see of the whole set: images f32 through `map`, labels as i32 on the host."""
+    """What `Stage.begin` may see of the whole set and of the run so far, on the host."""
 
     given_label: np.ndarray  # i32[N]
     trusted_label: np.ndarray  # i32[M]
-    map: Callable[[str, Callable], Any]  # ("noisy" | "trusted", images f32[B, ...] -> pytree of rows) -> rows of all
+    # ("noisy" | "trusted", fn, current) -> host rows of all images of that split, in its order, from batches of
+    # fn(current, images f32[B, H, W, K] un-augmented, label i32[B]) -> pytree of rows
+    map: Callable[[str, Callable[[Any, jax.Array, jax.Array], Any], Any], Any]
+    fetch: Callable[[Any], Any]  # host copies of a pytree of arrays of the state, wherever they lie
+    history: list[dict]  # the epochs so far, without test or true-label figures
+    note: Callable[[str], None]  # a line for the person, which `summary.json` keeps
 
 
 class Stage(NamedTuple):
-    """A span of epochs with one pure step."""
+    """A span of epochs with one pure step; epochs that an early end leaves over go to the last stage."""
 
     name: str
     epochs: int
@@ -61,8 +68,13 @@ class Method(NamedTuple):
 
     init: Callable[[jax.Array, jax.Array], State]  # key, example images f32[B, H, W, K]
     stages: tuple[Stage, ...]
-    predict: Callable[[State, jax.Array], jax.Array]  # images -> logits f32[B, C] of the network a user deploys
+    predict: Callable[[State, jax.Array], jax.Array]  # images -> logits f32[B, C]: the deployed network, or `ensemble`
     correct: Callable[[State, jax.Array, jax.Array], jax.Array]  # images, given labels i32[B] -> beliefs f32[B, C]
     networks: Mapping[str, Callable[[State], Any]]  # "student" | "teacher" -> its NetState in a state
-    deployed: str  # which of `networks` is the one `predict` uses
+    deployed: str  # which of `networks` is the one a user deploys
     transition: Callable[[State], jax.Array] | None = None  # estimated T̂ f32[C, C], rows true, columns given
+    ensemble: str = ""  # the name of `predict` where it is not the deployed network but several together
+    # Of the noisy images, [N] each, by name: "is_label_issue" and "label_score" in place of `labels.table`'s, others
+    # beside them.
+    examine: Callable[[State], dict[str, jax.Array]] | None = None
+    diagnostics: Callable[[State], dict[str, jax.Array]] | None = None  # small figures for the report, by name
