@@ -18,6 +18,7 @@ import numpy as np
 from kdmlc_jax import compare, files, labels, train
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.data.prepare import Dataset, prepare
+from kdmlc_jax.errors import UserError
 
 FILTERS = ("prune_by_noise_rate", "prune_by_class", "both", "confident_learning", "predicted_neq_given")
 DEFAULT = FILTERS[0]  # cleanlab's own
@@ -48,15 +49,21 @@ def cross_validated(config, dataset: Dataset, folds: int) -> dict[str, np.ndarra
 
 def peer(spec: str, overrides: dict, seed: int, folds: int, workdir: pathlib.Path) -> dict[str, dict]:
     """cleanlab's detection scores, {"last" | "best_val": {filter: scores}}, kept in `workdir`."""
+    config = config_lib.load(compare.join(spec, f"{PLAIN},seed={seed}"), overrides)
+    asked = {"folds": folds, "config": config.to_dict()}
     kept = workdir / compare.cell_folder(spec, "cleanlab", seed) / "scores.json"
     if kept.exists():
-        return json.loads(kept.read_text())
+        found = json.loads(kept.read_text())
+        if found["asked"] != json.loads(json.dumps(asked)):
+            raise UserError(f"{kept} was made with another config or another number of folds: choose another --workdir")
+        return found["scores"]
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
-    config = config_lib.load(compare.join(spec, f"{PLAIN},seed={seed}"), overrides)
     dataset = prepare(config)
     rows = dataset.splits.noisy
+    if not len(dataset.splits.validation):
+        raise UserError("data.validation: no validation images, by which cleanlab's networks stop early, expected some")
     given = dataset.given_label[rows]
     wrong, scores = given != dataset.truth[rows], {}
     for epoch, found in cross_validated(config, dataset, folds).items():
@@ -67,7 +74,7 @@ def peer(spec: str, overrides: dict, seed: int, folds: int, workdir: pathlib.Pat
             flags = find_label_issues(given, beliefs, filter_by=how)
             scores[epoch][how] = labels.detection(wrong, quality, flags) | {"estimated": float(flags.mean())}
     files.make_directory(kept.parent)
-    files.write_json(kept, scores)
+    files.write_json(kept, {"asked": asked, "scores": scores})
     return scores
 
 
@@ -120,11 +127,16 @@ def main() -> None:
     seeds, rows = [int(seed) for seed in flags.seeds.split(",")], []
     for spec in flags.config:
         summaries: dict[str, list[dict]] = {}
-        for words in (expanded for method in flags.methods.split() for expanded in compare.expand(method)):
-            for seed in seeds:
-                config = config_lib.load(compare.join(spec, f"{words},seed={seed}"), overrides)
-                folder = flags.workdir / compare.cell_folder(spec, words, seed)
-                summaries.setdefault(words, []).append(train.run(config, folder, title=f"{words} seed {seed}"))
+        cells = [
+            (config_lib.load(compare.join(spec, f"{words},seed={seed}"), overrides), words, seed)
+            for method in flags.methods.split()
+            for words in compare.expand(method)
+            for seed in seeds
+        ]
+        compare.check_same_data([(config, f"{spec}: {words}") for config, words, _ in cells])
+        for config, words, seed in cells:
+            folder = flags.workdir / compare.cell_folder(spec, words, seed)
+            summaries.setdefault(words, []).append(train.run(config, folder, title=f"{words} seed {seed}"))
         rows += rows_of(spec, summaries, [peer(spec, overrides, seed, flags.folds, flags.workdir) for seed in seeds])
         files.write_json(flags.workdir / "detection.json", rows)
         files.write_text(flags.workdir / "detection.md", markdown(rows))

@@ -145,6 +145,7 @@ def compare(specs: list[str], method_list: list[str], seeds: list[int], override
         for words in arguments
         for seed in seeds
     ]
+    check_same_data([(config, f"{folder.parts[0]}: {words}") for config, folder, words in cells])
     folders = [folder for _, folder, _ in cells]
     if doubles := {str(folder) for folder in folders if folders.count(folder) > 1}:
         raise UserError(f"--methods, --config: {', '.join(sorted(doubles))} is named twice; a cell counts once")
@@ -159,6 +160,21 @@ def compare(specs: list[str], method_list: list[str], seeds: list[int], override
         files.write_json(workdir / "table.json", rows)
         files.write_text(workdir / "table.md", table)
     return table
+
+
+def check_same_data(cells: list[tuple[ConfigDict, str]]) -> None:
+    """Raises UserError where two cells (config, "data: method") of the same data and seed would see other images."""
+    first: dict[tuple, tuple[ConfigDict, str]] = {}
+    for config, name in cells:
+        data, _, _ = name.partition(":")
+        other, other_name = first.setdefault((data, config.seed), (config, name))
+        was = config_lib.flatten(other)
+        for field, value in config_lib.flatten(config).items():
+            if field.startswith(("data.", "noise.")) and value != was[field]:
+                raise UserError(
+                    f"{name}: {field}={value!r}, but {was[field]!r} in {other_name}; give it in --config, so that all "
+                    "rows are of the same images"
+                )
 
 
 def run_with_baselines(config: ConfigDict, workdir: pathlib.Path) -> None:

@@ -48,7 +48,7 @@ def otsu(values: jax.Array, criterion: str = "variance", bins: int = 1000) -> Sp
       bins: number of bins, 2 or more.
 
     Returns:
-      The split. Where all values fall into one bin there is nothing to separate: threshold 0, both means that of all.
+      The split. Where all values fall into one bin there is nothing to separate: threshold and lower mean are 0.
 
     Raises:
       UserError: for another criterion.
@@ -80,11 +80,7 @@ def otsu(values: jax.Array, criterion: str = "variance", bins: int = 1000) -> Sp
     chosen = (jnp.argmax(best) + (bins - 2 - jnp.argmax(best[::-1]))) // 2
     threshold = jnp.where(jnp.any(divides), edges[chosen], 0.0)
     lower = values < threshold
-    mean = jnp.mean(values)
-    low, high = (
-        jnp.where(jnp.any(part), jnp.sum(values * part) / jnp.maximum(jnp.sum(part), 1), mean)
-        for part in (lower, ~lower)
-    )
+    low, high = (jnp.sum(values * part) / jnp.maximum(jnp.sum(part), 1) for part in (lower, ~lower))
     return Split(*(jnp.asarray(part, jnp.float32) for part in (threshold, low, high)))
 
 

@@ -74,12 +74,14 @@ class Run:
         )
         self.method: Method = methods.get(config.method.name).make(config, self.info)
         wanted = any(stage.streams.trusted or stage.streams.meta for stage in self.method.stages)
-        if wanted and not self.info.num_trusted:
+        size, have = config.train.trusted_batch_size, self.info.num_trusted
+        if wanted and not have:
             raise NoTrustedError(
-                f"data.trusted: no trusted images, and {config.method.name} learns from them, expected "
-                f"{config.train.trusted_batch_size} (train.trusted_batch_size) or more; ce:train_on=noisy and blind_kd "
-                "need none"
+                f"data.trusted: no trusted images, and {config.method.name} learns from them, expected {size} "
+                "(train.trusted_batch_size) or more; ce:train_on=noisy and blind_kd need none"
             )
+        if wanted and not 1 <= size <= have:
+            raise UserError(f"train.trusted_batch_size: {size} is outside [1, {have}], the number of trusted images")
         self.mesh = parallel.make_mesh(config.devices, config.parallel.model)
         self.per_device = config.parallel.mode == "pmap"
         if self.per_device and not parallel.alone():
@@ -145,6 +147,7 @@ class Run:
             batch = pipeline.make_batch(rows, fixed, jax.random.fold_in(key, 0), how)
             if not self.per_device:
                 batch = parallel.split_batch(batch, self.mesh)
+            batch["epoch"] = count // self.info.steps_per_epoch
             new, out = stage.step(old, batch, jax.random.fold_in(key, 1))
             finite = all_finite((new, out))
             if skip:

@@ -140,7 +140,7 @@ class Loop:
         self.config, self.stages, self.steps = job.config, job.method.stages, job.info.steps_per_epoch
         self.progress = fresh_progress()
         if (restored := checkpoints.restore(carry)) is not None:
-            self.carry, self.progress = restored
+            self.carry, self.progress = restored[0], self.progress | restored[1]
             at = len(self.progress["history"]) * self.steps + self.progress["epoch_step"]
             changed = config_lib.differences(config_lib.from_json(self.progress["config"]), self.config)
             self.progress["changes"] += [f"step {at}: {change}" for _, change in changed]
@@ -240,10 +240,10 @@ class Loop:
         return {"epoch": epoch + 1, "stage": stage.name, "step": (epoch + 1) * self.steps, **means, **evaluated}
 
     def _left(self, stage: Stage) -> int:
-        """Epochs that `stage` still has; the last one has all that the run has."""
+        """Epochs that `stage` still has; the last one has all that the run has. One that was begun is ended in it."""
         if stage is self.stages[-1]:
             return sum(each.epochs for each in self.stages) - len(self.history)
-        return int(stage.epochs - self.progress["stage_epoch"])
+        return max(int(stage.epochs - self.progress["stage_epoch"]), int(self.progress["epoch_step"] > 0))
 
     def _note(self, line: str) -> None:
         self.progress["notes"].append(line)

@@ -192,6 +192,20 @@ def test_one_run_is_not_counted_twice(tmp_path, methods, flag, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_cells_on_other_images_are_refused(tmp_path):
+    """Protects a fair table: two methods whose configs ask for other splits end before the first run."""
+    cells = [(tiny.config("trusted=100"), "digits: kdmlc"), (tiny.config("trusted=50"), "digits: mlc")]
+    with pytest.raises(
+        UserError, match=r"digits: mlc: data.trusted=50.0, but 100.0 in digits: kdmlc; give it in --config"
+    ):
+        compare.check_same_data(cells)
+    compare.check_same_data([cells[0], (tiny.config("trusted=100,lr=0.01"), "digits: mlc")])
+    compare.check_same_data([cells[0], (cells[1][0], "other: mlc")])
+    with pytest.raises(UserError, match=r"blind_kd: data.trusted=0"):
+        compare.compare(["configs/cifar10.py:quick"], ["kdmlc", "blind_kd"], [0], {}, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 def test_missing_flags_end_with_status_2(capsys):
     """Protects a person who leaves out a flag: exit 2 naming it."""
     with pytest.raises(SystemExit) as ended:

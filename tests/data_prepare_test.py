@@ -235,10 +235,7 @@ def test_one_class_is_refused():
     "fields, message",
     [
         ({"train__batch_size": 25}, "train.batch_size: 25 is outside [1, 24], the number of noisy images"),
-        (
-            {"train__trusted_batch_size": 7},
-            "train.trusted_batch_size: 7 is outside [1, 6], the number of trusted images",
-        ),
+        ({"train__batch_size": 0}, "train.batch_size: 0 is outside [1, 24], the number of noisy images"),
         ({"augment__pad": 4}, "augment.pad: 4 is outside [0, 3] for (4, 4) images"),
         ({"augment__cutout": 5}, "augment.cutout: 5 is outside [0, 4] for (4, 4) images"),
     ],

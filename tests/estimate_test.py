@@ -1,6 +1,7 @@
 """Estimates against scikit-image, scikit-learn and plain NumPy in float64, and by hand."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import metrics, mixture
@@ -176,3 +177,36 @@ def test_transition_refuses_other_lengths(shape):
     """Protects against beliefs of another set, or of no classes."""
     with pytest.raises(UserError, match=r"beliefs: shape \(.*\), expected \[4, C\], a row for each trusted label"):
         estimate.transition(np.ones(shape), np.zeros(4, int))
+
+
+def test_counted_transition():
+    """Protects the counts, by hand: one of each pair to begin with, rows by belief, columns by given label."""
+    beliefs = np.array([[0.6, 0.4], [0.9, 0.1], [0.2, 0.8]], np.float32)
+    got = estimate.counted_transition(beliefs, np.array([0, 1, 1]))
+    np.testing.assert_allclose(got, [[2 / 4, 2 / 4], [1 / 3, 2 / 3]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.6])
+def test_label_right_is_the_posterior(rate):
+    """Protects the formula: where the beliefs are exactly q T, it is Bayes' probability that the label is right."""
+    rng = np.random.default_rng(0)
+    transition = np.full((4, 4), rate / 4) + (1 - rate) * np.eye(4)
+    q = rng.dirichlet(np.full(4, 0.7), 300)
+    p, given = q @ transition, rng.integers(0, 4, 300)
+    rows = np.arange(300)
+    want = q[rows, given] * transition[given, given] / p[rows, given]
+    got = estimate.label_right(p.astype(np.float32), given, jnp.asarray(transition, jnp.float32), steps=2000)
+    np.testing.assert_allclose(got, want, atol=0.02)
+    assert np.corrcoef(estimate.label_right(p.astype(np.float32), given, jnp.float32(transition)), want)[0, 1] > 0.97
+
+
+def test_label_right_without_noise():
+    """Protects the ends of the scale: every label is right under the identity, and what is never kept is wrong."""
+    p, given = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32), np.array([0, 0])
+    tiny = 1e-6
+    np.testing.assert_allclose(
+        estimate.label_right(p, given, jnp.array([[1 - tiny, tiny], [tiny, 1 - tiny]])), 1.0, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        estimate.label_right(p, given, jnp.array([[tiny, 1 - tiny], [1 - tiny, tiny]])), 0.0, atol=1e-4
+    )

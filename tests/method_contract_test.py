@@ -55,7 +55,7 @@ def settings(name, arguments):
 
 def make_batch(streams, seed):
     """A random batch with the keys that `Streams` documents."""
-    rng, batch = np.random.default_rng(seed), {}
+    rng, batch = np.random.default_rng(seed), {"epoch": jnp.int32(seed)}
 
     def images(count):
         return jnp.asarray(rng.normal(size=(count, *SHAPE)), jnp.float32)
@@ -286,7 +286,7 @@ def test_student_does_not_touch_its_teacher(walked):
 def digits(name, arguments, **fields):
     """A method on real images, every stage of it, with augmentation."""
     chosen = settings(name, arguments)
-    chosen.data.update({"source": "digits", "trusted": 30, "validation": 60, "noisy": 200})
+    chosen.data.update({"source": "digits", "trusted": 30, "validation": 60, "noisy": 40})
     chosen.train.update({"batch_size": 20, "trusted_batch_size": 16, "eval_batch_size": 100})
     chosen.augment.update({"pad": 1, "flip": True, "cutout": 2})
     chosen.devices = 1
@@ -294,15 +294,18 @@ def digits(name, arguments, **fields):
     return chosen
 
 
+STEPS = 5
+
+
 def few_steps(job):
-    """On the host: carry and metrics after three steps of every stage, and the beliefs on all training images."""
+    """On the host: carry and metrics after STEPS of every stage, two an epoch, and the beliefs on all images."""
     carry, history = job.init(), []
     for number, stage in enumerate(job.method.stages):
         if stage.begin is not None:
             view = job.view(history, lambda line: None)
             carry = job.place({**carry, "method": stage.begin(carry["method"], view)})
         compiled = job.compile(stage)
-        for feed in job.feeds(stage, 3 * number, 3 * number + 3):
+        for feed in job.feeds(stage, STEPS * number, STEPS * number + STEPS):
             carry, metrics = job.call(compiled, carry, feed)
             metrics.pop("stop", None)
             history.append({name: float(value) for name, value in metrics.items()})
@@ -321,7 +324,7 @@ def test_hidden_truth_changes_nothing(name):
         assert (truth[rows] != dataset.truth[rows]).mean() > 0.5
     job = train.Run(chosen, dataset)
     got = few_steps(job)
-    assert int(got["[0]['step']"]) == 3 * len(job.method.stages)
+    assert int(got["[0]['step']"]) == STEPS * len(job.method.stages)
     assert_same(few_steps(train.Run(chosen, dataset._replace(truth=truth))), got)
 
 

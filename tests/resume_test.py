@@ -29,7 +29,9 @@ SETTINGS = {
     "two steps a call": {"train.steps_per_call": 2},
     "stream, two steps a call": {"data.pipeline": "stream", "train.steps_per_call": 2},
     "skip": {"train.on_nonfinite": "skip"},
+    "blind_kd": {},
 }
+METHODS = {"two stages": "", "blind_kd": "method=blind_kd,trusted=0,epochs=5,longest_blind=0.6"}
 
 
 def leaves(workdir, config):
@@ -47,7 +49,7 @@ def straight(tmp_path_factory):
 
     def get(name):
         if name not in made:
-            method = "" if name == "two stages" else "method=ce"
+            method = METHODS.get(name, "method=ce")
             config, workdir = tiny.config(method, SETTINGS[name]), tmp_path_factory.mktemp("straight")
             train.run(config, workdir, quiet=True)
             kept = {file: (workdir / file).read_bytes() for file in FILES}
@@ -73,6 +75,7 @@ def stop_at(patch, *steps):
 
 CUTS = [("two stages", 5), ("two stages", 7), *(("resident", step) for step in (1, 4, 5, 6, 13, 14))]
 CUTS += [("stream", 7), ("two steps a call", 7), ("stream, two steps a call", 12), ("skip", 8)]
+CUTS += [("blind_kd", 7), ("blind_kd", 15), ("blind_kd", 18)]  # in its first phase, between both, in the second
 
 
 @pytest.mark.parametrize("setting, step", CUTS)
@@ -90,6 +93,19 @@ def test_cut_by_a_signal_and_resumed_equals_uninterrupted(straight, tmp_path, mo
     assert leaves(tmp_path, config)[0] == hashes
     for name in FILES:
         assert (tmp_path / name).read_bytes() == kept[name], name
+
+
+def test_fewer_epochs_than_the_first_stage_was_given(tmp_path):
+    """Protects what happens between stages: an epoch that was begun in a stage ends in it, and the next one begins."""
+    arguments = "method=blind_kd,trusted=0,longest_blind=0.6"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 17)
+        with pytest.raises(StoppedError):
+            train.run(tiny.config(f"{arguments},epochs=6"), tmp_path, quiet=True)
+    summary = train.run(tiny.config(f"{arguments},epochs=4"), tmp_path, quiet=True)
+    assert len(summary["notes"]) == 1 and abs(summary["diagnostics"]["epoch"]) == 2
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["stage"] for row in rows] == ["blind"] * 4
 
 
 def test_cut_again_and_again(straight, tmp_path, monkeypatch):

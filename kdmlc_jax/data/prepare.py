@@ -143,14 +143,10 @@ def trust_notes(config: Any, unchecked: int) -> list[str]:
 
 
 def check_batches(config: Any, parts: splits.Splits, images: Images) -> None:
-    """Raises UserError where a batch is larger than its split, or the augmentation than the image."""
-    size = images.shape[1:3]
-    for field, split in (("batch_size", "noisy"), ("trusted_batch_size", "trusted")):
-        batch, have = config.train[field], len(getattr(parts, split))
-        if split == "trusted" and not have:
-            continue  # the methods that need some say so themselves
-        if not 1 <= batch <= have:
-            raise UserError(f"train.{field}: {batch} is outside [1, {have}], the number of {split} images")
+    """Raises UserError where a batch is larger than the noisy split, or the augmentation than the image."""
+    size, batch, have = images.shape[1:3], config.train.batch_size, len(parts.noisy)
+    if not 1 <= batch <= have:
+        raise UserError(f"train.batch_size: {batch} is outside [1, {have}], the number of noisy images")
     for field, limit in (("pad", min(size) - 1), ("cutout", max(size))):
         if not 0 <= config.augment[field] <= limit:
             raise UserError(f"augment.{field}: {config.augment[field]} is outside [0, {limit}] for {size} images")

@@ -28,6 +28,7 @@ class Info(NamedTuple):
 class Streams(NamedTuple):
     """Images per step of each kind; 0 leaves the kind's arrays out of the batch.
 
+    Every batch has `epoch` i32[], from 0, which goes on where a step is undone (`train.on_nonfinite`).
     noisy: `image` f32[B, H, W, K], `label` i32[B] (the given label), `index` i32[B].
     trusted: `trusted_image`, `trusted_label`, `trusted_given`.
     meta: `meta_image`, `meta_label`, `meta_given`: trusted images disjoint from this step's `trusted_image`, without

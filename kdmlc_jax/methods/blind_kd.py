@@ -32,7 +32,7 @@ from kdmlc_jax.errors import UserError, choose, in_range
 from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Stage, Streams
 from kdmlc_jax.state import Bank, NetState
 
-KEPT = 3  # epochs whose weights, or whose P, are kept: a tipping point shows two epochs late
+LATE = 2  # epochs after which a tipping point shows
 BETA = (0.70, 0.55, 0.45, 0.30)  # by group, from the least agreement to the most
 
 
@@ -44,7 +44,7 @@ def default_config(preset: str = "") -> ConfigDict:
     rewind: the second phase starts from the weights of the epoch that split the labels, not from the newest.
     """
     choose("method.preset", preset, ("",))
-    options = {"variant": "fixed", "measure": "right", "longest_blind": 0.7, "rewind": False}
+    options = {"variant": "fixed", "measure": "right", "longest_blind": 0.9, "rewind": False}
     return ConfigDict({"name": "blind_kd", "preset": preset, **options})
 
 
@@ -53,8 +53,9 @@ class State(struct.PyTreeNode):
 
     teacher: NetState
     student: NetState
-    weights: Any  # fixed: those of both networks after each of the last epochs, the oldest first
-    seen: Any  # release: Bank f32[N, KEPT], P as training met it in epoch e, in column e % KEPT
+    weights: Any  # fixed: those of both networks after each of the LATE epochs before this one; kept to the end
+    seen: Any  # release: Bank f32[N, LATE + 1], P as training met it in epoch e, in column e % (LATE + 1); -1 not met
+    met: jax.Array  # i32[], the epoch of the last step
     agreement: Bank  # f32[N], P; 1 before the split
     counted: jax.Array  # f32[C, C], T̂ by p^A on the noisy images
     split: estimate.Split
@@ -108,9 +109,9 @@ def make(config: Any, info: Info) -> Method:
     in_range("method.longest_blind", options.longest_blind, 0.0, 1.0)
     if options.rewind and not fixed:
         raise UserError('method.rewind: true needs method.variant "fixed"; the release goes on from its newest weights')
-    if epochs <= KEPT:
-        raise UserError(f"train.epochs: {epochs} is outside [{KEPT + 1}, inf], what blind_kd's two phases need")
-    longest = min(max(round(options.longest_blind * epochs), KEPT), epochs - 1)
+    if epochs < LATE + 2:
+        raise UserError(f"train.epochs: {epochs} is outside [{LATE + 2}, inf], what blind_kd's two phases need")
+    longest = min(max(round(options.longest_blind * epochs), LATE + 1), epochs - 1)
     modules = {name: nets.build(config[name].net, info.num_classes, f"{name}.net") for name in ("teacher", "student")}
     tx = optim.build(config.optim, epochs * info.steps_per_epoch)
     batch = config.train.batch_size
@@ -132,13 +133,14 @@ def make(config: Any, info: Info) -> Method:
             seen=None,
             agreement=Bank(jnp.ones(info.num_noisy)),
             split=estimate.Split(none, none, none),
+            met=jnp.zeros((), jnp.int32),
             epoch=jnp.zeros((), jnp.int32),
             counted=even,
             trusted=jnp.copy(even) if info.num_trusted else None,
         )
         if fixed:
-            return made.replace(weights=(weights_of(made),) * KEPT)
-        return made.replace(seen=Bank(jnp.ones((info.num_noisy, KEPT))))
+            return made.replace(weights=(weights_of(made),) * LATE)
+        return made.replace(seen=Bank(jnp.full((info.num_noisy, LATE + 1), -1.0)))
 
     def both_step(current: State, batch: Batch, beta: jax.Array | None) -> tuple[State, jax.Array, Any]:
         """One update of both networks; returns the state, the loss, and (z_T, z_S)."""
@@ -163,35 +165,38 @@ def make(config: Any, info: Info) -> Method:
 
     def figures(loss: jax.Array, given: jax.Array, student_logits: jax.Array) -> Metrics:
         confidence = jnp.mean(jnp.max(softmax(student_logits), axis=1))
-        return {"loss": loss, "student_confidence": confidence, "agreement": jnp.mean(given)}
+        return {"loss": loss, "student_confidence": confidence, "p_given": jnp.mean(given)}
 
     def given_share(logits: Any, label: jax.Array) -> jax.Array:
         """p^A_ỹ f32[B] from (z_T, z_S)."""
         return jnp.exp(jnp.take_along_axis(log_agreement(*logits), label[:, None], axis=1)[:, 0])
 
     def blind_step(current: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
-        epoch = current.teacher.step // info.steps_per_epoch
-        moved, loss, logits = both_step(current, batch, None)
+        begins = batch["epoch"] > current.met
+        moved, loss, logits = both_step(current.replace(met=batch["epoch"]), batch, None)
         given = given_share(logits, batch["label"])
         if fixed:
-            ends = moved.teacher.step % info.steps_per_epoch == 0
-            newer = (*current.weights[1:], weights_of(moved))
-            moved = moved.replace(weights=jax.lax.cond(ends, lambda: newer, lambda: current.weights))
+            newer = (*current.weights[1:], weights_of(current))
+            moved = moved.replace(weights=jax.lax.cond(begins, lambda: newer, lambda: current.weights))
         else:
-            rows = current.seen.rows.at[batch["index"], epoch % KEPT].set(given)
-            moved = moved.replace(seen=Bank(rows))
+            column = batch["epoch"] % (LATE + 1)
+            rows = current.seen.rows
+            rows = rows.at[:, column].set(jnp.where(begins, -1.0, rows[:, column]))
+            moved = moved.replace(seen=Bank(rows.at[batch["index"], column].set(given)))
         return moved, figures(loss, given, logits[1])
 
     def split_labels(current: State, view: DatasetView) -> State:
         """P in the third-last epoch, τ and the class means."""
-        epoch = max(len(view.history) - KEPT, 0)
+        epoch = max(len(view.history) - 1 - LATE, 0)
         weights = current.weights[0] if fixed else weights_of(current)
         beliefs = view.map("noisy", beliefs_of, weights)
         counted = estimate.counted_transition(beliefs, view.given_label)
+        share = jnp.take_along_axis(jnp.asarray(beliefs), jnp.asarray(view.given_label)[:, None], axis=1)[:, 0]
         if not fixed:
-            agreement = jnp.asarray(view.fetch(current.seen.rows)[:, epoch % KEPT])
+            seen = jnp.asarray(view.fetch(current.seen.rows)[:, epoch % (LATE + 1)])
+            agreement = jnp.where(seen < 0, share, seen)  # an epoch leaves out what does not fill a batch
         elif by_share:
-            agreement = jnp.take_along_axis(jnp.asarray(beliefs), view.given_label[:, None], axis=1)[:, 0]
+            agreement = share
         else:
             agreement = estimate.label_right(beliefs, view.given_label, counted)
         split = estimate.otsu(agreement, "variance" if fixed else "deviation")
@@ -201,6 +206,7 @@ def make(config: Any, info: Info) -> Method:
         view.note(
             f"blind_kd: {how} epoch {epoch + 1}; agreement: threshold {float(split.threshold):.3f}, class means "
             f"{float(split.lower_mean):.3f} and {float(split.upper_mean):.3f}; {wrong:.1%} of the labels held wrong"
+            + (f"; the {info.num_trusted} trusted images serve its transition matrix only" if info.num_trusted else "")
         )
         signed = jnp.int32(epoch + 1 if tipped else -epoch - 1)
         current = current.replace(agreement=Bank(agreement), split=split, epoch=signed, counted=counted)
@@ -240,9 +246,12 @@ def make(config: Any, info: Info) -> Method:
         return softmax(predict(current, images))
 
     def examine(current: State) -> dict[str, jax.Array]:
-        agreement = current.agreement.rows
-        away = agreement - border(current.split)
-        return {"is_label_issue": away < 0, "label_score": 0.5 + 0.5 * away, "agreement": agreement}
+        agreement, at = current.agreement.rows, border(current.split)
+        wrong = agreement < at
+        score = jnp.where(
+            wrong, 0.5 * agreement / jnp.maximum(at, 1e-6), 0.5 + 0.5 * (agreement - at) / jnp.maximum(1.0 - at, 1e-6)
+        )
+        return {"is_label_issue": wrong, "label_score": score, "agreement": agreement}
 
     def diagnostics(current: State) -> dict[str, jax.Array]:
         known = {} if current.trusted is None else {"transition_trusted": current.trusted}
