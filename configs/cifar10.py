@@ -8,9 +8,9 @@ ResNet-32 teacher (464 k weights) and ResNet-20 student (270 k), SGD .1, momentu
 flip; `cutout=16` is KDMLC's (doi 10.7544/issn1000-1239.202330382). `method=blind_kd` has the recipe of its authors
 (arXiv 2211.11355, its release): two PreAct-ResNet-18, no trusted images, SGD .02, batch 128, 300 epochs with a step at
 150. Made for a GPU: accuracy and time there have not been measured yet. On two CPU cores one bi-level step takes
-seconds; `quick` (cnn24 and cnn12, or two cnn24 and twice the epochs for `blind_kd`; 10 000 noisy images, 10 epochs,
-cosine schedule) takes minutes. `data.dir` is the downloaded archive, binary or Python version, or the folder it unpacks to;
-'' looks below $KDMLC_DATA.
+seconds; `quick` takes minutes: cnn24 and cnn12, 10 000 noisy images, 10 epochs, cosine schedule; for `blind_kd` two
+cnn24 and 20 epochs. `data.dir` is the downloaded archive, binary or Python version, or the folder it unpacks to; ''
+looks below $KDMLC_DATA.
 
 Arguments: those of `kdmlc_jax.config.SHORT`, options of the method, and `quick`.
 """
