@@ -71,7 +71,7 @@ def peer(spec: str, overrides: dict, seed: int, folds: int, workdir: pathlib.Pat
         quality = get_label_quality_scores(given, beliefs)
         scores[epoch] = {}
         for how in FILTERS:
-            flags = find_label_issues(given, beliefs, filter_by=how)
+            flags = find_label_issues(given, beliefs, filter_by=how, n_jobs=1)
             scores[epoch][how] = labels.detection(wrong, quality, flags) | {"estimated": float(flags.mean())}
     files.make_directory(kept.parent)
     files.write_json(kept, {"asked": asked, "scores": scores})

@@ -188,15 +188,18 @@ def run_with_baselines(config: ConfigDict, workdir: pathlib.Path) -> None:
             config_lib.resolve(baseline, config_lib.parse_arguments(words))
             baseline.baselines = ()
             cells.append((baseline, workdir / "baselines" / slug(short(words)), label))
-    summaries = []
+    summaries: list[dict] = []
+    left_out: dict[str, NoTrustedError] = {}
     for cell in cells:
         try:
             summaries.append(run_cell(*cell))
         except NoTrustedError as error:
             if not summaries:
                 raise
-            if parallel.is_main():
-                print(f"baseline left out: {cell[2]} ({error})", file=sys.stderr)
+            left_out[cell[2]] = error
+    if parallel.is_main():
+        for label, reason in left_out.items():
+            print(f"baseline left out: {label} ({reason})", file=sys.stderr)
     text = report(summaries, workdir)
     if parallel.is_main():
         print(text)
