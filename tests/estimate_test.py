@@ -72,16 +72,17 @@ def test_threshold_finds_what_the_lower_mean_halves(criterion):
 
 @pytest.mark.parametrize("criterion", estimate.CRITERIA)
 def test_otsu_by_hand(criterion):
-    """Protects the middle of an empty gap, and samples with nothing to separate: nothing lies below threshold 0."""
+    """Protects the middle of an empty gap, and samples with nothing to separate: nothing is below."""
     for values, expected in (
         ([0.2005, 0.2005, 0.2005, 0.8005], (0.5, 0.2005, 0.8005)),
         ([0.0, 1.0, 0.0, 1.0], (0.5, 0.0, 1.0)),
-        *(([value] * size, (0.0, value, value)) for value, size in ((0.3, 4), (0.0, 1), (1.0, 1))),
+        *(([value] * size, (0.0, 0.0, value)) for value, size in ((0.3, 4), (0.0, 1), (1.0, 1))),
     ):
         values = np.array(values, np.float32)
         got = estimate.otsu(values, criterion)
         np.testing.assert_allclose(got, expected, rtol=1e-6)
         assert (values < got.threshold).any() == (len(set(values)) > 1)
+        assert len(set(values)) > 1 or not (values < got.lower_mean).any()
 
 
 def test_otsu_of_two_gaps_equally_good():

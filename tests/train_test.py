@@ -149,10 +149,12 @@ def test_summary_has_the_written_schema(finished):
 
 
 def test_method_without_a_teacher_has_no_teacher_entry(tmp_path):
-    """Protects the schema of plain methods: no teacher, no estimated rate, no best_val without a validation split."""
+    """Protects the schema of plain methods: no teacher, no best_val without a validation split, and for an estimated
+    rate the share of labels that are flagged."""
     summary = train.run(tiny.config("method=ce,validation=0"), tmp_path, quiet=True)
     assert summary["networks"].keys() == {"student"}
-    assert summary["noise"]["estimated"] is None and summary["networks"]["student"]["best_val"] is None
+    assert summary["noise"]["estimated"] == summary["labels"]["flagged"] / summary["data"]["noisy"]
+    assert summary["networks"]["student"]["best_val"] is None
 
 
 def test_metrics_have_one_line_an_epoch(finished):
