@@ -125,18 +125,12 @@ def main() -> None:
     flags, rest = parser.parse_known_args()
     overrides = dict(field.removeprefix("--config.").split("=", 1) for field in rest)
     seeds, rows = [int(seed) for seed in flags.seeds.split(",")], []
+    arguments = [words for method in flags.methods.split() for words in compare.expand(method)]
     for spec in flags.config:
         summaries: dict[str, list[dict]] = {}
-        cells = [
-            (config_lib.load(compare.join(spec, f"{words},seed={seed}"), overrides), words, seed)
-            for method in flags.methods.split()
-            for words in compare.expand(method)
-            for seed in seeds
-        ]
-        compare.check_same_data([(config, f"{spec}: {words}") for config, words, _ in cells])
-        for config, words, seed in cells:
-            folder = flags.workdir / compare.cell_folder(spec, words, seed)
-            summaries.setdefault(words, []).append(train.run(config, folder, title=f"{words} seed {seed}"))
+        for config, folder, words in compare.cells_of([spec], arguments, seeds, overrides):
+            title = f"{words} seed {config.seed}"
+            summaries.setdefault(words, []).append(train.run(config, flags.workdir / folder, title=title))
         rows += rows_of(spec, summaries, [peer(spec, overrides, seed, flags.folds, flags.workdir) for seed in seeds])
         files.write_json(flags.workdir / "detection.json", rows)
         files.write_text(flags.workdir / "detection.md", markdown(rows))

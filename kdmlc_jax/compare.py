@@ -139,13 +139,7 @@ def compare(specs: list[str], method_list: list[str], seeds: list[int], override
     for field in overrides:
         if field == "seed" or field.startswith("method."):
             raise UserError(f"--config.{field}: would make every cell alike, give it by --seeds or --methods")
-    cells = [
-        (config_lib.load(join(spec, f"{words},seed={seed}"), overrides), cell_folder(spec, words, seed), words)
-        for spec in specs
-        for words in arguments
-        for seed in seeds
-    ]
-    check_same_data([(config, f"{folder.parts[0]}: {words}") for config, folder, words in cells])
+    cells = cells_of(specs, arguments, seeds, overrides)
     folders = [folder for _, folder, _ in cells]
     if doubles := {str(folder) for folder in folders if folders.count(folder) > 1}:
         raise UserError(f"--methods, --config: {', '.join(sorted(doubles))} is named twice; a cell counts once")
@@ -160,6 +154,20 @@ def compare(specs: list[str], method_list: list[str], seeds: list[int], override
         files.write_json(workdir / "table.json", rows)
         files.write_text(workdir / "table.md", table)
     return table
+
+
+def cells_of(
+    specs: list[str], arguments: list[str], seeds: list[int], overrides: dict
+) -> list[tuple[ConfigDict, pathlib.Path, str]]:
+    """(config, folder, arguments) of every run of a comparison; raises UserError as `check_same_data`."""
+    cells = [
+        (config_lib.load(join(spec, f"{words},seed={seed}"), overrides), cell_folder(spec, words, seed), words)
+        for spec in specs
+        for words in arguments
+        for seed in seeds
+    ]
+    check_same_data([(config, f"{folder.parts[0]}: {words}") for config, folder, words in cells])
+    return cells
 
 
 def check_same_data(cells: list[tuple[ConfigDict, str]]) -> None:

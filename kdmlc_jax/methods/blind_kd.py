@@ -105,7 +105,7 @@ def make(config: Any, info: Info) -> Method:
     """
     options, epochs = config.method, config.train.epochs
     fixed = choose("method.variant", options.variant, ("fixed", "release")) == "fixed"
-    by_share = choose("method.measure", options.measure, ("right", "share")) == "share" or not fixed
+    by_share = choose("method.measure", options.measure, ("right", "share")) == "share"
     in_range("method.longest_blind", options.longest_blind, 0.0, 1.0)
     if options.rewind and not fixed:
         raise UserError('method.rewind: true needs method.variant "fixed"; the release goes on from its newest weights')
