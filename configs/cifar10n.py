@@ -1,10 +1,10 @@
 """CIFAR-10 with the labels that people gave it (CIFAR-10N, Wei et al., arXiv 2110.12088).
 
-    python -m kdmlc_jax.main --config configs/cifar10n.py:labels=worst --workdir runs/cifar10n
-    python -m kdmlc_jax.main --config configs/cifar10n.py:labels=random1,pairs=real,quick --workdir …
-    python -m kdmlc_jax.main --config configs/cifar10n.py:labels=worst,method=blind_kd,quick --workdir …
+    python -m kdmlc_jax.main --config configs/cifar10n.py:human=worst --workdir runs/cifar10n
+    python -m kdmlc_jax.main --config configs/cifar10n.py:human=random1,pairs=real,quick --workdir …
+    python -m kdmlc_jax.main --config configs/cifar10n.py:human=worst,method=blind_kd,quick --workdir …
 
-`labels` is aggre (9 % wrong), random1, random2, random3 (17 to 18 %) or worst (40 %), read from CIFAR-10_human.pt in
+`human` is aggre (9 % wrong), random1, random2, random3 (17 to 18 %) or worst (40 %), read from CIFAR-10_human.pt in
 `noise.file` or in $KDMLC_DATA/cifar-10n. The 1 000 trusted images carry their human label too, so `pairs=real` teaches
 the corrector from real pairs instead of an estimated transition matrix. Networks and recipes, Blind-KD's among them,
 are those of `configs/cifar10.py`; neither accuracy nor time of the full ones have been measured yet.

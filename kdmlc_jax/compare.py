@@ -3,8 +3,9 @@
     python -m kdmlc_jax.compare --config configs/fashion_mnist.py:noise=uniform,rate=0.8 \\
         --methods "ce:train_on=noisy mlc:network=student kdmlc:preset=strong" --seeds 0,1,2 --workdir runs/compare
 
-A method whose `network` is not said runs on the student's and on the teacher's network. Finished cells are read, cut
-ones go on. `table.json` and `table.md` give mean ± sample standard deviation over the seeds.
+A method whose `network` is not said runs on the student's and on the teacher's network; `{seed}` in a method's
+arguments is the cell's seed (`dmlp:init_from=runs/simclr/seed{seed}`). Finished cells are read, cut ones go on.
+`table.json` and `table.md` give mean ± sample standard deviation over the seeds.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from kdmlc_jax.cli import add_launch, guarded, parse, start
 from kdmlc_jax.errors import NoTrustedError, UserError
 
 METRICS = ("last", "last5", "best_val", "best_test")
+SEED = "{seed}"
+MAY_DIFFER = ("data.labels", "data.features")  # what else a method may know of the same images
 DETAILS = ("labels_before", "labels_after", "f1", "auroc", "rate_realised", "rate_estimated", "seconds")
 
 
@@ -159,9 +162,16 @@ def compare(specs: list[str], method_list: list[str], seeds: list[int], override
 def cells_of(
     specs: list[str], arguments: list[str], seeds: list[int], overrides: dict
 ) -> list[tuple[ConfigDict, pathlib.Path, str]]:
-    """(config, folder, arguments) of every run of a comparison; raises UserError as `check_same_data`."""
+    """(config, folder, arguments) of every run of a comparison; raises UserError as `check_same_data`.
+
+    In arguments SEED stands for the seed, so that each run may start from another one's folder.
+    """
     cells = [
-        (config_lib.load(join(spec, f"{words},seed={seed}"), overrides), cell_folder(spec, words, seed), words)
+        (
+            config_lib.load(join(spec, f"{words.replace(SEED, str(seed))},seed={seed}"), overrides),
+            cell_folder(spec, words, seed),
+            words,
+        )
         for spec in specs
         for words in arguments
         for seed in seeds
@@ -178,7 +188,7 @@ def check_same_data(cells: list[tuple[ConfigDict, str]]) -> None:
         other, other_name = first.setdefault((data, config.seed), (config, name))
         was = config_lib.flatten(other)
         for field, value in config_lib.flatten(config).items():
-            if field.startswith(("data.", "noise.")) and value != was[field]:
+            if field.startswith(("data.", "noise.")) and field not in MAY_DIFFER and value != was[field]:
                 raise UserError(
                     f"{name}: {field}={value!r}, but {was[field]!r} in {other_name}; give it in --config, so that all "
                     "rows are of the same images"

@@ -24,9 +24,12 @@ SHORT = {
     "source": "data.source",
     "dir": "data.dir",
     "manifest": "data.manifest",
-    "labels": "noise.labels",
+    "human": "noise.human",
     "file": "noise.file",
     "splits": "data.splits",
+    "labels": "data.labels",
+    "features": "data.features",
+    "init_from": "init_from",
     "seed": "seed",
     "epochs": "train.epochs",
     "lr": "optim.lr",
@@ -51,6 +54,7 @@ def base() -> ConfigDict:
         {
             "name": "run",
             "seed": 0,
+            "init_from": "",  # the folder of another run, whose networks are the start of those here
             "data": {
                 "source": "digits",
                 "dir": "",  # '' looks below KDMLC_DATA
@@ -65,6 +69,8 @@ def base() -> ConfigDict:
                 "noisy": 0.0,  # number, or share below 1; 0 = all the rest
                 "validation": 0.0,  # number, or share below 1
                 "splits": "",  # the noise.npz of another run, to use its splits
+                "labels": "",  # the folder of another run, whose corrected labels replace those of the noisy images
+                "features": "",  # .npy f[N, D], a row for each training image, for methods that work on features
                 "select_on": "given",
                 "trusted_given": False,
                 "pipeline": "auto",  # or resident, stream
@@ -75,9 +81,10 @@ def base() -> ConfigDict:
                 "rate": 0.6,
                 "exact": False,  # the exact number of wrong labels instead of independent draws
                 "file": "",  # matrix, human, file: where it lies
-                "labels": "worst",  # human: aggre, random1, random2, random3, worst (CIFAR-100N: noisy)
+                "human": "worst",  # human: aggre, random1, random2, random3, worst (CIFAR-100N: noisy)
             },
-            "augment": {"pad": 0, "flip": False, "cutout": 0, "meta": "weak"},  # meta: none | weak (no Cutout) | all
+            # meta: none | weak (no Cutout) | all; view_*: SimCLR's views, a crop's least share of the area, and blur
+            "augment": {"pad": 0, "flip": False, "cutout": 0, "meta": "weak", "view_area": 0.2, "view_blur": False},
             "teacher": {"net": "cnn16"},
             "student": {"net": "cnn6"},
             "optim": {
@@ -253,6 +260,7 @@ def check(config: ConfigDict) -> None:
     choose("data.pipeline", config.data.pipeline, ("auto", "resident", "stream"))
     choose("data.on_bad_image", config.data.on_bad_image, ("fail", "skip"))
     choose("augment.meta", config.augment.meta, ("none", "weak", "all"))
+    in_range("augment.view_area", config.augment.view_area, 1e-3, 1.0)
     choose("train.on_nonfinite", config.train.on_nonfinite, ("stop", "skip"))
     choose("parallel.mode", config.parallel.mode, ("jit", "pmap"))
     choose("parallel.sharding", config.parallel.sharding, ("replicated", "fsdp"))

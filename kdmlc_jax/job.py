@@ -1,5 +1,6 @@
 """One run before its first step: data, method, devices, and every compiled function that the host loop calls."""
 
+import pathlib
 import zlib
 from collections.abc import Callable, Generator, Sequence
 from functools import cached_property
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdmlc_jax import methods, metrics, parallel, state
+from kdmlc_jax import export, methods, metrics, parallel, state
 from kdmlc_jax.data import augment, pipeline
 from kdmlc_jax.data.prepare import Dataset
 from kdmlc_jax.data.sources import Images
@@ -60,6 +61,12 @@ def check_divisible(method: Method, devices: int, sizes: Any) -> None:
                 raise UserError(f"train.{field}: {sizes[field]}: {each}expected a multiple of {devices}, the devices")
 
 
+def untrusted(dataset: Dataset) -> tuple[str, ...]:
+    """The names of the classes without a trusted image."""
+    seen = set(dataset.given_label[dataset.splits.trusted].tolist())
+    return tuple(name for number, name in enumerate(dataset.class_names) if number not in seen)
+
+
 class Run:
     """One run of one method: everything that is fixed before the first step."""
 
@@ -71,6 +78,8 @@ class Run:
             len(dataset.splits.noisy) // config.train.batch_size,
             len(dataset.splits.noisy),
             len(dataset.splits.trusted),
+            untrusted(dataset),
+            0 if dataset.features is None else dataset.features.shape[1],
         )
         self.method: Method = methods.get(config.method.name).make(config, self.info)
         wanted = any(stage.streams.trusted or stage.streams.meta for stage in self.method.stages)
@@ -126,6 +135,36 @@ class Run:
         """The carry before the first step: the method's state, and the step count."""
         return self.place(self._first())
 
+    def start_from(self, carry: Any, folder: pathlib.Path) -> tuple[Any, list[str]]:
+        """`carry` with the networks that a run has left in `folder`, and a line for each network here.
+
+        A network starts from the one of its name there, or else from another one of its architecture.
+
+        Raises:
+          UserError: where no network there has an architecture of those here, or arrays differ.
+        """
+        if not folder.is_dir():
+            raise UserError(f"init_from: {folder} is no folder, expected that of a finished run")
+        found = sorted(path.parent for path in (*folder.glob("network.json"), *folder.glob("*/network.json")))
+        saved = {path.absolute().name: (path, *export.read(path)) for path in found}
+        lines, current = [], carry["method"]
+        for name, get in self.method.networks.items():
+            wanted, net = self.config[name].net, get(current)
+            fits = [other for other, (_, about, _) in saved.items() if about["net"] == wanted]
+            if not fits:
+                lines.append(f"{name} ({wanted}) starts from random weights: there is none in {folder}")
+                continue
+            path, about, weights = saved[name if name in fits else fits[0]]
+            new, whole = export.start(net, about, weights, self.dataset.class_names, f"init_from: {path}")
+            current = state.replace_net(current, net, new)
+            note = "" if whole else ", but for its last layer: the classes differ"
+            lines.append(f"{name} ({wanted}) starts from {path}{note}")
+        if current is carry["method"]:
+            there = ", ".join(f"{name} ({about['net']})" for name, (_, about, _) in saved.items()) or "no network"
+            here = ", ".join(f"{name} ({self.config[name].net})" for name in self.method.networks)
+            raise UserError(f"init_from: {folder} has {there}, expected one like {here}")
+        return self.place({**carry, "method": current}), lines
+
     def place(self, carry: Any) -> Any:
         """A carry, wherever it is, on the devices as `layout` says."""
         return parallel.place(carry, self.layout)
@@ -144,7 +183,7 @@ class Run:
             count, old = carry["step"], carry["method"]
             key = jax.random.fold_in(key, count)
             rows = self.pipeline.rows(fixed, feed, count % self.info.steps_per_epoch)
-            batch = pipeline.make_batch(rows, fixed, jax.random.fold_in(key, 0), how)
+            batch = pipeline.make_batch(rows, fixed, jax.random.fold_in(key, 0), how, stage.streams.views)
             if not self.per_device:
                 batch = parallel.split_batch(batch, self.mesh)
             batch["epoch"] = count // self.info.steps_per_epoch
@@ -207,8 +246,8 @@ class Run:
             classes[self.method.ensemble] = predicted(self.method.predict(current, x))
         return classes
 
-    def _beliefs(self, fixed: Any, current: Any, images: jax.Array, given: jax.Array) -> jax.Array:
-        return self.method.correct(current, self._normalise(fixed, images), given)
+    def _beliefs(self, fixed: Any, current: Any, images: jax.Array, given: jax.Array, index: jax.Array) -> jax.Array:
+        return self.method.correct(current, self._normalise(fixed, images), given, index)
 
     def _map(self, fn: Callable, images: Images, rows: np.ndarray, *columns: np.ndarray) -> Any:
         """`map_rows` with each batch split over the devices."""
@@ -253,20 +292,25 @@ class Run:
     def beliefs(self, current: Any, rows: np.ndarray) -> np.ndarray:
         """The method's beliefs f32[n, C] on training images `rows`, un-augmented."""
         data = self.dataset
-        correct = lambda images, given: self._correct(self.fixed, current, images, given)  # noqa: E731
-        return self._map(correct, data.images, rows, data.given_label)
+        index = np.full(len(data.given_label), -1, np.int32)
+        index[data.splits.noisy] = np.arange(self.info.num_noisy)
+        correct = lambda *batch: self._correct(self.fixed, current, *batch)  # noqa: E731
+        return self._map(correct, data.images, rows, data.given_label, index)
 
     def view(self, history: list[dict], note: Callable[[str], None]) -> DatasetView:
         """What a stage's `begin` may see; `history` without test or true-label figures."""
         data = self.dataset
         parts = {"noisy": data.splits.noisy, "trusted": data.splits.trusted}
 
-        def over(split: str, fn: Callable, current: Any) -> Any:
+        def over(split: str, fn: Callable, current: Any, label: np.ndarray | None = None) -> Any:
+            handed = data.given_label.copy()
+            handed[parts[split]] = handed[parts[split]] if label is None else label
             whole = parallel.replicated(self.mesh)
             on_batch = lambda fixed, now, images, given: fn(now, self._normalise(fixed, images), given)  # noqa: E731
             compiled = parallel.compile_step(on_batch, out=whole)
             put = lambda images, given: compiled(self.fixed, current, images, given)  # noqa: E731
-            return self._map(put, data.images, parts[split], data.given_label)
+            return self._map(put, data.images, parts[split], handed)
 
         given, trusted = (data.given_label[parts[split]] for split in ("noisy", "trusted"))
-        return DatasetView(given, trusted, map=over, fetch=parallel.fetch, history=history, note=note)
+        features = None if data.features is None else {name: data.features[rows] for name, rows in parts.items()}
+        return DatasetView(given, trusted, over, parallel.fetch, history, note, features)

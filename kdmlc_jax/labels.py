@@ -11,6 +11,7 @@ from kdmlc_jax.data.splits import check_labels
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.files import atomic_write
 
+TABLE, SOFT = "labels.parquet", "soft_labels.npy"
 COLUMNS = (
     "id",
     "split",
@@ -107,20 +108,25 @@ def _check(
     for name, length in lengths.items():
         if length != len(beliefs):
             raise UserError(f"{name}: {length} entries, expected {len(beliefs)}, the rows of beliefs")
+    _check_simplex("beliefs", beliefs)
+
+
+def _check_simplex(place: str, beliefs: np.ndarray) -> None:
     # NaN fails the comparison, so it is caught here; an infinity fails the sum.
     on_simplex = (beliefs >= 0.0).all(axis=1) & (np.abs(beliefs.sum(axis=1) - 1.0) <= 1e-3)
     if not on_simplex.all():
         row = int(np.flatnonzero(~on_simplex)[0])
         total, low = beliefs[row].sum(), beliefs[row].min()
-        raise UserError(f"beliefs row {row}: sum {total:g}, least {low:g}, expected finite, 0 or more, sum 1 ± 0.001")
+        raise UserError(f"{place} row {row}: sum {total:g}, least {low:g}, expected finite, 0 or more, sum 1 ± 0.001")
 
 
-def write(rows: pa.Table, directory: str | Path) -> tuple[Path, Path]:
-    """Writes labels.csv and labels.parquet, each whole or not at all.
+def write(rows: pa.Table, directory: str | Path, beliefs: np.ndarray | None = None) -> tuple[Path, Path]:
+    """Writes labels.csv and labels.parquet, and soft_labels.npy beside them, each whole or not at all.
 
     Args:
       rows: from `table`.
       directory: an existing directory.
+      beliefs: f32[N, C] of the same rows; None = no soft_labels.npy.
 
     Returns:
       The paths of the CSV and the Parquet file.
@@ -128,11 +134,87 @@ def write(rows: pa.Table, directory: str | Path) -> tuple[Path, Path]:
     Raises:
       UserError: where a file cannot be written.
     """
-    paths = Path(directory) / "labels.csv", Path(directory) / "labels.parquet"
+    paths = Path(directory) / "labels.csv", Path(directory) / TABLE
+    if beliefs is not None:
+        with atomic_write(Path(directory) / SOFT) as file:
+            np.save(file, np.asarray(beliefs, np.float32))
+    else:  # one of another table would be read with this one
+        (Path(directory) / SOFT).unlink(missing_ok=True)
     for path, writer in zip(paths, (csv.write_csv, parquet.write_table), strict=True):
         with atomic_write(path) as file:
             writer(rows, file)
     return paths
+
+
+def read(source: str | Path, ids: np.ndarray, given: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The corrected labels that a run has left, for the noisy images of another.
+
+    Args:
+      source: the run's folder, or the labels.parquet in it. soft_labels.npy is read beside it; without one (a table
+        of one's own) corrected_label is taken as certain. The table needs the columns id, split, given_label,
+        corrected_label only.
+      ids: str[n] or i[n], the noisy images here; each must be among the noisy ones there.
+      given: i32[n], their given labels, which must be those that were corrected there.
+      num_classes: C.
+
+    Returns:
+      corrected_label i32[n], and beliefs f32[n, C], rows on the simplex.
+
+    Raises:
+      UserError: naming the file and the first image that does not fit.
+    """
+    path = Path(source) / TABLE if Path(source).is_dir() else Path(source)
+    columns = ("id", "split", "given_label", "corrected_label")
+    try:
+        there = parquet.read_table(path, columns=list(columns)).to_pydict()
+        values = {name: np.asarray(there[name]) for name in columns}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, expected the folder of a finished run") from None
+    except Exception as error:  # damaged bytes raise nearly anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: cannot be read as a label table ({reason})") from None
+    for name in columns[2:]:
+        check_labels(values[name], num_classes, f"{path} {name}")
+    soft = _soft(path.with_name(SOFT), values["corrected_label"], num_classes)
+    row_of = {name: row for row, name in enumerate(values["id"].tolist()) if values["split"][row] == "noisy"}
+    rows = np.array([row_of.get(name, -1) for name in np.asarray(ids).tolist()])
+    if (rows < 0).any():
+        absent = np.flatnonzero(rows < 0)
+        raise UserError(
+            f"{path}: {len(absent)} of {len(rows)} noisy images are not among the noisy ones there, the first is "
+            f"{ids[absent[0]]}; take that run's splits (data.splits=…/noise.npz) or its seed"
+        )
+    other = np.flatnonzero(values["given_label"][rows] != given)
+    if other.size:
+        there_label, here = values["given_label"][rows[other[0]]], given[other[0]]
+        raise UserError(
+            f"{path}: image {ids[other[0]]} has the given label {there_label} there and {here} here ({other.size} such "
+            "images); expected labels corrected from these"
+        )
+    return values["corrected_label"][rows].astype(np.int32), soft[rows]
+
+
+def _soft(path: Path, corrected: np.ndarray, num_classes: int) -> np.ndarray:
+    """f32[N, C] from the file beside a table, or one-hot where there is none."""
+    if not path.exists():
+        return np.eye(num_classes, dtype=np.float32)[corrected]
+    try:
+        soft = np.array(np.lib.format.open_memmap(path, mode="r"))  # np.load would take an archive, too
+    except Exception as error:  # damaged bytes raise nearly anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: not an array of numbers in .npy format ({reason})") from None
+    if soft.shape != (len(corrected), num_classes) or soft.dtype.kind != "f":
+        want = f"floats of shape ({len(corrected)}, {num_classes}), a row for each of the table"
+        raise UserError(f"{path}: {soft.dtype} of shape {soft.shape}, expected {want}")
+    _check_simplex(str(path), soft.astype(np.float64))
+    other = np.flatnonzero(soft[np.arange(len(corrected)), corrected] < soft.max(axis=1))
+    if other.size:
+        row = other[0]
+        raise UserError(
+            f"{path} row {row}: class {soft[row].argmax()} is believed most, but the table beside it has "
+            f"corrected_label {corrected[row]}; without this file the table's labels are taken as certain"
+        )
+    return soft.astype(np.float32)
 
 
 def detection(

@@ -36,6 +36,29 @@ def distillation(teacher_logits: jax.Array, student_logits: jax.Array, temperatu
     return temperature**2 * jnp.sum(softmax(teacher_logits.astype(jnp.float32) / temperature) * (log_p - log_q), -1)
 
 
+def nt_xent(first: jax.Array, second: jax.Array, temperature: float) -> jax.Array:
+    """SimCLR's loss: -log exp(⟨z_i, z_j⟩/τ) / Σ_{k≠i} exp(⟨z_i, z_k⟩/τ), z_j the other view of z_i's image.
+
+    k runs over both views of all images, those on other devices too: the arrays are global. Rows are scaled to
+    length 1 here (Chen et al. 2020, arXiv 2002.05709, equation 1).
+
+    Args:
+      first: f32[B, D], B > 1.
+      second: f32[B, D], other views of the same images, in the same order.
+      temperature: τ > 0.
+
+    Returns:
+      f32[2B], the first views' losses before the second ones', in nats.
+    """
+    z = jnp.concatenate([first, second]).astype(jnp.float32)
+    z = z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=1, keepdims=True), 1e-12))  # the norm has no slope at 0
+    count = len(first)
+    itself = jnp.eye(2 * count, dtype=bool)
+    log_p = log_softmax(jnp.where(itself, -jnp.inf, z @ z.T / temperature), axis=1)
+    partner = jnp.concatenate([jnp.arange(count, 2 * count), jnp.arange(count)])
+    return -jnp.take_along_axis(log_p, partner[:, None], axis=1)[:, 0]
+
+
 def entropy(probabilities: jax.Array) -> jax.Array:
     """H(p) = -Σ_c p_c log p_c over the last axis, in nats; 0 log 0 = 0."""
     return jnp.sum(jax.scipy.special.entr(probabilities), axis=-1)

@@ -28,10 +28,20 @@ class NetState(train_state.TrainState):
             ema = jax.tree.map(lambda old, now: d * old + (1.0 - d) * now, ema, new)
         return self.replace(step=self.step + 1, params=params, opt_state=opt_state, batch_stats=batch_stats, ema=ema)
 
+    def with_weights(self, params: Any, batch_stats: Any) -> "NetState":
+        """Other weights, averaged ones too, in an otherwise unchanged state: no step is counted."""
+        ema = None if self.ema is None else jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
+        return self.replace(params=params, batch_stats=batch_stats, ema=ema)
+
     def descend(self, gradient: Any, batch_stats: Any, ema_decay: float = 0.0) -> "NetState":
         """One optimiser update from `gradient`, committed."""
         updates, opt_state = self.tx.update(gradient, self.opt_state, self.params)
         return self.commit(optax.apply_updates(self.params, updates), opt_state, batch_stats, ema_decay)
+
+
+def replace_net(tree: Any, old: NetState, new: NetState) -> Any:
+    """`tree` with `new` in the place of `old`, which is told by identity."""
+    return jax.tree.map(lambda node: new if node is old else node, tree, is_leaf=lambda node: node is old)
 
 
 class Bank(struct.PyTreeNode):

@@ -1,4 +1,4 @@
-"""The end of a run: labels corrected and written, the deployed network saved, all figures in one dictionary."""
+"""The end of a run: labels corrected and written, the networks saved, all figures in one dictionary."""
 
 import importlib.metadata
 import pathlib
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> dict:
-    """Corrects the labels, writes the table and the deployed network, and returns the summary."""
+    """Corrects the labels, writes the table and the networks, and returns the summary."""
     data, config, method, history = job.dataset, job.config, job.method, progress["history"]
     rows = np.concatenate(data.splits)
     names = np.repeat(data.splits._fields, [len(part) for part in data.splits])
@@ -25,11 +25,12 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
     beliefs[trusted] = np.eye(job.info.num_classes, dtype=np.float32)[data.given_label[rows[trusted]]]
     examined = {} if method.examine is None else parallel.fetch(method.examine(current))
     found = {} if method.diagnostics is None else parallel.fetch(method.diagnostics(current))
-    table = labels.table(data.ids[rows], names, data.given_label[rows], beliefs, data.class_names, examined)
-    deployed = parallel.fetch(method.networks[method.deployed](current))
+    table = labels.table(data.ids[rows], names, data.reported_label[rows], beliefs, data.class_names, examined)
+    nets = {name: parallel.fetch(net(current)) for name, net in method.networks.items()}
     if parallel.is_main():
-        labels.write(table, workdir)
-        export.save(workdir / method.deployed, deployed, describe(job, method.deployed))
+        labels.write(table, workdir, beliefs)
+        for name, net in nets.items():
+            export.save(workdir / name, net, describe(job, name))
     return {
         "method": config.method.name,
         "options": config.method.to_dict(),
@@ -41,7 +42,7 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
             "kind": config.noise.kind,
             "nominal": config.noise.rate if config.noise.kind in noise.RATED else None,
             "realised": data.rate,
-            "estimated": estimated_rate(method, current, beliefs[names == "noisy"], table),
+            "estimated": estimated_rate(job, current, beliefs[names == "noisy"], table),
         },
         "networks": networks(job, current, history),
         "diagnostics": {name: value.tolist() for name, value in found.items()},
@@ -97,9 +98,11 @@ def networks(job: "Run", current: Any, history: list[dict]) -> dict[str, dict]:
     }
 
 
-def estimated_rate(method: Method, current: Any, beliefs: np.ndarray, table: Any) -> float:
-    """1 - Σ_y π_y T̂[y, y] with the class prior π of the corrected labels; without T̂ the share of labels flagged."""
-    if method.transition is None:
+def estimated_rate(job: "Run", current: Any, beliefs: np.ndarray, table: Any) -> float:
+    """1 - Σ_y π_y T̂[y, y] with the class prior π of the corrected labels; without T̂, or where it is of labels that
+    another run has corrected, the share of labels flagged."""
+    method: Method = job.method
+    if method.transition is None or job.dataset.soft_label is not None:
         return float(np.mean(column(table, "is_label_issue")[column(table, "split") == "noisy"]))
     return float(1.0 - beliefs.mean(axis=0) @ np.diagonal(parallel.fetch(method.transition(current))))
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from kdmlc_jax import config as config_lib
 from kdmlc_jax import files, metrics, parallel, stopping, summarise, writers
-from kdmlc_jax.checkpoint import Checkpoints
+from kdmlc_jax.checkpoint import Checkpoints, saved_steps
 from kdmlc_jax.data import artefact
 from kdmlc_jax.data.artefact import Artefact
 from kdmlc_jax.data.prepare import prepare
@@ -55,9 +55,12 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
         check_same_data(kept, workdir / "noise.npz")
         job = Run(config, dataset)
         carry = job.init()
+        starts: list[str] = []
+        if config.init_from and not saved_steps(workdir / "checkpoints"):
+            carry, starts = job.start_from(carry, pathlib.Path(config.init_from))
 
         parallel.on_main(lock)
-        for note in [note for note in dataset.notes if note.startswith("warning")] + changed:
+        for note in [note for note in dataset.notes if note.startswith("warning")] + changed + starts:
             say(note)
         if job.is_split:
             say(parallel.show_table(job.memory()))
@@ -96,6 +99,7 @@ def check_same_data(new: Artefact, path: pathlib.Path) -> None:
     same = {
         "images or classes": old.images == new.images,
         "given labels": np.array_equal(old.given_labels, new.given_labels),
+        "labels in data.labels": np.array_equal(old.learned_labels, new.learned_labels),
         "splits": all(map(np.array_equal, old.splits, new.splits)),
     }
     for what, equal in same.items():

@@ -426,9 +426,9 @@ def test_human_labels_of_another_name(tmp_path):
     path = write_human(tmp_path / "a.pt", clean_label=truth)
     message = human_error(path, "wrost", truth)
     assert message == (
-        'noise.labels: "wrost" is not one of aggre, random1, random2, random3, worst (did you mean "worst"?)'
+        'noise.human: "wrost" is not one of aggre, random1, random2, random3, worst (did you mean "worst"?)'
     )
-    assert 'noise.labels: "worst" is not one of noisy' in human_error(path, "worst", truth, 100)
+    assert 'noise.human: "worst" is not one of noisy' in human_error(path, "worst", truth, 100)
     assert 'noise.kind: "human" is for CIFAR-10 and CIFAR-100, this set has 7' in human_error(path, "worst", truth, 7)
 
 

@@ -21,9 +21,9 @@ def drawn(labels, kind, rate, num_classes, seed):
     return noise.draw(labels, noise.transition_matrix(kind, rate, num_classes, seed), seed)
 
 
-def config(kind, rate=0.4, exact=False, file="", labels="worst"):
+def config(kind, rate=0.4, exact=False, file="", human="worst"):
     """The part of a config that given_labels reads."""
-    return SimpleNamespace(kind=kind, rate=rate, exact=exact, file=str(file), labels=labels)
+    return SimpleNamespace(kind=kind, rate=rate, exact=exact, file=str(file), human=human)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.4, 1.0])
@@ -242,7 +242,7 @@ def test_given_labels_of_the_other_kinds(tmp_path, monkeypatch):
     np.testing.assert_array_equal(got, np.full(100, 2))
     human = SimpleNamespace(read_human=lambda *arguments: arguments)
     monkeypatch.setitem(sys.modules, "kdmlc_jax.data.human", human)
-    assert noise.given_labels(config("human", file="x", labels="aggre"), truth, None, C, 0) == ("x", "aggre", truth, C)
+    assert noise.given_labels(config("human", file="x", human="aggre"), truth, None, C, 0) == ("x", "aggre", truth, C)
 
 
 def test_given_labels_refuses_fields_that_do_not_fit():

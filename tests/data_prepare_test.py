@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kdmlc_jax import config as config_lib
+from kdmlc_jax import labels
 from kdmlc_jax.data import artefact, pipeline, prepare
 from kdmlc_jax.data.duplicates import Duplicates
 from kdmlc_jax.data.sources import Part, Source
@@ -39,14 +40,19 @@ def source(images=IMAGES, labels=GIVEN, truth=None, test=None, **fields):
     return Source("hand", NAMES, Part(images, labels, truth), held_out, **fields)
 
 
-def made(given, **fields):
-    """What a run makes of a source; `fields` are those of config.data, and whole paths with __ for the dot."""
+def config_of(given, fields):
+    """A config for a source; `fields` are those of config.data, and whole paths with __ for the dot."""
     config = config_lib.base()
     config.noise.kind, config.data.trusted = "none", 0.0 if given.trusted is not None else 6.0
     config.train.batch_size, config.train.trusted_batch_size = 4, 2
     paths = {name.replace("__", ".") if "__" in name else f"data.{name}": value for name, value in fields.items()}
     config.update_from_flattened_dict(paths)
-    return prepare.from_source(config, given)
+    return config
+
+
+def made(given, **fields):
+    """What a run makes of a source; see `config_of`."""
+    return prepare.from_source(config_of(given, fields), given)
 
 
 def error_of(given, **fields):
@@ -252,3 +258,117 @@ def test_features_are_not_augmented(fields):
     assert made(features).images.dtype == np.float32
     message = error_of(features, **fields)
     assert message.startswith("augment") and ("features cannot be" in message or "[0, 0]" in message)
+
+
+@pytest.fixture
+def prepared(monkeypatch):
+    """`made` with what `prepare` adds to the source: other labels, features."""
+
+    def make(given, **fields):
+        monkeypatch.setattr(prepare.sources, "load", lambda data: given)
+        return prepare.prepare(config_of(given, fields))
+
+    return make
+
+
+def corrected(folder, dataset):
+    """The folder of a run on `dataset` that believes each image to be of the class after its given one, at .6."""
+    rows = np.concatenate(dataset.splits)
+    names = np.repeat(dataset.splits._fields, [len(part) for part in dataset.splits])
+    beliefs = np.full((len(rows), 3), 0.2, np.float32)
+    beliefs[np.arange(len(rows)), (dataset.given_label[rows] + 1) % 3] = 0.6
+    labels.write(labels.table(dataset.ids[rows], names, dataset.given_label[rows], beliefs), folder, beliefs)
+    return str(folder)
+
+
+@pytest.mark.parametrize("names", [None, np.array([f"{row:02}.png" for row in range(SIZE)])], ids=["rows", "names"])
+def test_labels_of_another_run_replace_the_noisy_ones(prepared, tmp_path, names):
+    """Protects `data.labels`: only the noisy images learn the other run's labels; what is known to be right stays."""
+    given = Source("hand", NAMES, Part(IMAGES, GIVEN, TRUTH, names))
+    first = prepared(given, validation=5.0)
+    dataset = prepared(given, validation=5.0, labels=corrected(tmp_path, first))
+    noisy = dataset.splits.noisy
+    np.testing.assert_array_equal(dataset.given_label[noisy], (GIVEN[noisy] + 1) % 3)
+    np.testing.assert_array_equal(dataset.soft_label.argmax(axis=1), dataset.given_label[noisy])
+    np.testing.assert_allclose(np.sort(dataset.soft_label), np.tile([0.2, 0.2, 0.6], (len(noisy), 1)), rtol=1e-6)
+    np.testing.assert_array_equal(dataset.given_label[dataset.splits.trusted], TRUTH[dataset.splits.trusted])
+    np.testing.assert_array_equal(dataset.given_label[dataset.splits.validation], GIVEN[dataset.splits.validation])
+    np.testing.assert_array_equal(first.given_label[noisy], GIVEN[noisy])
+
+
+def test_replaced_labels_are_not_reported_as_given(prepared, tmp_path):
+    """Protects the noise that is reported, and noise.npz: labels as people gave them, not as a run has guessed them."""
+    given = source(truth=TRUTH)
+    first = prepared(given)
+    dataset = prepared(given, labels=corrected(tmp_path, first))
+    assert (dataset.given_label != first.given_label).any()
+    np.testing.assert_array_equal(first.reported_label, first.given_label)
+    np.testing.assert_array_equal(dataset.reported_label, first.given_label)
+    np.testing.assert_array_equal(dataset.artefact().given_labels, first.artefact().given_labels)
+    noisy = dataset.splits.noisy
+    assert dataset.rate == dataset.artefact().realised_rate == np.mean(GIVEN[noisy] != TRUTH[noisy])
+    np.testing.assert_array_equal(dataset.matrix, first.matrix)
+    np.testing.assert_array_equal(dataset.carried_label, GIVEN)
+
+
+def test_labels_of_other_splits_are_refused(prepared, tmp_path):
+    """Protects trusted labels: where they would come back as those of noisy images; that run's splits help."""
+    given = source(truth=TRUTH)
+    first, other = prepared(given), prepared(given, trusted=3.0)
+    folder, count = corrected(tmp_path, first), len(np.intersect1d(other.splits.noisy, first.splits.trusted))
+    with pytest.raises(UserError) as caught:
+        prepared(given, trusted=3.0, labels=folder)
+    assert f"{folder}/labels.parquet: {count} of 27 noisy images are not among the noisy ones" in str(caught.value)
+    again = prepared(given, trusted=3.0, labels=folder, splits=saved(tmp_path, first))
+    np.testing.assert_array_equal(again.given_label[again.splits.noisy], (GIVEN[again.splits.noisy] + 1) % 3)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_features_beside_the_images(prepared, tmp_path, kind):
+    """Protects `data.features`: a row for each training image, in their order; the images stay what they were."""
+    features = np.random.default_rng(1).normal(size=(SIZE, 5)).astype(kind)
+    np.save(tmp_path / "features.npy", features)
+    dataset = prepared(source(truth=TRUTH), features=str(tmp_path / "features.npy"))
+    assert dataset.features.dtype == np.float32
+    np.testing.assert_array_equal(dataset.features, features.astype(np.float32))
+    np.testing.assert_array_equal(dataset.images, IMAGES)
+    assert prepared(source(truth=TRUTH)).features is None
+
+
+def with_nan(row, column):
+    features = np.ones((SIZE, 5), np.float32)
+    features[row, column] = np.nan
+    return features
+
+
+@pytest.mark.parametrize(
+    "features, fault",
+    [
+        (np.ones((24, 5)), ": 24 rows, expected 30, one for each training image in their order"),
+        (np.ones((31, 5)), ": 31 rows, expected 30, one for each training image in their order"),
+        (with_nan(7, 3), " row 7: column 3 is nan, expected a finite float32"),
+        (np.full((SIZE, 5), 1e300), " row 0: column 0 is 1e+300, expected a finite float32"),
+        (np.ones((SIZE, 5), np.int64), ": int64 values, expected float16, float32 or float64"),
+        (np.ones((SIZE, 2, 2)), ": shape (30, 2, 2), expected [N, D] with at least one row and one column"),
+        (None, ": no such file"),
+    ],
+    ids=["noisy rows only", "a row too many", "nan", "beyond float32", "integers", "three dimensions", "missing"],
+)
+def test_features_that_do_not_fit_are_refused(prepared, tmp_path, features, fault):
+    """Protects from features of other images and from numbers that would spoil every purified label."""
+    path = tmp_path / "features.npy"
+    if features is not None:
+        np.save(path, features)
+    with pytest.raises(UserError) as caught:
+        prepared(source(truth=TRUTH), features=str(path))
+    assert str(caught.value) == f"{path}{fault}"
+
+
+def test_cut_off_features_are_refused(prepared, tmp_path):
+    """Protects from a copy that was interrupted."""
+    path = tmp_path / "features.npy"
+    np.save(path, np.ones((SIZE, 5), np.float32))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError) as caught:
+        prepared(source(truth=TRUTH), features=str(path))
+    assert str(caught.value).startswith(f"{path}: not an array of numbers in .npy format (")

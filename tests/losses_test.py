@@ -89,3 +89,26 @@ def test_entropy_against_scipy():
     np.testing.assert_allclose(got, special.entr(p).sum(-1), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(got[7:12], 0.0)
     np.testing.assert_allclose(got[-2:], [np.log(5), np.log(2)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
+def test_nt_xent_against_a_loop(temperature):
+    """Protects SimCLR's loss: each view against its partner and all others of both views, itself left out."""
+    first, second = RNG.normal(size=(2, 4, 3))
+    z = np.concatenate([first, second])
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    want = []
+    for i in range(8):
+        others = [z[i] @ z[k] / temperature for k in range(8) if k != i]
+        want.append(special.logsumexp(others) - z[i] @ z[(i + 4) % 8] / temperature)
+    got = losses.nt_xent(f32(first), f32(second), temperature)
+    assert got.shape == (8,) and got.dtype == jnp.float32
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    np.testing.assert_allclose(losses.nt_xent(f32(7.0 * first), f32(second), temperature), want, rtol=1e-5)
+
+
+def test_nt_xent_of_collapsed_features():
+    """Protects training from NaN: equal or zero features give log(2B-1) and a finite gradient."""
+    for rows in (np.ones((4, 3)), np.zeros((4, 3))):
+        loss, gradient = jax.value_and_grad(lambda z: losses.nt_xent(z, z, 0.5).mean())(f32(rows))
+        assert loss == pytest.approx(np.log(7.0), rel=1e-5) and jnp.isfinite(gradient).all()

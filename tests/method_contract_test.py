@@ -18,6 +18,8 @@ from kdmlc_jax.methods.base import DatasetView, Info
 
 VARIANTS = {
     "blind_kd": ["", "variant=release", "rewind=true"],
+    "dmlp": ["ssl_epochs=2,purify_epochs=2", "ssl_epochs=2,then=kdmlc", "ssl_epochs=2,then=blind_kd"],
+    "simclr": ["", "encoders=teacher"],
     "ce": ["train_on=noisy", "train_on=trusted", "train_on=both,ema=0.9"],
     "mlc": ["preset=paper,network=student", "preset=strong", "preset=paper,look_ahead_steps=2,form=skip"],
     "kdmlc": [
@@ -66,6 +68,7 @@ def make_batch(streams, seed):
     if streams.noisy:
         rows = jnp.asarray(rng.permutation(ROWS)[: streams.noisy], jnp.int32)
         batch |= {"image": images(streams.noisy), "label": labels(streams.noisy), "index": rows}
+        batch |= {name: images(streams.noisy) for name in ("view1", "view2") if streams.views}
     for kind in ("trusted", "meta"):
         if count := getattr(streams, kind):
             batch |= {
@@ -77,16 +80,21 @@ def make_batch(streams, seed):
 
 
 def view(results):
-    """The whole set, after epochs with these results."""
+    """The whole set, after epochs with these results: (stage, (state, metrics)) each."""
     rng = np.random.default_rng(9)
     rows = {"noisy": ROWS, "trusted": TRUSTED}
     images = {split: jnp.asarray(rng.normal(size=(count, *SHAPE)), jnp.float32) for split, count in rows.items()}
-    labels = {split: rng.integers(0, CLASSES, count).astype(np.int32) for split, count in rows.items()}
-    history = [{name: float(value) for name, value in metrics.items()} for _, metrics in results]
+    labels = {split: rng.permutation(np.arange(count) % CLASSES).astype(np.int32) for split, count in rows.items()}
+    history = [
+        {"stage": stage.name, **{name: float(value) for name, value in metrics.items()}}
+        for stage, (_, metrics) in results
+    ]
     return DatasetView(
         given_label=labels["noisy"],
         trusted_label=labels["trusted"],
-        map=lambda split, fn, current: jax.device_get(fn(current, images[split], labels[split])),
+        map=lambda split, fn, current, label=None: jax.device_get(
+            fn(current, images[split], labels[split] if label is None else label)
+        ),
         fetch=jax.device_get,
         history=history,
         note=lambda line: None,
@@ -96,7 +104,7 @@ def view(results):
 class Walk(NamedTuple):
     """One pass through all stages of a method, two steps each."""
 
-    name: str
+    title: str
     method: object
     init: object
     steps: list  # compiled, one per stage
@@ -115,7 +123,8 @@ def walk(name, arguments):
     steps, before, after = [], [], []
     for number, stage in enumerate(method.stages):
         if stage.begin is not None:
-            state = stage.begin(state, view([result for results in after for result in results]))
+            pairs = zip(method.stages, after, strict=False)
+            state = stage.begin(state, view([(past, result) for past, results in pairs for result in results]))
         step, results = parallel.compile_step(stage.step), []
         before.append(state)
         for turn in range(2):
@@ -123,7 +132,7 @@ def walk(name, arguments):
             results.append((state, metrics))
         steps.append(step)
         after.append(results)
-    return Walk(name, method, init, steps, before, after)
+    return Walk(f"{name},{arguments}", method, init, steps, before, after)
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(part for part in case if part))
@@ -187,7 +196,7 @@ def test_predict_and_correct(walked):
     images = make_batch(walked.method.stages[0].streams._replace(noisy=5), 3)["image"]
     given = jnp.array([0, 1, 2, 0, 1], jnp.int32)
     logits = jax.jit(walked.method.predict)(state, images)
-    beliefs = jax.jit(walked.method.correct)(state, images, given)
+    beliefs = jax.jit(walked.method.correct)(state, images, given, jnp.array([3, 0, -1, -1, 23]))
     assert logits.shape == beliefs.shape == (5, CLASSES)
     assert logits.dtype == beliefs.dtype == jnp.float32
     assert jnp.isfinite(logits).all() and (beliefs >= 0).all()
@@ -261,14 +270,14 @@ def perturb(state, part):
 
 
 def outside(state, part):
-    """The leaves of `state` that are not in its sub-tree `part`."""
+    """The leaves of `state` that are not in its sub-tree `part`, by name."""
     inside = {id(leaf) for leaf in jax.tree.leaves(part)}
-    return [leaf for leaf in jax.tree.leaves(state) if id(leaf) not in inside]
+    return {name: leaf for name, leaf in named(state).items() if id(leaf) not in inside}
 
 
 def test_student_does_not_touch_its_teacher(walked):
     """Protects one-way guidance: with another student, teacher and corrector after a step are equal to the bit."""
-    if set(walked.method.networks) != {"student", "teacher"} or walked.name in MUTUAL:
+    if set(walked.method.networks) != {"student", "teacher"} or any(name in walked.title for name in MUTUAL):
         pytest.skip("no teacher beside a student, or one that learns from it")
     student = walked.method.networks["student"]
     for number, (stage, step) in enumerate(zip(walked.method.stages, walked.steps, strict=True)):
@@ -278,9 +287,17 @@ def test_student_does_not_touch_its_teacher(walked):
         )
         pair = [jax.tree.leaves(student(state).params) for state in (changed, after)]
         assert all((a != b).any() for a, b in zip(*pair, strict=True))
-        untouched = outside(after, student(after))
+        mine = ("queue", "contrasts['student']")  # what SimCLR keeps beside the network
+        untouched, got = (
+            {
+                name: leaf
+                for name, leaf in outside(state, student(state)).items()
+                if not any(own in name for own in mine)
+            }
+            for state in (after, changed)
+        )
         assert len(untouched) >= len(jax.tree.leaves(walked.method.networks["teacher"](after)))
-        assert_same(outside(changed, student(changed)), untouched)
+        assert_same(got, untouched)
 
 
 def digits(name, arguments, **fields):
@@ -308,7 +325,7 @@ def few_steps(job):
         for feed in job.feeds(stage, STEPS * number, STEPS * number + STEPS):
             carry, metrics = job.call(compiled, carry, feed)
             metrics.pop("stop", None)
-            history.append({name: float(value) for name, value in metrics.items()})
+            history.append({"stage": stage.name, **{name: float(value) for name, value in metrics.items()}})
     beliefs = job.beliefs(carry["method"], np.concatenate(job.dataset.splits))
     return named(parallel.fetch((carry, metrics, beliefs)))
 
@@ -331,6 +348,7 @@ def test_hidden_truth_changes_nothing(name):
 # One demanding variant of each method: random draws, MixUp, averages.
 SPREAD = {
     "blind_kd": "rewind=true",
+    "dmlp": "ssl_epochs=1,purify_epochs=2",
     "ce": "train_on=both,ema=0.9",
     "mlc": "preset=paper",
     "kdmlc": "preset=strong,kd_weight=0.5,mixup=1,warm_up=0,ramp=0",

@@ -1,5 +1,7 @@
 """Networks: sizes counted by hand, shapes, batch statistics, and the forms of the label corrector."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,6 +138,18 @@ def test_imagenet_strides():
     deep = layer_shapes("imagenet_resnet50", (224, 224, 3))
     assert deep[1:5] == [(56, 56, 64), (56, 56, 64), (56, 56, 256), (56, 56, 256)]
     assert deep[11:15] == [(56, 56, 128), (28, 28, 128), (28, 28, 512), (28, 28, 512)]
+
+
+@pytest.mark.parametrize("name", ["cnn2", "mlp4", "resnet8", "preact_resnet18", "imagenet_resnet18"])
+def test_the_last_layer_maps_features_to_logits(name):
+    """Protects the linear probe and a start with other classes: the layer that `head_of` names is the classifier."""
+    module, images = nets.build(name, 3), jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    variables = jax.jit(partial(module.init, train=False))(jax.random.key(1), images)
+    output = jax.jit(partial(module.apply, train=False))(variables, images)
+    layer = variables["params"][nets.head_of(variables["params"])]
+    np.testing.assert_allclose(
+        output.features @ layer["kernel"] + layer["bias"][None], output.logits, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["cnn2", "mlp5", "resnet8"])

@@ -190,7 +190,7 @@ def remembering(config, info):
         init=lambda key, images: Remembering(plain.init(key, images), state.Bank(jnp.zeros((200, info.num_classes)))),
         stages=(stage._replace(step=step),),
         predict=lambda current, images: plain.predict(current.net, images),
-        correct=lambda current, images, given: plain.correct(current.net, images, given),
+        correct=lambda current, images, given, index: plain.correct(current.net, images, given, index),
         networks={"student": lambda current: current.net},
     )
 

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from kdmlc_jax import parallel, train
-from kdmlc_jax.data import augment, pipeline
+from kdmlc_jax.data import augment, augment_ssl, pipeline
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.methods.base import Stage, Streams
 
@@ -19,6 +19,7 @@ KEYS = {
     "trusted": {"trusted_image", "trusted_label", "trusted_given"},
     "meta": {"meta_image", "meta_label", "meta_given"},
 }
+VIEWS = {"view_area": 0.2, "view_blur": False}
 PLAIN = SimpleNamespace(pad=0, flip=False, cutout=0, meta="weak")
 
 
@@ -169,15 +170,17 @@ def test_every_step_has_a_key_of_its_own(dataset):
         np.testing.assert_array_equal(first["key"], second["key"])
 
 
-@pytest.mark.parametrize("streams", [Streams(8), Streams(0, 6), Streams(8, 6, 4), Streams(0, 0, 4)])
+@pytest.mark.parametrize(
+    "streams", [Streams(8), Streams(0, 6), Streams(8, 6, 4), Streams(0, 0, 4), Streams(8, views=True)]
+)
 def test_stream_gives_the_resident_batches(dataset, streams):
     """Protects the choice of pipeline: same seed, same batches to the bit, augmented, across the end of an epoch."""
-    how = SimpleNamespace(pad=1, flip=True, cutout=2, meta="weak")
+    how = SimpleNamespace(pad=1, flip=True, cutout=2, meta="weak", **VIEWS)
     resident, stream = (made(dataset, 3, tiny.STEPS) for made in (pipeline.Resident, pipeline.Stream))
     compiled = {
         made: jax.jit(
             lambda fixed, feed, position, made=made: pipeline.make_batch(
-                made.rows(fixed, feed, position), fixed, jax.random.key(1), how
+                made.rows(fixed, feed, position), fixed, jax.random.key(1), how, streams.views
             )
         )
         for made in (resident, stream)
@@ -258,3 +261,29 @@ def test_resident_steps_send_nothing_to_the_device(dataset):
         with pytest.raises(Exception, match=r"[Dd]isallowed"):
             compiled(carry, job.fixed, {name: np.asarray(rows) for name, rows in feed.items()}, job.key)
     assert np.isfinite(out["loss"])
+
+
+def test_views_are_two_augmentations_of_the_noisy_images(dataset):
+    """Protects SimCLR's input: normalised after the colour change, two different draws, and the images beside them."""
+    made, how = pipeline.Resident(dataset, 0, tiny.STEPS), SimpleNamespace(pad=0, flip=False, cutout=0, **VIEWS)
+    feed = next(made.feeds(Streams(8, 6), 0, 1))
+    key, rows = jax.random.key(3), made.rows(made.fixed, feed, 0)
+    batch = pipeline.make_batch(rows, made.fixed, key, how, views=True)
+    for number in (1, 2):
+        drawn = augment_ssl.simclr(jax.random.fold_in(key, 100 + number), rows["image"] / 255.0, flip=False)
+        want = (drawn - made.fixed["mean"][0]) / made.fixed["std"][0]
+        np.testing.assert_allclose(batch[f"view{number}"], want, rtol=1e-4, atol=1e-5)
+    assert (batch["view1"] != batch["view2"]).any()
+    without = pipeline.make_batch(rows, made.fixed, key, how)
+    assert set(batch) - set(without) == {"view1", "view2"}
+    for name in without:
+        np.testing.assert_array_equal(batch[name], without[name])
+
+
+@pytest.mark.parametrize("kind", [pipeline.Resident, pipeline.Stream])
+def test_soft_labels_follow_their_images(dataset, kind):
+    """Protects labels of another run: each image comes with its own row, and only noisy images have one."""
+    soft = np.random.default_rng(0).dirichlet(np.ones(10), 200).astype(np.float32)
+    batch, _ = batch_of(kind(dataset._replace(soft_label=soft), 0, tiny.STEPS), Streams(8, 6), 3, PLAIN)
+    assert set(batch) == KEYS["noisy"] | KEYS["trusted"] | {"soft_label"}
+    np.testing.assert_array_equal(batch["soft_label"], soft[batch["index"]])

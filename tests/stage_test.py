@@ -48,7 +48,7 @@ def make(config, info):
             Stage("long", 2, train_stage.streams, step, begin=begin),
         ),
         predict=lambda state, images: plain.predict(state.net, images),
-        correct=lambda state, images, given: plain.correct(state.net, images, given),
+        correct=lambda state, images, given, index: plain.correct(state.net, images, given, index),
         networks={"student": lambda state: state.net},
     )
 

@@ -101,3 +101,26 @@ def test_train_forward_leaves_the_state(make):
     )
     want = 0.9 * net.batch_stats["BatchNorm_0"]["mean"] + 0.1 * hidden.mean((0, 1, 2))
     np.testing.assert_allclose(moved["BatchNorm_0"]["mean"], want, rtol=1e-4, atol=1e-6)
+
+
+def test_other_weights(make):
+    """Protects a start from other weights: the average begins with them in its own buffers, no step is counted."""
+    net = make(0.5)
+    params, statistics = filled(net.params, 2.0), filled(net.batch_stats, 3.0)
+    new = net.with_weights(params, statistics)
+    assert_same((new.params, new.batch_stats), (params, statistics))
+    assert_same(new.ema, {"params": params, "batch_stats": statistics})
+    assert int(new.step) == 0
+    assert_same(new.opt_state, net.opt_state)
+    for average, live in zip(jax.tree.leaves(new.ema["params"]), jax.tree.leaves(params), strict=True):
+        assert average.unsafe_buffer_pointer() != live.unsafe_buffer_pointer()
+    assert make().with_weights(params, statistics).ema is None
+
+
+def test_one_network_is_replaced(make):
+    """Protects the rest of a state: the network meant is told by identity, its equal twin stays."""
+    one, twin = make(), make()
+    new = one.with_weights(filled(one.params, 2.0), one.batch_stats)
+    got = state.replace_net({"a": (one, jnp.zeros(2)), "b": [twin]}, one, new)
+    assert got["a"][0] is new
+    assert_same(got["b"][0].params, twin.params)

@@ -17,8 +17,14 @@ from kdmlc_jax.data.augment_color import color_jitter, random_grey, sometimes
 _ATTEMPTS = 10
 
 
-def simclr(key: jax.Array, images: jax.Array, blur: bool = False) -> jax.Array:
-    """Crop of .2 to 1 of the area, flip, colour jitter .4/.4/.4/.1 (p = .8), grey (p = .2), and blur (p = .5).
+def simclr(
+    key: jax.Array,
+    images: jax.Array,
+    blur: bool = False,
+    flip: bool = True,
+    scale: tuple[float, float] = (0.2, 1.0),
+) -> jax.Array:
+    """Crop of `scale` of the area, flip, colour jitter .4/.4/.4/.1 (p = .8), grey (p = .2), and blur (p = .5).
 
     The numbers are those of SupContrast's SimCLR for CIFAR (Khosla et al. 2020, arXiv 2004.11362), which has no blur;
     with `blur` the kernel is a tenth of the shorter side, as in SimCLR. Each step has its own key.
@@ -27,6 +33,8 @@ def simclr(key: jax.Array, images: jax.Array, blur: bool = False) -> jax.Array:
       key: typed key.
       images: f32[B, H, W, K] in 0..1, K = 1 or 3.
       blur: static.
+      flip: static; False where a mirrored image means something else, as a digit does.
+      scale: least and greatest share of the area.
 
     Returns:
       f32[B, H, W, K] in 0..1.
@@ -35,7 +43,8 @@ def simclr(key: jax.Array, images: jax.Array, blur: bool = False) -> jax.Array:
       ValueError: for another number of channels, at trace time.
     """
     crop_key, flip_key, jitter_key, grey_key, blur_key = jax.random.split(key, 5)
-    images = random_flip(flip_key, random_resized_crop(crop_key, images))
+    images = random_resized_crop(crop_key, images, scale)
+    images = random_flip(flip_key, images) if flip else images
     images = random_grey(grey_key, color_jitter(jitter_key, images))
     size = max(3, min(images.shape[1:3]) // 10 | 1)
     return gaussian_blur(blur_key, images, size) if blur else images

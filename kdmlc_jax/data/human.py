@@ -9,7 +9,7 @@ from kdmlc_jax.data.restricted import entry, integers, read_torch
 from kdmlc_jax.data.sources.base import checked_labels
 from kdmlc_jax.errors import UserError, choose
 
-# number of classes -> (file below KDMLC_DATA, {noise.labels: key in the file})
+# number of classes -> (file below KDMLC_DATA, {noise.human: key in the file})
 PUBLISHED = {
     10: (
         "cifar-10n/CIFAR-10_human.pt",
@@ -45,7 +45,7 @@ def read_human(path: str, labels: str, truth: np.ndarray, num_classes: int) -> n
     if num_classes not in PUBLISHED:
         raise UserError(f'noise.kind: "human" is for CIFAR-10 and CIFAR-100, this set has {num_classes} classes')
     name, keys = PUBLISHED[num_classes]
-    choose("noise.labels", labels, tuple(keys))
+    choose("noise.human", labels, tuple(keys))
     file = _file(path, name)
     content = read_torch(file)
     clean = _column(content, "clean_label", file, truth, num_classes)

@@ -62,7 +62,7 @@ def given_labels(
     if kind == "human":
         from kdmlc_jax.data.human import read_human
 
-        return read_human(noise_config.file, noise_config.labels, truth, num_classes)
+        return read_human(noise_config.file, noise_config.human, truth, num_classes)
     if kind == "matrix":
         return draw(truth, read_matrix(path, num_classes), seed, noise_config.exact)
     return draw(

@@ -12,9 +12,10 @@ from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from kdmlc_jax.data import augment
+from kdmlc_jax.data import augment, augment_ssl
 from kdmlc_jax.data.prepare import Dataset
 from kdmlc_jax.methods.base import Batch, Streams
 
@@ -78,7 +79,10 @@ def select(dataset: Dataset, kind: str, rows: np.ndarray) -> dict[str, np.ndarra
     """
     at = (dataset.splits.noisy if kind == "noisy" else dataset.splits.trusted)[rows]
     third = rows.astype(np.int32) if kind == "noisy" else dataset.trusted_given[at]
-    return dict(zip(NAMES[kind], (dataset.images[at], dataset.given_label[at], third), strict=True))
+    made = dict(zip(NAMES[kind], (dataset.images[at], dataset.given_label[at], third), strict=True))
+    if kind == "noisy" and dataset.soft_label is not None:
+        made["soft_label"] = dataset.soft_label[rows]
+    return made
 
 
 def images_of(dataset: Dataset, seed: int, steps: int, streams: Streams, step: int) -> dict[str, list]:
@@ -115,6 +119,8 @@ class Resident:
         for kind, order in feed.items():
             held = NAMES["noisy" if kind == "noisy" else "trusted"]
             made |= {name: fixed[of][order[position]] for name, of in zip(NAMES[kind], held, strict=True)}
+            if kind == "noisy" and "soft_label" in fixed:
+                made["soft_label"] = fixed["soft_label"][order[position]]
         return made
 
 
@@ -191,16 +197,22 @@ def epoch_order(seed: int, epoch: int, steps: int, streams: Streams, noisy: int,
     return order
 
 
-def make_batch(rows: dict[str, jax.Array], fixed: Any, key: jax.Array, how: Any) -> Batch:
+def make_batch(rows: dict[str, jax.Array], fixed: Any, key: jax.Array, how: Any, views: bool = False) -> Batch:
     """The normalised and augmented batch of one step, inside jit.
 
     Args:
       rows: from `Pipeline.rows`.
       fixed: holds `mean` and `std`.
       key: this step's random key.
-      how: config fields pad, flip, cutout, and meta: what the meta images get, none | weak (no Cutout) | all.
+      how: config fields pad, flip, cutout, and meta: what the meta images get, none | weak (no Cutout) | all; for
+        views flip, view_area and view_blur.
+      views: also two views of the noisy images (`Streams.views`); u8 only.
     """
     batch = dict(rows)
+    for number in (1, 2) if views else ():
+        drawn, pixels = jax.random.fold_in(key, 100 + number), rows["image"].astype(jnp.float32) / 255.0
+        seen = augment_ssl.simclr(drawn, pixels, how.view_blur, how.flip, (how.view_area, 1.0))
+        batch[f"view{number}"] = augment.normalise(seen, fixed["mean"], fixed["std"])
     for number, name in enumerate(name for name in ("image", "trusted_image", "meta_image") if name in rows):
         pixels = augment.normalise(rows[name], fixed["mean"], fixed["std"])
         cutout = 0 if name == "meta_image" and how.meta != "all" else how.cutout

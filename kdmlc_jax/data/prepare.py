@@ -1,12 +1,15 @@
 """From a config to the data of one run: source → noise → splits."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from kdmlc_jax import labels as label_table
 from kdmlc_jax.data import artefact, duplicates, noise, sources, splits
 from kdmlc_jax.data.duplicates import Duplicates
 from kdmlc_jax.data.sources import Images, Part, Source
+from kdmlc_jax.data.sources.features import read_features
 from kdmlc_jax.errors import UserError, choose
 
 # Noise that is drawn from known labels; the others take labels as they come.
@@ -32,11 +35,20 @@ class Dataset(NamedTuple):
     skipped: tuple[tuple[str, str], ...] = ()  # (name, reason) of unreadable images
     notes: tuple[str, ...] = ()  # what a person should know, a line each
     duplicates: Duplicates | None = None  # None where they were not looked for
+    soft_label: np.ndarray | None = None  # f32[noisy, C] where `data.labels` has replaced the noisy images' labels
+    first_label: np.ndarray | None = None  # i32[N], given_label before that
+    features: np.ndarray | None = None  # f32[N, D] of `data.features`
+
+    @property
+    def reported_label(self) -> np.ndarray:
+        """i32[N], the labels that a person knows as given: those before `data.labels` replaced any."""
+        return self.given_label if self.first_label is None else self.first_label
 
     def artefact(self) -> artefact.Artefact:
         """What a run keeps of its data."""
         images = artefact.fingerprint(self.ids, self.class_names)
-        return artefact.Artefact(self.splits, self.given_label, self.rate, self.matrix, self.carried_label, images)
+        labels = self.reported_label, self.given_label
+        return artefact.Artefact(self.splits, labels[0], self.rate, self.matrix, self.carried_label, images, labels[1])
 
 
 def prepare(config: Any) -> Dataset:
@@ -45,7 +57,20 @@ def prepare(config: Any) -> Dataset:
     Raises:
       UserError: for bad files, counts, rates or names, and for a batch larger than its split.
     """
-    return from_source(config, sources.load(config.data))
+    dataset = from_source(config, sources.load(config.data))
+    if config.data.features:
+        path = Path(config.data.features)
+        dataset = dataset._replace(features=read_features(path, len(dataset.images)))
+    return relabelled(dataset, config.data.labels) if config.data.labels else dataset
+
+
+def relabelled(dataset: Dataset, folder: str) -> Dataset:
+    """`dataset` with the noisy images' labels as the run in `folder` has corrected them; see `labels.read`."""
+    rows = dataset.splits.noisy
+    corrected, soft = label_table.read(folder, dataset.ids[rows], dataset.given_label[rows], len(dataset.class_names))
+    given = dataset.given_label.copy()
+    given[rows] = corrected
+    return dataset._replace(given_label=given, first_label=dataset.given_label, soft_label=soft)
 
 
 def from_source(config: Any, source: Source) -> Dataset:

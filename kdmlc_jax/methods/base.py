@@ -23,13 +23,17 @@ class Info(NamedTuple):
     steps_per_epoch: int
     num_noisy: int
     num_trusted: int
+    untrusted: tuple[str, ...] = ()  # names of the classes without a trusted image
+    num_features: int = 0  # columns of `DatasetView.features`, 0 = none were given
 
 
 class Streams(NamedTuple):
     """Images per step of each kind; 0 leaves the kind's arrays out of the batch.
 
     Every batch has `epoch` i32[], from 0, which goes on where a step is undone (`train.on_nonfinite`).
-    noisy: `image` f32[B, H, W, K], `label` i32[B] (the given label), `index` i32[B].
+    noisy: `image` f32[B, H, W, K], `label` i32[B] (the given label), `index` i32[B]; `soft_label` f32[B, C] where the
+      labels are those of another run (`data.labels`), `label` being their largest entry.
+    views: also `view1` and `view2` f32[B, H, W, K], two augmentations of the noisy images as SimCLR makes them.
     trusted: `trusted_image`, `trusted_label`, `trusted_given`.
     meta: `meta_image`, `meta_label`, `meta_given`: trusted images disjoint from this step's `trusted_image`, without
       Cutout. `*_given` is the label a trusted image carried before it was checked, -1 where that is not known.
@@ -38,6 +42,7 @@ class Streams(NamedTuple):
     noisy: int = 0
     trusted: int = 0
     meta: int = 0
+    views: bool = False
 
 
 class DatasetView(NamedTuple):
@@ -45,12 +50,13 @@ class DatasetView(NamedTuple):
 
     given_label: np.ndarray  # i32[N]
     trusted_label: np.ndarray  # i32[M]
-    # ("noisy" | "trusted", fn, current) -> host rows of all images of that split, in its order, from batches of
-    # fn(current, images f32[B, H, W, K] un-augmented, label i32[B]) -> pytree of rows
-    map: Callable[[str, Callable[[Any, jax.Array, jax.Array], Any], Any], Any]
+    # ("noisy" | "trusted", fn, current, label = the given ones) -> host rows of all images of that split, in its order,
+    # from batches of fn(current, images f32[B, H, W, K] un-augmented, label i32[B]) -> pytree of rows
+    map: Callable[..., Any]
     fetch: Callable[[Any], Any]  # host copies of a pytree of arrays of the state, wherever they lie
     history: list[dict]  # the epochs so far, without test or true-label figures
     note: Callable[[str], None]  # a line for the person, which `summary.json` keeps
+    features: dict[str, np.ndarray] | None = None  # {"noisy" | "trusted": f32[rows, D]} of `data.features`, if given
 
 
 class Stage(NamedTuple):
@@ -70,7 +76,8 @@ class Method(NamedTuple):
     init: Callable[[jax.Array, jax.Array], State]  # key, example images f32[B, H, W, K]
     stages: tuple[Stage, ...]
     predict: Callable[[State, jax.Array], jax.Array]  # images -> logits f32[B, C]: the deployed network, or `ensemble`
-    correct: Callable[[State, jax.Array, jax.Array], jax.Array]  # images, given labels i32[B] -> beliefs f32[B, C]
+    # images, given labels i32[B], index i32[B] (rows of the noisy split, -1 for other images) -> beliefs f32[B, C]
+    correct: Callable[[State, jax.Array, jax.Array, jax.Array], jax.Array]
     networks: Mapping[str, Callable[[State], Any]]  # "student" | "teacher" -> its NetState in a state
     deployed: str  # which of `networks` is the one a user deploys
     transition: Callable[[State], jax.Array] | None = None  # estimated T̂ f32[C, C], rows true, columns given

@@ -242,7 +242,7 @@ def make(config: Any, info: Info) -> Method:
         teacher, student = (state.evaluate(net, images).logits for net in (current.teacher, current.student))
         return log_agreement(teacher, student)
 
-    def correct(current: State, images: jax.Array, given_label: jax.Array) -> jax.Array:
+    def correct(current: State, images: jax.Array, given_label: jax.Array, index: jax.Array) -> jax.Array:
         return softmax(predict(current, images))
 
     def examine(current: State) -> dict[str, jax.Array]:

@@ -15,6 +15,9 @@ from kdmlc_jax.errors import choose, in_range
 from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams
 from kdmlc_jax.state import NetState
 
+# Images and their labels in a batch.
+PAIRS = {"image": "label", "trusted_image": "trusted_label"}
+
 
 def default_config(preset: str = "") -> ConfigDict:
     """train_on: noisy | trusted | both; network: whose architecture, teacher | student; ema: decay, 0 = off."""
@@ -39,11 +42,12 @@ def make(config: Any, info: Info) -> Method:
         return state.create(key, module, tx, images, options.ema)
 
     def step(net: NetState, batch: Batch, key: jax.Array) -> tuple[NetState, Metrics]:
-        parts = [
-            (batch[i], batch[t]) for i, t in (("image", "label"), ("trusted_image", "trusted_label")) if i in batch
-        ]
-        images, labels = (jnp.concatenate(column) for column in zip(*parts, strict=True))
-        target = jax.nn.one_hot(labels, info.num_classes)
+        there = {image: label for image, label in PAIRS.items() if image in batch}
+        soft = {label: jax.nn.one_hot(batch[label], info.num_classes) for label in there.values()}
+        if "soft_label" in batch:
+            soft["label"] = batch["soft_label"]
+        parts = [(batch[image], soft[label]) for image, label in there.items()]
+        images, target = (jnp.concatenate(column) for column in zip(*parts, strict=True))
 
         def loss_fn(params: Any) -> tuple[jax.Array, Any]:
             output, batch_stats = state.train_forward(net, params, images)
@@ -55,7 +59,7 @@ def make(config: Any, info: Info) -> Method:
     def predict(net: NetState, images: jax.Array) -> jax.Array:
         return state.evaluate(net, images).logits
 
-    def correct(net: NetState, images: jax.Array, given_label: jax.Array) -> jax.Array:
+    def correct(net: NetState, images: jax.Array, given_label: jax.Array, index: jax.Array) -> jax.Array:
         return jax.nn.softmax(predict(net, images))
 
     stages = (Stage("train", config.train.epochs, streams, step),)

@@ -104,7 +104,7 @@ def make(config: Any, info: Info) -> Method:
     def predict(current: State, images: jax.Array) -> jax.Array:
         return state.evaluate(current.student, images).logits
 
-    def correct(current: State, images: jax.Array, given_label: jax.Array) -> jax.Array:
+    def correct(current: State, images: jax.Array, given_label: jax.Array, index: jax.Array) -> jax.Array:
         return teacher.correct(current.teacher, images, given_label)
 
     return Method(

@@ -42,7 +42,7 @@ def make(config: Any, info: Info) -> Method:
         init=teacher.init,
         stages=stages(config, step),
         predict=predict,
-        correct=teacher.correct,
+        correct=lambda current, images, given_label, index: teacher.correct(current, images, given_label),
         networks={network: lambda current: current.net},
         deployed=network,
         transition=lambda current: transition_matrix(current.joint),

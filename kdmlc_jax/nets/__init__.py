@@ -1,7 +1,7 @@
 """Networks by name. Every image network maps f32[B, H, W, K] to logits f32[B, C] and pooled features f32[B, D]."""
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from flax import linen as nn
@@ -14,6 +14,13 @@ class Output(NamedTuple):
 
     logits: jax.Array
     features: jax.Array
+
+
+def head_of(params: Any) -> str:
+    """The name of the last layer, nn.Dense from features to logits, in which every network here ends."""
+    return max(
+        (name for name in params if name.startswith("Dense_")), key=lambda name: int(name.removeprefix("Dense_"))
+    )
 
 
 IMAGENET = {

@@ -67,6 +67,14 @@ def _features(path: Path) -> np.ndarray:
     return features[:, None, None, :]
 
 
+def read_features(path: Path, rows: int) -> np.ndarray:
+    """f32[rows, D], finite, from a .npy file f[rows, D]; raises UserError naming the file."""
+    features = _features(path)[:, 0, 0]
+    if len(features) != rows:
+        raise UserError(f"{path}: {len(features)} rows, expected {rows}, one for each training image in their order")
+    return features
+
+
 def _test_features(path: Path, columns: int) -> np.ndarray | None:
     """f32[M, 1, 1, D], or None where neither test file is there."""
     if not ((path / "test_features.npy").exists() or (path / "test_labels.npy").exists()):
