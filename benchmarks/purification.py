@@ -3,12 +3,12 @@
     python benchmarks/purification.py --config configs/fashion_mnist.py:noise=uniform,rate=0.8 … \\
         --ssl 'runs/simclr/fashion/seed{seed}' --seeds 0,1,2 --workdir runs/purification
 
-The features are pixels (`pixels`), their first principal components (`pca`, with 95 % of the variance, 100 at most), and
-those of the networks that a run of `method=simclr` on the same data and seed has left in `--ssl`, side by side or as two
-views. Labels: as given; by a linear probe, scikit-learn's cross-validated logistic regression on the trusted images;
-purified without the given labels as evidence, with them, and by the release's form. The share of the noisy images'
-labels that are right, and for the probe also the test accuracy. Writes purification.json and purification.md into the
-workdir.
+The features are pixels (`pixels`), their first principal components (`pca`: 95 % of the variance, 100 at most), and
+those of the networks that a run of `method=simclr` on the same data and seed has left in `--ssl`, side by side or as
+two views. Labels: as given; by a linear probe, scikit-learn's cross-validated logistic regression on the trusted
+images; purified without the given labels as evidence, with them, and by the release's form. The figures are the share
+of the noisy images' labels that are right, and for the probe the test accuracy, too. Writes purification.json and
+purification.md.
 """
 
 import argparse
@@ -17,7 +17,8 @@ import time
 
 import numpy as np
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegressionCV
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -79,8 +80,8 @@ def measure(dataset: Dataset, views: list[Rows], seed: int) -> dict[str, float]:
         )
     )
     joined = {name: np.concatenate([rows[name] for rows in views], axis=1) for name in views[0]}
-    chosen = LogisticRegressionCV(Cs=[0.001, 0.01, 0.1, 1.0], cv=3, max_iter=2000)
-    probe = make_pipeline(StandardScaler(), chosen).fit(joined["trusted"], known)
+    plain = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    probe = GridSearchCV(plain, {"logisticregression__C": [0.001, 0.01, 0.1, 1.0]}, cv=3).fit(joined["trusted"], known)
     second = (
         {} if len(views) < 2 else {"second_features": views[1]["noisy"], "second_trusted_features": views[1]["trusted"]}
     )

@@ -7,10 +7,11 @@ ResNet-32 teacher (464 k weights) and ResNet-20 student (270 k), SGD .1, momentu
 120 epochs with steps at 80 and 100 (MLC, arXiv 1911.03809, its release), 1 000 trusted images, reflect-pad crop and
 flip; `cutout=16` is KDMLC's (doi 10.7544/issn1000-1239.202330382). `method=blind_kd` has the recipe of its authors
 (arXiv 2211.11355, its release): two PreAct-ResNet-18, no trusted images, SGD .02, batch 128, 300 epochs with a step at
-150. Made for a GPU: accuracy and time there have not been measured yet. On two CPU cores one bi-level step takes
-seconds; `quick` takes minutes: cnn24 and cnn12, 10 000 noisy images, 10 epochs, cosine schedule; for `blind_kd` two
-cnn24 and 20 epochs. `data.dir` is the downloaded archive, binary or Python version, or the folder it unpacks to; ''
-looks below $KDMLC_DATA.
+150; `method=simclr` that of SupContrast's SimCLR (SGD .5, batch 1024, 1 000 epochs, weight decay 1e-4); `method=dmlp`
+has 200 epochs of SimCLR, at batch 100, before its 120. Made for a GPU: accuracy and time there have not been measured
+yet. On two CPU cores one bi-level step takes seconds; `quick` takes minutes: cnn24 and cnn12, 10 000 noisy images, 10
+epochs, cosine schedule; for `simclr` 20 epochs, for `blind_kd` two cnn24 and 20 epochs. `data.dir` is the downloaded
+archive, binary or Python version, or the folder it unpacks to; '' looks below $KDMLC_DATA.
 
 Arguments: those of `kdmlc_jax.config.SHORT`, options of the method, and `quick`.
 """
@@ -39,8 +40,16 @@ def get_config(arguments: dict[str, str]) -> ConfigDict:
         config.teacher.net = config.student.net = "preact_resnet18"
         config.optim.lr, config.optim.milestones = 0.02, (0.5,)
         config.train.epochs, config.train.batch_size = 300, 128
+    ssl = arguments.get("method") == "simclr"
+    if ssl:
+        config.optim.schedule = "cosine"
+        config.optim.lr, config.optim.warm_up, config.optim.weight_decay = 0.5, 0.01, 1e-4
+        config.train.epochs, config.train.batch_size = 1000, 1024
+    if arguments.get("method") == "dmlp" and "quick" not in arguments:
+        arguments = {"ssl_epochs": "200", **arguments}
     if arguments.pop("quick", None):
+        config.optim.warm_up, config.optim.weight_decay = 0.0, 5e-4
         config.teacher.net, config.student.net = "cnn24", "cnn24" if alone else "cnn12"
-        config.data.noisy, config.train.epochs = 10_000, 20 if alone else 10
+        config.data.noisy, config.train.epochs = 10_000, 20 if alone or ssl else 10
         config.train.batch_size, config.optim.lr, config.optim.schedule = 100, 0.1, "cosine"
     return config_lib.resolve(config, arguments)

@@ -196,7 +196,10 @@ def check_same_data(cells: list[tuple[ConfigDict, str]]) -> None:
 
 
 def run_with_baselines(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Trains `config` in `workdir` and its baselines below it, and prints what a newcomer wants to know."""
+    """Trains `config` in `workdir` and its baselines below it, and prints what a newcomer wants to know.
+
+    A baseline starts from random weights and learns from the labels first given, whatever `config` does.
+    """
     from kdmlc_jax import parallel
 
     cells = [(config, workdir, config.method.name)]
@@ -205,6 +208,8 @@ def run_with_baselines(config: ConfigDict, workdir: pathlib.Path) -> None:
             baseline = config.copy_and_resolve_references()
             config_lib.resolve(baseline, config_lib.parse_arguments(words))
             baseline.baselines = ()
+            # Plain: from random weights, on the labels first given.
+            baseline.init_from = baseline.data.labels = baseline.data.features = ""
             cells.append((baseline, workdir / "baselines" / slug(short(words)), label))
     summaries: list[dict] = []
     left_out: dict[str, NoTrustedError] = {}

@@ -46,7 +46,7 @@ def config(arguments=""):
 @pytest.fixture(scope="module")
 def begun():
     """The method on given features, after its labels were purified."""
-    method, notes = methods.get("dmlp").make(config(), INFO._replace(num_features=CLASSES)), []
+    method, notes = methods.get("dmlp").make(config("train_on=noisy"), INFO._replace(num_features=CLASSES)), []
     state = method.stages[0].begin(method.init(jax.random.key(0), jnp.zeros((2, *SHAPE))), view(notes=notes))
     return method, state, notes
 

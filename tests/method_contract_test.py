@@ -18,7 +18,7 @@ from kdmlc_jax.methods.base import DatasetView, Info
 
 VARIANTS = {
     "blind_kd": ["", "variant=release", "rewind=true"],
-    "dmlp": ["ssl_epochs=2,purify_epochs=2", "ssl_epochs=2,then=kdmlc", "ssl_epochs=2,then=blind_kd"],
+    "dmlp": ["ssl_epochs=2,purify_epochs=2", "ssl_epochs=2,then=blind_kd"],
     "simclr": ["", "encoders=teacher"],
     "ce": ["train_on=noisy", "train_on=trusted", "train_on=both,ema=0.9"],
     "mlc": ["preset=paper,network=student", "preset=strong", "preset=paper,look_ahead_steps=2,form=skip"],

@@ -30,8 +30,13 @@ SETTINGS = {
     "stream, two steps a call": {"data.pipeline": "stream", "train.steps_per_call": 2},
     "skip": {"train.on_nonfinite": "skip"},
     "blind_kd": {},
+    "dmlp": {},
 }
-METHODS = {"two stages": "", "blind_kd": "method=blind_kd,trusted=0,epochs=5,longest_blind=0.6"}
+METHODS = {
+    "two stages": "",
+    "blind_kd": "method=blind_kd,trusted=0,epochs=5,longest_blind=0.6",
+    "dmlp": "method=dmlp,ssl_epochs=1,purify_epochs=2,epochs=2",
+}
 
 
 def leaves(workdir, config):
@@ -76,6 +81,7 @@ def stop_at(patch, *steps):
 CUTS = [("two stages", 5), ("two stages", 7), *(("resident", step) for step in (1, 4, 5, 6, 13, 14))]
 CUTS += [("stream", 7), ("two steps a call", 7), ("stream, two steps a call", 12), ("skip", 8)]
 CUTS += [("blind_kd", 7), ("blind_kd", 15), ("blind_kd", 18)]  # in its first phase, between both, in the second
+CUTS += [("dmlp", 3), ("dmlp", 5), ("dmlp", 8)]  # in SimCLR's stage, between both, on the purified labels
 
 
 @pytest.mark.parametrize("setting, step", CUTS)

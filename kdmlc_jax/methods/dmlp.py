@@ -40,12 +40,12 @@ THEN = ("ce", "kdmlc", "mlc", "blind_kd")
 def default_config(preset: str = "") -> ConfigDict:
     """then: the method of stage 3; variant, purify_epochs: those of `purify`, fixed | release.
 
-    train_on: what ce learns from, noisy (the purified labels) | both (with the trusted ones, half of each step).
+    train_on: what ce learns from, noisy (the purified labels) | both (the trusted ones, too, in each step [ours]).
     ssl_epochs, ssl_lr: of SimCLR, before the `train.epochs` of stage 3; cosine schedule, else as `optim` says.
     temperature, probe_lr: as in `simclr.default_config`.
     """
     choose("method.preset", preset, ("",))
-    options = {"then": "ce", "train_on": "noisy", "variant": "fixed", "purify_epochs": 100}
+    options = {"then": "ce", "train_on": "both", "variant": "fixed", "purify_epochs": 100}
     ssl = {"ssl_epochs": 40, "ssl_lr": 0.1, "temperature": 0.5, "probe_lr": 0.01}
     return ConfigDict({"name": "dmlp", "preset": preset, **options, **ssl})
 
