@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdmlc_jax import export, methods, metrics, parallel, state
-from kdmlc_jax.data import augment, pipeline
+from kdmlc_jax.data import artefact, augment, pipeline
 from kdmlc_jax.data.prepare import Dataset
 from kdmlc_jax.data.sources import Images
 from kdmlc_jax.errors import NonFiniteError, NoTrustedError, UserError
@@ -82,6 +82,10 @@ class Run:
             0 if dataset.features is None else dataset.features.shape[1],
         )
         self.method: Method = methods.get(config.method.name).make(config, self.info)
+        if dataset.features is not None and not self.method.reads_features:
+            raise UserError(
+                f"data.features: {config.method.name} has no use for features, expected method dmlp, or none"
+            )
         wanted = any(stage.streams.trusted or stage.streams.meta for stage in self.method.stages)
         size, have = config.train.trusted_batch_size, self.info.num_trusted
         if wanted and not have:
@@ -141,16 +145,21 @@ class Run:
         A network starts from the one of its name there, or else from another one of its architecture.
 
         Raises:
-          UserError: where no network there has an architecture of those here, or arrays differ.
+          UserError: where no network there has an architecture of those here, or arrays differ; where images were
+            trained on there that validate here, or trusted there and are noisy here.
         """
         if not folder.is_dir():
             raise UserError(f"init_from: {folder} is no folder, expected that of a finished run")
+        self._check_splits(folder)
         found = sorted(path.parent for path in (*folder.glob("network.json"), *folder.glob("*/network.json")))
         saved = {path.absolute().name: (path, *export.read(path)) for path in found}
         lines, current = [], carry["method"]
         for name, get in self.method.networks.items():
             wanted, net = self.config[name].net, get(current)
             fits = [other for other, (_, about, _) in saved.items() if about["net"] == wanted]
+            if not fits and name in self.method.pretrained:
+                there = ", ".join(f"{other} ({about['net']})" for other, (_, about, _) in saved.items()) or "no network"
+                raise UserError(f"init_from: {folder} has {there}, expected {name} ({wanted}) among them")
             if not fits:
                 lines.append(f"{name} ({wanted}) starts from random weights: there is none in {folder}")
                 continue
@@ -164,6 +173,24 @@ class Run:
             here = ", ".join(f"{name} ({self.config[name].net})" for name in self.method.networks)
             raise UserError(f"init_from: {folder} has {there}, expected one like {here}")
         return self.place({**carry, "method": current}), lines
+
+    def _check_splits(self, folder: pathlib.Path) -> None:
+        """Refuses weights that have seen labels which must be unknown here; see `start_from`."""
+        path = next((path for path in (folder / "noise.npz", folder.parent / "noise.npz") if path.exists()), None)
+        if path is None:
+            return
+        there, here = artefact.load_artefact(path), self.dataset.splits
+        if there.images != artefact.fingerprint(self.dataset.ids, self.dataset.class_names):
+            return
+        trusted, learned = there.splits.trusted, np.concatenate([there.splits.noisy, there.splits.trusted])
+        for what, count in {
+            "trusted there and noisy": np.isin(here.noisy, trusted).sum(),
+            "trained on there and for validation": np.isin(here.validation, learned).sum(),
+        }.items():
+            if count:
+                raise UserError(
+                    f"init_from: {count} images were {what} here; take that run's splits (data.splits={path}) or seed"
+                )
 
     def place(self, carry: Any) -> Any:
         """A carry, wherever it is, on the devices as `layout` says."""

@@ -24,6 +24,8 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
     trusted = names == "trusted"
     beliefs[trusted] = np.eye(job.info.num_classes, dtype=np.float32)[data.given_label[rows[trusted]]]
     examined = {} if method.examine is None else parallel.fetch(method.examine(current))
+    if data.soft_label is not None:  # the method's flags are of the labels it learned from, the table's of those given
+        examined = {name: rows for name, rows in examined.items() if name not in ("is_label_issue", "label_score")}
     found = {} if method.diagnostics is None else parallel.fetch(method.diagnostics(current))
     table = labels.table(data.ids[rows], names, data.reported_label[rows], beliefs, data.class_names, examined)
     nets = {name: parallel.fetch(net(current)) for name, net in method.networks.items()}
@@ -44,7 +46,7 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
             "realised": data.rate,
             "estimated": estimated_rate(job, current, beliefs[names == "noisy"], table),
         },
-        "networks": networks(job, current, history),
+        "networks": networks(job, current, counted(job, history)),
         "diagnostics": {name: value.tolist() for name, value in found.items()},
         "notes": progress["notes"],
         "data": {
@@ -57,6 +59,12 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
         "seconds": progress["seconds"],
         "images_per_second": progress["images_per_second"],
     }
+
+
+def counted(job: "Run", history: list[dict]) -> list[dict]:
+    """The epochs of the stages whose networks are those that the method is for."""
+    left_out = {stage.name for stage in job.method.stages if not stage.counts}
+    return [row for row in history if row["stage"] not in left_out]
 
 
 def device(job: "Run") -> str:

@@ -76,6 +76,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
             contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep, say)) as checkpoints,
         ):
             loop = Loop(job, carry, checkpoints, workdir, quiet, title or config.name, began)
+            loop.progress["notes"] += starts
             parallel.on_main(begin)
             loop.train(request)
             checkpoints.wait()
@@ -99,7 +100,7 @@ def check_same_data(new: Artefact, path: pathlib.Path) -> None:
     same = {
         "images or classes": old.images == new.images,
         "given labels": np.array_equal(old.given_labels, new.given_labels),
-        "labels in data.labels": np.array_equal(old.learned_labels, new.learned_labels),
+        "data.labels or data.features": old.learned == new.learned,
         "splits": all(map(np.array_equal, old.splits, new.splits)),
     }
     for what, equal in same.items():
@@ -205,7 +206,7 @@ class Loop:
                 progress["early"] = early and last
                 if len(self.history) % self.config.checkpoint.every == 0 or last:
                     metric = f"{self.job.method.deployed}_validation_{self.config.data.select_on}"
-                    self._save(row["step"], row.get(metric))
+                    self._save(row["step"], row.get(metric) if stage.counts else None)
 
     def _epoch(self, stage: Stage, calls: dict[int, Callable], feeds: Iterator, request: stopping.Request) -> dict:
         """What is left of one epoch of `stage`, and its evaluation; returns the epoch's row."""

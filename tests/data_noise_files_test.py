@@ -100,7 +100,7 @@ def test_labels_of_arrays(tmp_path):
     checked, carried = GIVEN.copy(), GIVEN.copy()
     checked[1], carried[2] = (GIVEN[1] + 1) % C, -1  # a trusted image's label is given as it was before
     images = fingerprint(np.array(IDS), "abc")
-    save_artefact(tmp_path / "noise.npz", Artefact(parts, checked, 0.5, MATRIX, carried, images, checked))
+    save_artefact(tmp_path / "noise.npz", Artefact(parts, checked, 0.5, MATRIX, carried, images, ""))
     np.save(tmp_path / "g.npy", GIVEN.astype(np.uint8))
     for name in ("noise.npz", "g.npy"):
         got = read_labels(str(tmp_path / name), N, C, IDS, "abc")

@@ -348,11 +348,21 @@ def with_nan(row, column):
         (np.ones((31, 5)), ": 31 rows, expected 30, one for each training image in their order"),
         (with_nan(7, 3), " row 7: column 3 is nan, expected a finite float32"),
         (np.full((SIZE, 5), 1e300), " row 0: column 0 is 1e+300, expected a finite float32"),
+        (np.ones((SIZE, 5)), ": all rows are equal, expected features that tell images apart"),
         (np.ones((SIZE, 5), np.int64), ": int64 values, expected float16, float32 or float64"),
         (np.ones((SIZE, 2, 2)), ": shape (30, 2, 2), expected [N, D] with at least one row and one column"),
         (None, ": no such file"),
     ],
-    ids=["noisy rows only", "a row too many", "nan", "beyond float32", "integers", "three dimensions", "missing"],
+    ids=[
+        "noisy rows only",
+        "a row too many",
+        "nan",
+        "beyond float32",
+        "equal",
+        "integers",
+        "three dimensions",
+        "missing",
+    ],
 )
 def test_features_that_do_not_fit_are_refused(prepared, tmp_path, features, fault):
     """Protects from features of other images and from numbers that would spoil every purified label."""

@@ -118,6 +118,8 @@ def test_simclr_comes_first_and_hands_over_its_weights(tmp_path):
     summary = train.run(chosen, tmp_path / "one", quiet=True)
     rows = [json.loads(line) for line in (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()]
     assert [row["stage"] for row in rows] == ["simclr"] * 8 + ["train"] * 3
+    best = summary["networks"]["student"]["best_test"]
+    assert best == max(row["student_test"] for row in rows[8:])  # a probe on SimCLR's features is not the method
     labels = summary["labels"]
     assert labels["accuracy_after"] > labels["accuracy_before"] + 0.25
     assert len(summary["notes"]) == 1 and summary["notes"][0].startswith("dmlp: ")
@@ -194,3 +196,29 @@ def test_bad_options(options, message):
     """Protects a person from a run that starts with an option out of its range."""
     with pytest.raises(UserError, match=message):
         methods.get("dmlp").make(config(options), INFO)
+
+
+def test_flags_of_labels_another_run_corrected(tmp_path):
+    """Protects the table: beside the labels first given, what is flagged is where the correction differs from them,
+    whatever test the method has for the labels it learned from."""
+    arguments = "noisy=0,rate=0.6,epochs=4"
+    train.run(tiny.config(f"method=ce,train_on=trusted,{arguments}"), tmp_path / "one", quiet=True)
+    chosen = tiny.config(f"method=blind_kd,{arguments},labels={tmp_path / 'one'}")
+    train.run(chosen, tmp_path / "two", quiet=True)
+    table = pq.read_table(tmp_path / "two" / "labels.parquet").to_pydict()
+    given, corrected, flags = (np.array(table[name]) for name in ("given_label", "corrected_label", "is_label_issue"))
+    np.testing.assert_array_equal(flags, given != corrected)
+    known = np.load(tmp_path / "one" / "soft_labels.npy")
+    np.save(tmp_path / "one" / "soft_labels.npy", 0.5 * known + 0.5 * np.eye(10)[known.argmax(1)].astype(np.float32))
+    chosen.train.epochs = 5
+    with pytest.raises(UserError, match=r"holds a run that began with other data.labels or data.features"):
+        train.run(chosen, tmp_path / "two", quiet=True)
+
+
+def test_features_are_for_methods_that_read_them(tmp_path):
+    """Protects a person who gives features to a method that would not look at them."""
+    path = tmp_path / "features.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(len(prepare(config()).images), 4)))
+    with pytest.raises(UserError, match=r"data.features: ce has no use for features"):
+        train.run(tiny.config(f"method=ce,features={path}"), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

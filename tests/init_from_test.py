@@ -88,7 +88,7 @@ def refused(job, folder):
 def test_exactly_the_exported_weights(ce, place):
     """Protects the start: every weight and statistic is the saved one, the optimiser and all counts are fresh; the
     run's folder and that of the network in it both name it."""
-    job = made(f"{CE},seed=1")
+    job = made(f"{CE},seed=1,splits={ce}/noise.npz")
     (fresh,) = (net(job.init()["method"]) for net in job.method.networks.values())
     nets, lines = started(job, ce / place)
     assert_same(variables(nets["student"]), exported(ce / "student"))
@@ -104,7 +104,7 @@ def test_training_goes_on_from_there(ce, tmp_path, monkeypatch):
     """Protects `init_from` in a config: without a step of size the second run ends with the first one's weights."""
     said = []
     monkeypatch.setattr("builtins.print", lambda *parts, **where: said.append(str(parts[0])))
-    still = {"init_from": str(ce), "optim.lr": 0.0, "optim.weight_decay": 0.0, "seed": 1}
+    still = {"init_from": str(ce), "optim.lr": 0.0, "optim.weight_decay": 0.0}
     train.run(tiny.config(CE, still), tmp_path / "run")
     params = lambda folder: {path: a for path, a in exported(folder / "student").items() if "'params'" in path}  # noqa: E731
     assert_same(params(tmp_path / "run"), params(ce))
@@ -113,7 +113,7 @@ def test_training_goes_on_from_there(ce, tmp_path, monkeypatch):
 
 def test_each_network_from_its_own(kdmlc):
     """Protects teacher and student from each other's weights; nothing else of the state changes."""
-    job = made(f"{KDMLC},seed=1")
+    job = made(f"{KDMLC},seed=1,splits={kdmlc}/noise.npz")
     nets, lines = started(job, kdmlc)
     for name in ("teacher", "student"):
         assert_same(variables(nets[name]), exported(kdmlc / name))
@@ -143,7 +143,7 @@ def test_found_by_architecture_under_another_name(kdmlc, ce):
     nets, lines = started(made(f"{CE},student=cnn3"), kdmlc)
     assert_same(variables(nets["student"]), exported(kdmlc / "teacher"))
     assert lines == [f"student (cnn3) starts from {kdmlc}/teacher"]
-    job = made(f"{BLIND},teacher=cnn2,student=cnn3")
+    job = made(f"{BLIND},teacher=cnn2,student=cnn3,splits={ce}/noise.npz")
     nets, lines = started(job, ce)
     assert_same(variables(nets["teacher"]), exported(ce / "student"))
     assert_same(variables(nets["student"]), variables(job.method.networks["student"](job.init()["method"])))
@@ -155,7 +155,7 @@ def test_found_by_architecture_under_another_name(kdmlc, ce):
 
 def test_one_network_there_for_two_here(ce, tmp_path):
     """Protects training from a buffer that two networks share: both begin alike, and each goes its own way."""
-    chosen = f"{BLIND},teacher=cnn2"
+    chosen = f"{BLIND},teacher=cnn2,splits={ce}/noise.npz"
     nets, _ = started(made(chosen), ce)
     for net in nets.values():
         assert_same(variables(net), exported(ce / "student"))
@@ -179,7 +179,7 @@ def test_other_classes_keep_their_own_last_layer(ce, tmp_path, names):
     files.write_json(folder / "network.json", about | {"class_names": names})
     fewer = lambda layer: {name: array[..., : len(names)] for name, array in layer.items()}  # noqa: E731
     changed(folder, lambda saved: saved["params"].update(Dense_0=fewer(saved["params"]["Dense_0"])))
-    job = made(f"{CE},seed=1")
+    job = made(f"{CE},seed=1,splits={ce}/noise.npz")
     own = variables(job.method.networks["student"](job.init()["method"]))
     nets, lines = started(job, tmp_path)
     below = {path: array for path, array in exported(ce / "student").items() if "Dense" not in path}
@@ -271,7 +271,7 @@ def test_a_run_that_goes_on_needs_its_start_no_more(ce, tmp_path):
 def test_an_average_starts_from_the_same_weights(ce, tmp_path):
     """Protects the averaged weights, which are the ones evaluated: they begin at the start too; and what an averaged
     run exports, its average, is what the next one takes."""
-    nets, _ = started(made(f"{CE},ema=0.9,seed=1"), ce)
+    nets, _ = started(made(f"{CE},ema=0.9,seed=1,splits={ce}/noise.npz"), ce)
     assert_same(leaves(nets["student"].ema), exported(ce / "student"))
     assert_same(variables(nets["student"]), exported(ce / "student"))
     train.run(tiny.config(f"{CE},ema=0.9,init_from={ce}"), tmp_path / "averaged", quiet=True)
@@ -288,3 +288,24 @@ def test_baselines_start_afresh(ce, tmp_path):
     compare.run_with_baselines(config, tmp_path)
     kept = json.loads((tmp_path / "baselines" / "ce,train_on=noisy,network=teacher" / "config.json").read_text())
     assert kept["init_from"] == kept["data"]["labels"] == kept["data"]["features"] == ""
+
+
+def test_weights_that_have_seen_other_splits(ce, tmp_path):
+    """Protects validation figures and labels from leaking in through weights: images that were trusted there and are
+    noisy here, or that were trained on there and validate here, are refused before anything is written."""
+    config = tiny.config(f"{CE},seed=1", {"init_from": str(ce)})
+    with pytest.raises(UserError, match=rf"init_from: \d+ images were trusted there and noisy here; .*{ce}/noise.npz"):
+        train.run(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_purifying_needs(ce):
+    """Protects DMLP from features of a random network: it needs a start for each of its networks."""
+    message = refused(made("method=dmlp,epochs=1,noisy=40,init_from=x"), ce)
+    assert message == f"init_from: {ce} has student (cnn2), expected teacher (cnn3) among them"
+
+
+def test_the_start_is_noted(ce, tmp_path):
+    """Protects the record: a run's summary says what its networks started from."""
+    summary = train.run(tiny.config(CE, {"init_from": str(ce)}), tmp_path / "run", quiet=True)
+    assert summary["notes"] == [f"student (cnn2) starts from {ce}/student"]

@@ -233,13 +233,13 @@ def test_exported_network_has_the_reported_accuracy(finished):
         ({"images": "x"}, "images or classes"),
         ({"given_labels": np.zeros(3, np.int32)}, "given labels"),
         ({"splits": Splits(np.array([0, 1]), np.array([2]), np.array([], int))}, "splits"),
-        ({"learned_labels": np.zeros(3, np.int32)}, "labels in data.labels"),
+        ({"learned": "0a"}, "data.labels or data.features"),
     ],
 )
 def test_a_cut_run_refuses_other_data(tmp_path, change, what):
     """Protects a run from files that changed since it began: it would train on its own validation images."""
     parts = Splits(np.array([0]), np.array([1]), np.array([2]))
-    begun = Artefact(parts, np.arange(3, dtype=np.int32), None, None, np.arange(3, dtype=np.int32), "a", np.arange(3))
+    begun = Artefact(parts, np.arange(3, dtype=np.int32), None, None, np.arange(3, dtype=np.int32), "a", "")
     train.check_same_data(begun, tmp_path / "noise.npz")
     artefact.save_artefact(tmp_path / "noise.npz", begun)
     train.check_same_data(begun, tmp_path / "noise.npz")

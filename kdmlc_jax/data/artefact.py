@@ -31,7 +31,7 @@ class Artefact(NamedTuple):
     realised_matrix: np.ndarray | None
     carried_labels: np.ndarray  # i32[N], before the trusted ones were checked; -1 where there was none
     images: str  # `fingerprint` of the images the rows are of
-    learned_labels: np.ndarray  # i32[N], given_labels but where `data.labels` has replaced them
+    learned: str  # SHA-256 of what `data.labels` and `data.features` held, '' without them
 
 
 def fingerprint(ids: np.ndarray, class_names: Sequence[str]) -> str:
@@ -63,7 +63,7 @@ def save_artefact(path: str | Path, artefact: Artefact) -> None:
         "realised_matrix": np.zeros((0, 0)) if matrix is None else matrix,
         "carried_labels": np.asarray(artefact.carried_labels, np.int32),
         "images": np.array(artefact.images),
-        "learned_labels": np.asarray(artefact.learned_labels, np.int32),
+        "learned": np.array(artefact.learned),
     }
     with atomic_write(path) as file:
         np.savez(file, **arrays)
@@ -94,7 +94,7 @@ def load_artefact(path: str | Path) -> Artefact:
                 None if unknown else file["realised_matrix"],
                 file["carried_labels"],
                 str(file["images"]),
-                file["learned_labels"],
+                str(file["learned"]) if "learned" in file.files else "",
             )
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file, expected the noise.npz of a run") from error

@@ -1,5 +1,6 @@
 """From a config to the data of one run: source → noise → splits."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,8 +48,12 @@ class Dataset(NamedTuple):
     def artefact(self) -> artefact.Artefact:
         """What a run keeps of its data."""
         images = artefact.fingerprint(self.ids, self.class_names)
-        labels = self.reported_label, self.given_label
-        return artefact.Artefact(self.splits, labels[0], self.rate, self.matrix, self.carried_label, images, labels[1])
+        digest, learned = hashlib.sha256(), (self.soft_label, self.features)
+        for array in learned:
+            digest.update(b"" if array is None else np.ascontiguousarray(array).data)
+        known = "" if all(array is None for array in learned) else digest.hexdigest()
+        given = self.reported_label
+        return artefact.Artefact(self.splits, given, self.rate, self.matrix, self.carried_label, images, known)
 
 
 def prepare(config: Any) -> Dataset:
@@ -70,7 +75,9 @@ def relabelled(dataset: Dataset, folder: str) -> Dataset:
     corrected, soft = label_table.read(folder, dataset.ids[rows], dataset.given_label[rows], len(dataset.class_names))
     given = dataset.given_label.copy()
     given[rows] = corrected
-    return dataset._replace(given_label=given, first_label=dataset.given_label, soft_label=soft)
+    # What trusted images carried says how the first labels went wrong, and nothing of these.
+    unknown = np.full_like(dataset.trusted_given, -1)
+    return dataset._replace(given_label=given, first_label=dataset.given_label, soft_label=soft, trusted_given=unknown)
 
 
 def from_source(config: Any, source: Source) -> Dataset:

@@ -68,6 +68,7 @@ class Stage(NamedTuple):
     step: Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
     begin: Callable[[State, DatasetView], State] | None = None
     done: Callable[[list[dict]], bool] | None = None  # epochs so far, no test or true-label figures -> end this stage
+    counts: bool = True  # whether its epochs are among those of which last5, best_val and best_test speak
 
 
 class Method(NamedTuple):
@@ -86,3 +87,5 @@ class Method(NamedTuple):
     # beside them.
     examine: Callable[[State], dict[str, jax.Array]] | None = None
     diagnostics: Callable[[State], dict[str, jax.Array]] | None = None  # small figures for the report, by name
+    pretrained: tuple[str, ...] = ()  # those of `networks` that `init_from`, where it is given, must hold
+    reads_features: bool = False  # whether `DatasetView.features` are of use

@@ -9,7 +9,8 @@
                 their default options (on each image's most likely label)
 
 Stage 1 is left out where features are given (`data.features`, a row for each training image), where the data are
-features themselves, or where `init_from` names a run whose networks are the start.
+features themselves, or where `init_from` names a run that has left all networks this one needs. What the method of
+stage 3 notes of epochs counts from its own first one, and labels it holds wrong are purified ones.
 
 Departures: SimCLR on this run's own batches and networks, where the paper uses SimCLR or MoCo with a ResNet-50 apart;
 what `purify` itself has of its own stands there.
@@ -41,12 +42,12 @@ def default_config(preset: str = "") -> ConfigDict:
     """then: the method of stage 3; variant, purify_epochs: those of `purify`, fixed | release.
 
     train_on: what ce learns from, noisy (the purified labels) | both (the trusted ones, too, in each step [ours]).
-    ssl_epochs, ssl_lr: of SimCLR, before the `train.epochs` of stage 3; cosine schedule, else as `optim` says.
+    ssl_epochs, ssl_lr: of SimCLR, before the `train.epochs` of stage 3; lr 0 = `optim.lr`; cosine, else as in `optim`.
     temperature, probe_lr: as in `simclr.default_config`.
     """
     choose("method.preset", preset, ("",))
     options = {"then": "ce", "train_on": "both", "variant": "fixed", "purify_epochs": 100}
-    ssl = {"ssl_epochs": 40, "ssl_lr": 0.1, "temperature": 0.5, "probe_lr": 0.01}
+    ssl = {"ssl_epochs": 40, "ssl_lr": 0.0, "temperature": 0.5, "probe_lr": 0.01}
     return ConfigDict({"name": "dmlp", "preset": preset, **options, **ssl})
 
 
@@ -96,7 +97,7 @@ def make(config: Any, info: Info) -> Method:
     ready = info.image_shape[0] * info.image_shape[1] == 1 or info.num_features > 0
     ssl_epochs = 0 if ready or config.init_from else int(options.ssl_epochs)
     rates = config.optim.copy_and_resolve_references()
-    rates.lr, rates.schedule = options.ssl_lr, "cosine"
+    rates.lr, rates.schedule = options.ssl_lr or config.optim.lr, "cosine"
     tx = optim.build(rates, ssl_epochs * info.steps_per_epoch) if ssl_epochs else optax.identity()
     learner = SimCLR(tx, info.num_classes, options.temperature, options.probe_lr)
 
@@ -143,6 +144,7 @@ def make(config: Any, info: Info) -> Method:
             variant=options.variant,
             epochs=options.purify_epochs,
             seed=config.seed,
+            ridge=1e-6 if options.variant == "release" else None,  # with its 0 one dead feature is the end
         )
         other = float(np.mean(soft.argmax(axis=1) != view.given_label))
         view.note(
@@ -209,7 +211,7 @@ def make(config: Any, info: Info) -> Method:
     first: tuple[Stage, ...] = ()
     if ssl_epochs:
         check_images(info, "method.ssl_epochs")
-        first = (Stage(SSL, ssl_epochs, streams, ssl_step),)
+        first = (Stage(SSL, ssl_epochs, streams, ssl_step, counts=False),)
     together = zip(*(part.stages for part in parts), strict=True)
     return Method(
         init=init,
@@ -221,6 +223,8 @@ def make(config: Any, info: Info) -> Method:
         ensemble=parts[0].ensemble,
         examine=examine,
         diagnostics=diagnostics,
+        pretrained=() if ready else tuple(names),
+        reads_features=True,
     )
 
 

@@ -72,6 +72,8 @@ def read_features(path: Path, rows: int) -> np.ndarray:
     features = _features(path)[:, 0, 0]
     if len(features) != rows:
         raise UserError(f"{path}: {len(features)} rows, expected {rows}, one for each training image in their order")
+    if (features == features[0]).all():
+        raise UserError(f"{path}: all rows are equal, expected features that tell images apart")
     return features
 
 
