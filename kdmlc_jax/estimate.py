@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.nn import log_softmax
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
@@ -138,6 +139,48 @@ def counted_transition(beliefs: ArrayLike, given_label: ArrayLike) -> jax.Array:
     beliefs = jnp.asarray(beliefs)
     count = jnp.ones((beliefs.shape[1],) * 2).at[jnp.argmax(beliefs, axis=1), jnp.asarray(given_label)].add(1.0)
     return count / jnp.sum(count, axis=1, keepdims=True)
+
+
+def fitted_transition(beliefs: ArrayLike, given_label: ArrayLike, steps: int = 50) -> jax.Array:
+    """T̂ under which the given labels are most likely: argmax Π_i Σ_y p_y(x_i) T[y, ỹ_i], by EM.
+
+    One step: q_i ∝ p(x_i) T[:, ỹ_i], then T[y, ỹ] ∝ 1 + Σ_i q_iy [ỹ_i = ỹ]. The likelihood is concave in T, and with
+    calibrated beliefs (`temperature`) uncertain ones do not blur T̂, which counts (`counted_transition`) they do.
+
+    Args:
+      beliefs: p f32[N, C], rows on the simplex.
+      given_label: i32[N].
+      steps: of EM, from a T halfway between the identity and the even one.
+
+    Returns:
+      f32[C, C], rows on the simplex, true y, columns given ỹ.
+    """
+    p, given = jnp.asarray(beliefs), jnp.asarray(given_label)
+    classes = p.shape[1]
+
+    def step(_: int, matrix: jax.Array) -> jax.Array:
+        joint = p * matrix.T[given]
+        q = joint / jnp.maximum(jnp.sum(joint, axis=1, keepdims=True), 1e-30)
+        count = 1.0 + jnp.zeros_like(matrix).at[given].add(q).T
+        return count / jnp.sum(count, axis=1, keepdims=True)
+
+    return jax.lax.fori_loop(0, steps, step, 0.5 * jnp.eye(classes) + 0.5 / classes)
+
+
+def temperature(logits: ArrayLike, label: ArrayLike) -> jax.Array:
+    """The t for which softmax(t z) predicts the labels best, in cross-entropy (Guo et al. 2017, arXiv 1706.04599).
+
+    Args:
+      logits: z f32[M, C] on rows that the network has not learned from.
+      label: i32[M], their true labels.
+
+    Returns:
+      f32[], one of 200 values from .02 to 5, evenly spaced in their logarithm; the inverse of Guo's T.
+    """
+    z, at = jnp.asarray(logits), jnp.asarray(label)[:, None]
+    candidates = jnp.geomspace(0.02, 5.0, 200)
+    missed = jax.lax.map(lambda t: -jnp.mean(jnp.take_along_axis(log_softmax(t * z), at, axis=1)), candidates)
+    return candidates[jnp.argmin(missed)]
 
 
 def label_right(beliefs: ArrayLike, given_label: ArrayLike, transition: jax.Array, steps: int = 10) -> jax.Array:

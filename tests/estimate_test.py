@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import optimize, special
 from sklearn import metrics, mixture
 
 from kdmlc_jax import estimate
@@ -211,3 +212,41 @@ def test_label_right_without_noise():
     np.testing.assert_allclose(
         estimate.label_right(p, given, jnp.array([[tiny, 1 - tiny], [1 - tiny, tiny]])), 0.0, atol=1e-4
     )
+
+
+def test_fitted_transition_finds_the_matrix():
+    """Protects T̂ from blur: calibrated beliefs, right on half the images only, still give the matrix that drew the
+    labels, where counting their largest entries is far off."""
+    rng = np.random.default_rng(0)
+    matrix = 0.7 * np.eye(4) + 0.3 * np.roll(np.eye(4), 1, axis=1)
+    p = rng.dirichlet(np.full(4, 0.6), 40_000)
+    truth = (rng.random((len(p), 1)) > p.cumsum(axis=1)).sum(axis=1).clip(max=3)
+    given = (rng.random((len(p), 1)) > matrix[truth].cumsum(axis=1)).sum(axis=1).clip(max=3)
+    got = estimate.fitted_transition(p.astype(np.float32), given)
+    np.testing.assert_allclose(got.sum(axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(got, matrix, atol=0.04)
+    assert np.abs(estimate.counted_transition(p, given) - matrix).max() > 0.1
+
+
+def test_fitted_transition_rises():
+    """Protects the fit: no neighbour of the result makes the labels more likely (prior of one count included)."""
+    rng = np.random.default_rng(1)
+    p, given = rng.dirichlet(np.ones(3), 200), rng.integers(0, 3, 200)
+    score = lambda matrix: np.log((p * matrix[:, given].T).sum(axis=1)).sum() + np.log(matrix).sum()  # noqa: E731
+    got = np.asarray(estimate.fitted_transition(p.astype(np.float32), given, steps=2000), np.float64)
+    for _ in range(50):
+        other = got * np.exp(0.05 * rng.normal(size=got.shape))
+        assert score(other / other.sum(axis=1, keepdims=True)) < score(got) + 1e-3
+
+
+@pytest.mark.parametrize("true", [0.2, 1.0, 3.0])
+def test_temperature_is_found(true):
+    """Protects calibration: logits t times too small are found out; a minimum by SciPy agrees."""
+    rng = np.random.default_rng(0)
+    z = 2.0 * rng.normal(size=(20_000, 5))
+    label = (rng.random((len(z), 1)) > special.softmax(z, axis=1).cumsum(axis=1)).sum(axis=1).clip(max=4)
+    got = float(estimate.temperature((z / true).astype(np.float32), label))
+    assert got == pytest.approx(true, rel=0.06)
+    rows = np.arange(len(z))
+    missed = lambda t: -special.log_softmax(t * z / true, axis=1)[rows, label].mean()  # noqa: E731
+    assert missed(got) < optimize.minimize_scalar(missed, bounds=(0.02, 5), method="bounded").fun + 1e-4

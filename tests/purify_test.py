@@ -11,6 +11,7 @@ from scipy import special
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from kdmlc_jax import estimate
 from kdmlc_jax import purify as module
 from kdmlc_jax.errors import NonFiniteError, UserError
 from kdmlc_jax.purify import project_simplex, purify, ridge_factor, ridge_weights, validation_loss
@@ -201,16 +202,17 @@ def test_head_against_numpy():
 
 
 def test_given_labels_are_evidence():
-    """Protects the result: ∝ p₁ p₂ T̂[:, ỹ], by a loop in float64; labels of which none is wrong stay as they are."""
+    """Protects the result: ∝ p T̂[:, ỹ] with p ∝ (p₁ p₂)ᵗ, in float64; labels of which none is wrong stay."""
     rng = np.random.default_rng(0)
     beliefs, given = rng.dirichlet(np.ones(CLASSES), (2, 21)), rng.integers(0, CLASSES, 20)
-    both = beliefs[0, :-1] * beliefs[1, :-1]
-    count = np.ones((CLASSES, CLASSES))
-    for row, label in zip(both, given, strict=True):
-        count[row.argmax(), label] += 1
-    want = both * (count / count.sum(axis=1, keepdims=True))[:, given].T
-    got = module._with_evidence([jnp.log(jnp.float32(belief)) for belief in beliefs], given)
-    np.testing.assert_allclose(got, want / want.sum(axis=1, keepdims=True), rtol=1e-4)
+    logits, known = rng.normal(size=(2, 9, CLASSES)), rng.integers(0, CLASSES, 9)
+    t = float(estimate.temperature(np.sum(special.log_softmax(logits, axis=2), axis=0).astype(np.float32), known))
+    p = (beliefs[0, :-1] * beliefs[1, :-1]) ** t
+    p /= p.sum(axis=1, keepdims=True)
+    want = p * np.asarray(estimate.fitted_transition(p.astype(np.float32), given))[:, given].T
+    log_beliefs = [jnp.log(jnp.float32(belief)) for belief in beliefs]
+    got = module._with_evidence(log_beliefs, [jnp.float32(rows) for rows in logits], given, known)
+    np.testing.assert_allclose(got, want / want.sum(axis=1, keepdims=True), rtol=1e-3, atol=1e-5)
     features, _, trusted, label, truth = clusters()
     assert accuracy(purify(features, truth, trusted, label), truth) > 0.98
 
@@ -246,6 +248,19 @@ def test_digits_labels_get_right(digits, noise, gain):
     given = np.where(wrong, rng.integers(0, 10, len(truth)) if noise[0] == "u" else (truth + 3) % 10, truth)
     soft = purify(images[100:], given[100:], images[:100], truth[:100])
     assert accuracy(soft, truth[100:]) > (given == truth)[100:].mean() + gain
+
+
+def test_poor_features_do_not_spoil_good_labels():
+    """Protects mildly noisy labels from weak features: where a probe is right on half the rows and the labels on four
+    fifths, there are no fewer right afterwards."""
+    rng = np.random.default_rng(3)
+    truth = rng.integers(0, 10, 4000)
+    features = np.eye(10)[truth] + rng.normal(size=(4000, 10))
+    given = np.where(rng.random(4000) < 0.2, (truth + 1) % 10, truth)
+    probe = LogisticRegression(max_iter=1000).fit(features[:400], truth[:400])
+    assert probe.score(features[400:], truth[400:]) < 0.6
+    soft = purify(features[400:], given[400:], features[:400], truth[:400])
+    assert accuracy(soft, truth[400:]) >= (given == truth)[400:].mean()
 
 
 def test_same_seed_same_bits():
