@@ -132,3 +132,10 @@ def test_features_cannot_be_seen_in_two_views():
     """Protects data that are features already: said before any step."""
     with pytest.raises(UserError, match=r"SimCLR needs images, these are features of 40 columns"):
         methods.get("simclr").make(tiny.config("method=simclr"), INFO._replace(image_shape=(1, 1, 40)))
+
+
+def test_one_network_alone():
+    """Protects `encoders`: only the network that is asked for learns, and it is the one deployed."""
+    method = methods.get("simclr").make(tiny.config("method=simclr,encoders=teacher"), INFO)
+    current = jax.eval_shape(method.init, jax.random.key(0), jnp.zeros((2, *SHAPE)))
+    assert method.deployed == "teacher" and set(method.networks) == set(current.nets) == {"teacher"}
