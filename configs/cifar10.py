@@ -41,14 +41,13 @@ def get_config(arguments: dict[str, str]) -> ConfigDict:
         config.optim.lr, config.optim.milestones = 0.02, (0.5,)
         config.train.epochs, config.train.batch_size = 300, 128
     ssl = arguments.get("method") == "simclr"
-    if ssl:
+    if ssl and "quick" not in arguments:
         config.optim.schedule = "cosine"
         config.optim.lr, config.optim.warm_up, config.optim.weight_decay = 0.5, 0.01, 1e-4
         config.train.epochs, config.train.batch_size = 1000, 1024
     if arguments.get("method") == "dmlp" and "quick" not in arguments:
         arguments = {"ssl_epochs": "200", **arguments}
     if arguments.pop("quick", None):
-        config.optim.warm_up, config.optim.weight_decay = 0.0, 5e-4
         config.teacher.net, config.student.net = "cnn24", "cnn24" if alone else "cnn12"
         config.data.noisy, config.train.epochs = 10_000, 20 if alone or ssl else 10
         config.train.batch_size, config.optim.lr, config.optim.schedule = 100, 0.1, "cosine"

@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterable
-from numbers import Real
+from numbers import Integral, Real
 
 
 class UserError(ValueError):
@@ -54,6 +54,16 @@ def choose(place: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise UserError(f'{place}: "{value}" is not one of {", ".join(allowed)}{suggest(str(value), allowed)}')
     return value
+
+
+def whole(place: str, value: object, low: int) -> None:
+    """Refuses what is no whole number of `low` or more.
+
+    Raises:
+      UserError: naming the argument, the value and what is allowed.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+        raise UserError(f"{place}: {value!r} is out of range, expected a whole number, {low} or more")
 
 
 def in_range(place: str, value: float, low: float, high: float = float("inf")) -> float:

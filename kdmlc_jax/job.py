@@ -153,12 +153,12 @@ class Run:
         self._check_splits(folder)
         found = sorted(path.parent for path in (*folder.glob("network.json"), *folder.glob("*/network.json")))
         saved = {path.absolute().name: (path, *export.read(path)) for path in found}
+        there = ", ".join(f"{name} ({about['net']})" for name, (_, about, _) in saved.items()) or "no network"
         lines, current = [], carry["method"]
         for name, get in self.method.networks.items():
             wanted, net = self.config[name].net, get(current)
             fits = [other for other, (_, about, _) in saved.items() if about["net"] == wanted]
             if not fits and name in self.method.pretrained:
-                there = ", ".join(f"{other} ({about['net']})" for other, (_, about, _) in saved.items()) or "no network"
                 raise UserError(f"init_from: {folder} has {there}, expected {name} ({wanted}) among them")
             if not fits:
                 lines.append(f"{name} ({wanted}) starts from random weights: there is none in {folder}")
@@ -169,7 +169,6 @@ class Run:
             note = "" if whole else ", but for its last layer: the classes differ"
             lines.append(f"{name} ({wanted}) starts from {path}{note}")
         if current is carry["method"]:
-            there = ", ".join(f"{name} ({about['net']})" for name, (_, about, _) in saved.items()) or "no network"
             here = ", ".join(f"{name} ({self.config[name].net})" for name in self.method.networks)
             raise UserError(f"init_from: {folder} has {there}, expected one like {here}")
         return self.place({**carry, "method": current}), lines

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
+from kdmlc_jax.data.sources.features import load_array
 from kdmlc_jax.data.splits import check_labels
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.files import atomic_write
@@ -198,11 +199,7 @@ def _soft(path: Path, corrected: np.ndarray, num_classes: int) -> np.ndarray:
     """f32[N, C] from the file beside a table, or one-hot where there is none."""
     if not path.exists():
         return np.eye(num_classes, dtype=np.float32)[corrected]
-    try:
-        soft = np.array(np.lib.format.open_memmap(path, mode="r"))  # np.load would take an archive, too
-    except Exception as error:  # damaged bytes raise nearly anything
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{path}: not an array of numbers in .npy format ({reason})") from None
+    soft = load_array(path)
     if soft.shape != (len(corrected), num_classes) or soft.dtype.kind != "f":
         want = f"floats of shape ({len(corrected)}, {num_classes}), a row for each of the table"
         raise UserError(f"{path}: {soft.dtype} of shape {soft.shape}, expected {want}")

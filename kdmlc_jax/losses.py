@@ -36,6 +36,11 @@ def distillation(teacher_logits: jax.Array, student_logits: jax.Array, temperatu
     return temperature**2 * jnp.sum(softmax(teacher_logits.astype(jnp.float32) / temperature) * (log_p - log_q), -1)
 
 
+def unit_rows(rows: jax.Array) -> jax.Array:
+    """Rows f32[B, D] scaled to length 1, those shorter than 1e-6 to less; its gradient is finite at 0, too."""
+    return rows * jax.lax.rsqrt(jnp.maximum(jnp.sum(rows**2, axis=1, keepdims=True), 1e-12))
+
+
 def nt_xent(first: jax.Array, second: jax.Array, temperature: float) -> jax.Array:
     """SimCLR's loss: -log exp(⟨z_i, z_j⟩/τ) / Σ_{k≠i} exp(⟨z_i, z_k⟩/τ), z_j the other view of z_i's image.
 
@@ -50,8 +55,7 @@ def nt_xent(first: jax.Array, second: jax.Array, temperature: float) -> jax.Arra
     Returns:
       f32[2B], the first views' losses before the second ones', in nats.
     """
-    z = jnp.concatenate([first, second]).astype(jnp.float32)
-    z = z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=1, keepdims=True), 1e-12))  # the norm has no slope at 0
+    z = unit_rows(jnp.concatenate([first, second]).astype(jnp.float32))
     count = len(first)
     itself = jnp.eye(2 * count, dtype=bool)
     log_p = log_softmax(jnp.where(itself, -jnp.inf, z @ z.T / temperature), axis=1)

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdmlc_jax.arrays import check_features
 from kdmlc_jax.data.splits import check_labels
-from kdmlc_jax.errors import UserError, in_range
+from kdmlc_jax.errors import UserError, in_range, whole
 from kdmlc_jax.losses import entropy
-from kdmlc_jax.purify import _check_features
 
 # Below it a similarity is the rounding of 0: scaled by the degrees it could become the only edge of a row.
 _LEAST_SIMILARITY = 1e-6
@@ -107,15 +107,14 @@ def propagate(
       UserError: one line that names the argument, what it holds and what is allowed; also for seeds of fewer than two
         classes, and for features in which no two neighbours are alike.
     """
-    whole = {"neighbours": (neighbours, 1), "steps": (steps, 1), "block": (block, 1)}
-    whole |= {} if num_classes is None else {"num_classes": (num_classes, 2)}
-    for name, (count, low) in whole.items():
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < low:
-            raise UserError(f"{name}: {count!r} is out of range, expected a whole number, {low} or more")
+    counts = {"neighbours": (neighbours, 1), "steps": (steps, 1), "block": (block, 1)}
+    counts |= {} if num_classes is None else {"num_classes": (num_classes, 2)}
+    for name, (count, low) in counts.items():
+        whole(name, count, low)
     in_range("alpha", alpha, 0.0, 0.9999)
     in_range("power", power, 0.0)
     in_range("tolerance", tolerance, 1e-8, 1.0)
-    rows = _check_features("features", features)
+    rows = check_features("features", features)
     columns = _seed_columns(seeds, weights, len(rows), num_classes)
     if neighbours >= len(rows):
         raise UserError(f"neighbours: {neighbours} is out of range, expected 1 to {len(rows) - 1}, the other rows")

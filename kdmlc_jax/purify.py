@@ -19,8 +19,9 @@ from jax.nn import log_softmax, softmax
 from jax.scipy.linalg import cho_solve
 from jax.scipy.special import logsumexp
 
+from kdmlc_jax.arrays import check_features
 from kdmlc_jax.data.splits import check_labels
-from kdmlc_jax.errors import NonFiniteError, UserError, choose, in_range
+from kdmlc_jax.errors import NonFiniteError, UserError, choose, in_range, whole
 from kdmlc_jax.estimate import fitted_transition, temperature
 from kdmlc_jax.losses import cross_entropy, entropy
 
@@ -177,11 +178,10 @@ def purify(
     """
     release = choose("variant", variant, VARIANTS) == "release"
     ridge = (0.0 if release else 1e-3) if ridge is None else ridge
-    whole = {"epochs": (epochs, 1), "batch_size": (batch_size, 2), "seed": (seed, 0), "head_drop": (head_drop, 0)}
-    whole |= {"exchange_every": (exchange_every, 1), "head_batch_size": (head_batch_size, 1)}
-    for name, (count, low) in whole.items():
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < low:
-            raise UserError(f"{name}: {count!r} is out of range, expected a whole number, {low} or more")
+    counts = {"epochs": (epochs, 1), "batch_size": (batch_size, 2), "seed": (seed, 0), "head_drop": (head_drop, 0)}
+    counts |= {"exchange_every": (exchange_every, 1), "head_batch_size": (head_batch_size, 1)}
+    for name, (count, low) in counts.items():
+        whole(name, count, low)
     for name, real in {"ridge": ridge, "prior_weight": prior_weight, "entropy_weight": entropy_weight}.items():
         in_range(name, real, 0.0)
     for name, real in {"label_rate": label_rate, "label_decay": label_decay, "head_rate": head_rate or 0.0}.items():
@@ -481,7 +481,7 @@ def _check_views(features, trusted, second, second_trusted, release: bool) -> li
 
 
 def _check_view(name: str, features, other: str, trusted, release: bool) -> tuple[np.ndarray, np.ndarray]:
-    noisy, known = _check_features(name, features), _check_features(other, trusted)
+    noisy, known = check_features(name, features), check_features(other, trusted)
     if known.shape[1] != noisy.shape[1]:
         raise UserError(f"{other}: {known.shape[1]} columns, expected {noisy.shape[1]} as in {name}")
     first = _rows(noisy[:1], release, 0)
@@ -493,25 +493,6 @@ def _check_view(name: str, features, other: str, trusted, release: bool) -> tupl
         scaled = "" if release else " once scaled to length 1"
         raise UserError(f"{name}: all {len(noisy)} rows are equal{scaled}, expected rows that differ")
     return noisy, known
-
-
-def _check_features(name: str, features) -> np.ndarray:
-    try:
-        array = np.asarray(features)
-    except ValueError as error:
-        raise UserError(f"{name}: rows of unequal length, expected shape [rows, columns]") from error
-    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
-        raise UserError(f"{name}: {array.dtype} of shape {array.shape}, expected real numbers")
-    with np.errstate(over="ignore"):  # infinite in float32 is refused below
-        array = array.astype(np.float32, copy=False)
-    if array.ndim != 2 or 0 in array.shape:
-        raise UserError(f"{name}: shape {array.shape}, expected [rows, columns], one or more of each")
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-    if bad.size:
-        column = np.flatnonzero(~np.isfinite(array[bad[0]]))[0]
-        value = array[bad[0], column]
-        raise UserError(f"{name} row {bad[0]}, column {column}: {value} is no finite float32 ({bad.size} such rows)")
-    return array
 
 
 def _check_labels(

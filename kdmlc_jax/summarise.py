@@ -9,7 +9,7 @@ import numpy as np
 
 from kdmlc_jax import export, labels, metrics, parallel
 from kdmlc_jax.data import noise
-from kdmlc_jax.methods.base import Method
+from kdmlc_jax.methods.base import Method, without_flags
 
 if TYPE_CHECKING:
     from kdmlc_jax.job import Run
@@ -24,8 +24,8 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
     trusted = names == "trusted"
     beliefs[trusted] = np.eye(job.info.num_classes, dtype=np.float32)[data.given_label[rows[trusted]]]
     examined = {} if method.examine is None else parallel.fetch(method.examine(current))
-    if data.soft_label is not None:  # the method's flags are of the labels it learned from, the table's of those given
-        examined = {name: rows for name, rows in examined.items() if name not in ("is_label_issue", "label_score")}
+    if data.soft_label is not None:
+        examined = without_flags(examined)
     found = {} if method.diagnostics is None else parallel.fetch(method.diagnostics(current))
     table = labels.table(data.ids[rows], names, data.reported_label[rows], beliefs, data.class_names, examined)
     nets = {name: parallel.fetch(net(current)) for name, net in method.networks.items()}

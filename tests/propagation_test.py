@@ -1,8 +1,6 @@
 """Propagation against scikit-learn, SciPy and a dense solve in float64; what it does to digits; odd and bad input."""
 
-import re
-import textwrap
-
+import examples
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,12 +169,7 @@ def test_number_of_seeds_does_not_win():
 @pytest.fixture(scope="module")
 def digits():
     """What the docstring's example leaves behind; it is run as printed, and prints what it says."""
-    text = propagate.__doc__
-    example = text[text.index("        import numpy") : text.index("    With v_i")]
-    printed = []
-    scope = {"print": printed.append}
-    exec(textwrap.dedent(example), scope)
-    right, surer = (float(number) for number in re.findall(r"# (0\.\d+)", example))
+    scope, printed, (right, surer) = examples.run(propagate, "With v_i")
     assert printed[0] == pytest.approx(right, abs=0.005) and printed[1] == pytest.approx(surer, abs=0.002)
     return scope
 

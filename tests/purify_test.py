@@ -1,8 +1,6 @@
 """The purifier against NumPy in float64, scikit-learn and finite differences; what it does to digits; bad input."""
 
-import re
-import textwrap
-
+import examples
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -220,12 +218,7 @@ def test_given_labels_are_evidence():
 @pytest.fixture(scope="module")
 def digits():
     """What the docstring's example leaves behind; it is run as printed, and prints what it says."""
-    text = purify.__doc__
-    example = text[text.index("        import numpy") : text.index("    Per epoch")]
-    printed = []
-    scope = {"print": printed.append}
-    exec(textwrap.dedent(example), scope)
-    before, after = (float(number) for number in re.findall(r"# (0\.\d+)", example))
+    scope, printed, (before, after) = examples.run(purify, "Per epoch")
     assert printed[0] == pytest.approx(before, abs=0.005) and printed[1] == pytest.approx(after, abs=0.015)
     return scope
 

@@ -6,17 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
+from nets_test import layer_shapes, outputs, shapes
 
 from kdmlc_jax import nets
 from kdmlc_jax.errors import UserError
 
 KEY = jax.random.key(0)
-
-
-def shapes(name, classes=10, image=(32, 32, 3)):
-    module = nets.build(name, classes)
-    return jax.eval_shape(lambda x: module.init(KEY, x, train=False), jnp.zeros((2, *image)))
 
 
 def count(blocks, width, classes):
@@ -51,27 +46,20 @@ def test_parameter_counts(name, blocks, width, classes, exact, published):
 @pytest.mark.parametrize("image", [(32, 32, 3), (28, 28, 1), (9, 7, 2), (1, 1, 40)])
 def test_output_shapes(image):
     """Protects logits [B, C] and features [B, 64w] in float32, for odd sizes, any number of channels, and features."""
-    module, images = nets.build("wrn16_2", 7), jax.ShapeDtypeStruct((5, *image), jnp.float32)
-    variables = shapes("wrn16_2", 7, image)
-    output, _ = jax.eval_shape(lambda v, x: module.apply(v, x, train=True, mutable=["batch_stats"]), variables, images)
+    output = outputs("wrn16_2", image)
     assert output.logits.shape == (5, 7) and output.features.shape == (5, 128)
     assert output.logits.dtype == output.features.dtype == jnp.float32
 
 
 def test_strides():
     """Protects where the image shrinks: 32, 32, 16, 8 pixels, in the first block of the last two stages."""
-    module, seen = nets.build("wrn16_2", 7), []
-
-    def record(next_method, args, kwargs, context):
-        output = next_method(*args, **kwargs)
-        if isinstance(context.module, nn.Conv):
-            seen.append(output.shape[1:])
-        return output
-
-    with nn.intercept_methods(record):
-        jax.eval_shape(lambda x: module.init(KEY, x, train=False), jnp.zeros((1, 32, 32, 3)))
     # The stem, and per stage: the shortcut and two 3x3, then two 3x3.
-    assert seen == [(32, 32, 16), *[(32, 32, 32)] * 5, *[(16, 16, 64)] * 5, *[(8, 8, 128)] * 5]
+    assert layer_shapes("wrn16_2", (32, 32, 3)) == [
+        (32, 32, 16),
+        *[(32, 32, 32)] * 5,
+        *[(16, 16, 64)] * 5,
+        *[(8, 8, 128)] * 5,
+    ]
 
 
 def test_evaluation():

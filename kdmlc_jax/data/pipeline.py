@@ -23,7 +23,7 @@ from kdmlc_jax.methods.base import Batch, Streams
 STATS_BYTES = 1 << 28
 READ_AHEAD, THREADS = 32, 2  # batches; deep, so that threads are woken seldom
 NAMES = {
-    "noisy": ("image", "label", "index"),
+    "noisy": ("image", "label", "index", "soft_label"),  # the last where the labels are those of another run
     "trusted": ("trusted_image", "trusted_label", "trusted_given"),
     "meta": ("meta_image", "meta_label", "meta_given"),
 }
@@ -79,10 +79,10 @@ def select(dataset: Dataset, kind: str, rows: np.ndarray) -> dict[str, np.ndarra
     """
     at = (dataset.splits.noisy if kind == "noisy" else dataset.splits.trusted)[rows]
     third = rows.astype(np.int32) if kind == "noisy" else dataset.trusted_given[at]
-    made = dict(zip(NAMES[kind], (dataset.images[at], dataset.given_label[at], third), strict=True))
+    columns = [dataset.images[at], dataset.given_label[at], third]
     if kind == "noisy" and dataset.soft_label is not None:
-        made["soft_label"] = dataset.soft_label[rows]
-    return made
+        columns.append(dataset.soft_label[rows])
+    return dict(zip(NAMES[kind], columns, strict=False))
 
 
 def images_of(dataset: Dataset, seed: int, steps: int, streams: Streams, step: int) -> dict[str, list]:
@@ -118,9 +118,8 @@ class Resident:
         made: dict[str, Any] = {}
         for kind, order in feed.items():
             held = NAMES["noisy" if kind == "noisy" else "trusted"]
-            made |= {name: fixed[of][order[position]] for name, of in zip(NAMES[kind], held, strict=True)}
-            if kind == "noisy" and "soft_label" in fixed:
-                made["soft_label"] = fixed["soft_label"][order[position]]
+            pairs = zip(NAMES[kind], held, strict=True)
+            made |= {name: fixed[of][order[position]] for name, of in pairs if of in fixed}
         return made
 
 

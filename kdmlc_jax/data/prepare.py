@@ -48,10 +48,10 @@ class Dataset(NamedTuple):
     def artefact(self) -> artefact.Artefact:
         """What a run keeps of its data."""
         images = artefact.fingerprint(self.ids, self.class_names)
-        digest, learned = hashlib.sha256(), (self.soft_label, self.features)
-        for array in learned:
-            digest.update(b"" if array is None else np.ascontiguousarray(array).data)
-        known = "" if all(array is None for array in learned) else digest.hexdigest()
+        digest, learned = hashlib.sha256(), [rows for rows in (self.soft_label, self.features) if rows is not None]
+        for rows in learned:
+            digest.update(np.ascontiguousarray(rows).data)
+        known = digest.hexdigest() if learned else ""
         given = self.reported_label
         return artefact.Artefact(self.splits, given, self.rate, self.matrix, self.carried_label, images, known)
 

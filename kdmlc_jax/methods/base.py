@@ -26,6 +26,11 @@ class Info(NamedTuple):
     untrusted: tuple[str, ...] = ()  # names of the classes without a trusted image
     num_features: int = 0  # columns of `DatasetView.features`, 0 = none were given
 
+    @property
+    def is_features(self) -> bool:
+        """Whether the images are vectors, of one pixel: no augmentation of them."""
+        return self.image_shape[0] * self.image_shape[1] == 1
+
 
 class Streams(NamedTuple):
     """Images per step of each kind; 0 leaves the kind's arrays out of the batch.
@@ -69,6 +74,16 @@ class Stage(NamedTuple):
     begin: Callable[[State, DatasetView], State] | None = None
     done: Callable[[list[dict]], bool] | None = None  # epochs so far, no test or true-label figures -> end this stage
     counts: bool = True  # whether its epochs are among those of which last5, best_val and best_test speak
+
+
+# The columns of `labels.table` that `Method.examine` may speak in the place of.
+FLAGS = ("is_label_issue", "label_score")
+
+
+def without_flags(examined: Mapping[str, Any]) -> dict[str, Any]:
+    """What a method says of images beside its flags, which are of the labels that it has learned from: where those are
+    not the ones first given, the table's own flags stand."""
+    return {name: rows for name, rows in examined.items() if name not in FLAGS}
 
 
 class Method(NamedTuple):

@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 
 from kdmlc_jax import methods, optim, state
 from kdmlc_jax.errors import NoTrustedError, UserError, choose, in_range
-from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Stage, Streams
+from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Stage, Streams, without_flags
 from kdmlc_jax.methods.simclr import SimCLR, check_images, side_by_side
 from kdmlc_jax.purify import VARIANTS, purify
 from kdmlc_jax.state import Bank
@@ -83,8 +83,6 @@ def make(config: Any, info: Info) -> Method:
     choose("method.train_on", options.train_on, ("noisy", "both"))
     in_range("method.purify_epochs", options.purify_epochs, 1)
     in_range("method.ssl_epochs", options.ssl_epochs, 1)
-    in_range("method.temperature", options.temperature, 1e-3)
-    in_range("method.probe_lr", options.probe_lr, 0.0, 1e6)
     in_range("method.ssl_lr", options.ssl_lr, 0.0)
     if not info.num_trusted:
         raise NoTrustedError("data.trusted: no trusted images, by which dmlp purifies the labels, expected some")
@@ -94,7 +92,7 @@ def make(config: Any, info: Info) -> Method:
     parts = parts_of(config, info)
     where = {name: (number, net) for number, part in enumerate(parts) for name, net in part.networks.items()}
     names = sorted(where, reverse=True)  # the teacher's features come first
-    ready = info.image_shape[0] * info.image_shape[1] == 1 or info.num_features > 0
+    ready = info.is_features or info.num_features > 0
     ssl_epochs = 0 if ready or config.init_from else int(options.ssl_epochs)
     rates = config.optim.copy_and_resolve_references()
     rates.lr, rates.schedule = options.ssl_lr or config.optim.lr, "cosine"
@@ -125,7 +123,7 @@ def make(config: Any, info: Info) -> Method:
         return current, {"loss": metrics[f"{names[0]}_loss"], **metrics}
 
     def features_of(current: State, images: jax.Array, label: jax.Array) -> jax.Array:
-        if info.image_shape[0] * info.image_shape[1] == 1:
+        if info.is_features:
             return images.reshape(len(images), -1)
         return side_by_side({name: state.evaluate(net_of(current, name), images).features for name in names})
 
@@ -197,12 +195,10 @@ def make(config: Any, info: Info) -> Method:
         return parts[0].correct(current.parts[0], images, label, index)
 
     def examine(current: State) -> dict[str, jax.Array]:
-        # What a part flags are labels that differ from the purified ones; the table's own flags are of the given ones.
         found = {} if parts[0].examine is None else parts[0].examine(current.parts[0])
-        rest = {name: value for name, value in found.items() if name not in ("is_label_issue", "label_score")}
         soft = current.soft_label.rows
         label = jnp.argmax(soft, axis=1).astype(jnp.int32)
-        return {"purified_label": label, "purified_confidence": jnp.max(soft, axis=1), **rest}
+        return {"purified_label": label, "purified_confidence": jnp.max(soft, axis=1), **without_flags(found)}
 
     def diagnostics(current: State) -> dict[str, jax.Array]:
         return {} if parts[0].diagnostics is None else parts[0].diagnostics(current.parts[0])

@@ -44,9 +44,8 @@ def default_config(preset: str = "") -> ConfigDict:
 
 def check_images(info: Info, place: str) -> None:
     """Raises UserError where the images cannot be seen in other views."""
-    height, width, channels = info.image_shape
-    if height * width == 1:
-        raise UserError(f"{place}: SimCLR needs images, these are features of {channels} columns")
+    if info.is_features:
+        raise UserError(f"{place}: SimCLR needs images, these are features of {info.image_shape[2]} columns")
 
 
 class Contrast(struct.PyTreeNode):
@@ -61,7 +60,9 @@ class SimCLR:
     """Modules and optimisers of one network's contrastive training, built once, and its pure functions."""
 
     def __init__(self, tx: optax.GradientTransformation, num_classes: int, temperature: float, probe_lr: float):
-        """`tx` moves network and projector together."""
+        """`tx` moves network and projector together; raises UserError for a number outside its range."""
+        in_range("method.temperature", temperature, 1e-3)
+        in_range("method.probe_lr", probe_lr, 0.0, 1e6)
         self.tx, self.num_classes, self.temperature, self.projector = tx, num_classes, temperature, Projector()
         self.probe_tx = optax.adam(probe_lr)
 
@@ -117,8 +118,6 @@ def make(config: Any, info: Info) -> Method:
     options = config.method
     chosen = choose("method.encoders", options.encoders, ("both", "teacher", "student"))
     names = ("student", "teacher") if chosen == "both" else (chosen,)
-    in_range("method.temperature", options.temperature, 1e-3)
-    in_range("method.probe_lr", options.probe_lr, 0.0, 1e6)
     check_images(info, "method.name")
     tx = optim.build(config.optim, config.train.epochs * info.steps_per_epoch)
     modules = {name: nets.build(config[name].net, info.num_classes, f"{name}.net") for name in names}
@@ -175,7 +174,7 @@ def make(config: Any, info: Info) -> Method:
 
 def side_by_side(features: dict[str, jax.Array]) -> jax.Array:
     """f32[B, D1 + D2 + …], rows of length 1, in which the networks' features f32[B, D1], … weigh alike."""
-    parts = [rows / jnp.maximum(jnp.linalg.norm(rows, axis=1, keepdims=True), 1e-6) for rows in features.values()]
+    parts = [losses.unit_rows(rows) for rows in features.values()]
     return jnp.concatenate(parts, axis=1) / len(parts) ** 0.5
 
 

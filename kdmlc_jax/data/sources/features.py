@@ -37,7 +37,7 @@ def read(data: ConfigDict) -> Source:
     return Source(data.source, names, train, test_part, _trusted(path / "trusted.npy", size))
 
 
-def _load(path: Path) -> np.ndarray:
+def load_array(path: Path) -> np.ndarray:
     """The array in `path`, mapped rather than read, so that a foreign shape costs no memory."""
     if not path.exists():
         raise UserError(f"{path}: no such file")
@@ -52,7 +52,7 @@ def _load(path: Path) -> np.ndarray:
 
 def _features(path: Path) -> np.ndarray:
     """f32[N, 1, 1, D], finite."""
-    raw = _load(path)
+    raw = load_array(path)
     if raw.dtype.kind != "f" or raw.dtype.itemsize > 8:
         raise UserError(f"{path}: {raw.dtype} values, expected float16, float32 or float64")
     if raw.ndim != 2 or not raw.size:
@@ -90,7 +90,7 @@ def _test_features(path: Path, columns: int) -> np.ndarray | None:
 
 def _integers(path: Path, size: int) -> np.ndarray:
     """i[N], not yet checked for range."""
-    array = _load(path)
+    array = load_array(path)
     if array.dtype.kind not in "iu":
         raise UserError(f"{path}: {array.dtype} values, expected integers")
     if array.shape != (size,):
@@ -130,7 +130,7 @@ def _trusted(path: Path, size: int) -> np.ndarray | None:
     """i64[], the rows that trusted.npy names, in ascending order."""
     if not path.exists():
         return None
-    array = _load(path)
+    array = load_array(path)
     if array.dtype == bool and array.shape == (size,):
         rows = np.flatnonzero(array)
     elif array.dtype.kind in "iu" and array.ndim == 1:

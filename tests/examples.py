@@ -1,0 +1,17 @@
+"""Running the example in a function's docstring as it is printed."""
+
+import re
+import textwrap
+
+
+def run(function, end):
+    """The names that the example leaves behind, what it prints, and the numbers that its comments say it does.
+
+    It runs from "import numpy" to the line that begins with `end`.
+    """
+    text = function.__doc__
+    example = text[text.index("        import numpy") : text.index(f"    {end}")]
+    printed = []
+    scope = {"print": printed.append}
+    exec(textwrap.dedent(example), scope)
+    return scope, printed, [float(number) for number in re.findall(r"# (0\.\d+)", example)]
