@@ -209,7 +209,7 @@ def run_with_baselines(config: ConfigDict, workdir: pathlib.Path) -> None:
             config_lib.resolve(baseline, config_lib.parse_arguments(words))
             baseline.baselines = ()
             # Plain: from random weights, on the labels first given.
-            baseline.init_from = baseline.data.labels = baseline.data.features = ""
+            baseline.init_from = baseline.teacher.run = baseline.data.labels = baseline.data.features = ""
             cells.append((baseline, workdir / "baselines" / slug(short(words)), label))
     summaries: list[dict] = []
     left_out: dict[str, NoTrustedError] = {}

@@ -35,6 +35,7 @@ SHORT = {
     "lr": "optim.lr",
     "cutout": "augment.cutout",
     "teacher": "teacher.net",
+    "teacher_run": "teacher.run",
     "student": "student.net",
     "parallel": "parallel.mode",
     "sharding": "parallel.sharding",
@@ -85,7 +86,7 @@ def base() -> ConfigDict:
             },
             # meta: none | weak (no Cutout) | all; view_*: SimCLR's views, a crop's least share of the area, and blur
             "augment": {"pad": 0, "flip": False, "cutout": 0, "meta": "weak", "view_area": 0.2, "view_blur": False},
-            "teacher": {"net": "cnn16"},
+            "teacher": {"net": "cnn16", "run": ""},  # run: the folder of another run, whose network is the teacher
             "student": {"net": "cnn6"},
             "optim": {
                 "name": "sgd",
@@ -284,7 +285,7 @@ def check(config: ConfigDict) -> None:
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[tuple[str, str]]:
     """(field, "field=value (was value)") for each field in which two configs differ."""
-    before, after = flatten(old), flatten(new)
+    before, after = flatten(base()) | flatten(old), flatten(new)  # fields newer than the old one: their defaults
     changed = [field for field in sorted(before.keys() | after.keys()) if before.get(field) != after.get(field)]
     return [(field, f"{field}={after.get(field)!r} (was {before.get(field)!r})") for field in changed]
 

@@ -86,12 +86,14 @@ class Run:
             raise UserError(
                 f"data.features: {config.method.name} has no use for features, expected method dmlp, or none"
             )
+        if config.teacher.run and not self.method.taught:
+            raise UserError(f"teacher.run: {config.method.name} takes no trained teacher, expected method kd or aml_kd")
         wanted = any(stage.streams.trusted or stage.streams.meta for stage in self.method.stages)
         size, have = config.train.trusted_batch_size, self.info.num_trusted
         if wanted and not have:
             raise NoTrustedError(
                 f"data.trusted: no trusted images, and {config.method.name} learns from them, expected {size} "
-                "(train.trusted_batch_size) or more; ce:train_on=noisy and blind_kd need none"
+                "(train.trusted_batch_size) or more; ce:train_on=noisy, kd, aml_kd and blind_kd need none"
             )
         if wanted and not 1 <= size <= have:
             raise UserError(f"train.trusted_batch_size: {size} is outside [1, {have}], the number of trusted images")
@@ -109,6 +111,7 @@ class Run:
         whole = parallel.replicated(self.mesh)
         self._infer = parallel.compile_step(self._predictions, out=whole)
         self._correct = parallel.compile_step(self._beliefs, out=whole)
+        self._maps: dict[Callable, Callable] = {}  # what stages have looked at the whole set with
 
     @cached_property
     def _first(self) -> Any:
@@ -139,41 +142,63 @@ class Run:
         """The carry before the first step: the method's state, and the step count."""
         return self.place(self._first())
 
-    def start_from(self, carry: Any, folder: pathlib.Path) -> tuple[Any, list[str]]:
+    def starts(self, carry: Any) -> tuple[Any, list[str]]:
+        """`carry` with the networks of the runs that `init_from` and `teacher.run` name, and a line for each; see
+        `start_from`."""
+        config = self.config
+        lines: list[str] = []
+        if config.init_from:
+            carry, lines = self.start_from(carry, pathlib.Path(config.init_from))
+        if config.teacher.run:
+            carry, more = self.start_from(carry, pathlib.Path(config.teacher.run), "teacher.run")
+            lines = [line for line in lines if not line.startswith("teacher ")] + more
+        return carry, lines
+
+    def start_from(self, carry: Any, folder: pathlib.Path, field: str = "init_from") -> tuple[Any, list[str]]:
         """`carry` with the networks that a run has left in `folder`, and a line for each network here.
 
-        A network starts from the one of its name there, or else from another one of its architecture.
+        A network starts from the one of its name there, or else from another one of its architecture. `teacher.run`
+        gives the teacher alone, as it is.
 
         Raises:
           UserError: where no network there has an architecture of those here, or arrays differ; where images were
             trained on there that validate here, or trusted there and are noisy here.
         """
         if not folder.is_dir():
-            raise UserError(f"init_from: {folder} is no folder, expected that of a finished run")
-        self._check_splits(folder)
+            raise UserError(f"{field}: {folder} is no folder, expected that of a finished run")
+        self._check_splits(folder, field)
+        alone = field == "teacher.run"
         found = sorted(path.parent for path in (*folder.glob("network.json"), *folder.glob("*/network.json")))
         saved = {path.absolute().name: (path, *export.read(path)) for path in found}
         there = ", ".join(f"{name} ({about['net']})" for name, (_, about, _) in saved.items()) or "no network"
         lines, current = [], carry["method"]
         for name, get in self.method.networks.items():
+            if alone and name != "teacher":
+                continue
             wanted, net = self.config[name].net, get(current)
             fits = [other for other, (_, about, _) in saved.items() if about["net"] == wanted]
-            if not fits and name in self.method.pretrained:
-                raise UserError(f"init_from: {folder} has {there}, expected {name} ({wanted}) among them")
+            if not fits and (alone or name in self.method.pretrained):
+                raise UserError(f"{field}: {folder} has {there}, expected {name} ({wanted}) among them")
             if not fits:
                 lines.append(f"{name} ({wanted}) starts from random weights: there is none in {folder}")
                 continue
             path, about, weights = saved[name if name in fits else fits[0]]
-            new, whole = export.start(net, about, weights, self.dataset.class_names, f"init_from: {path}")
+            new, whole = export.start(net, about, weights, self.dataset.class_names, f"{field}: {path}")
+            if alone and not whole:
+                raise UserError(f"{field}: {path} knows other classes, expected {', '.join(self.dataset.class_names)}")
+            if alone and about["image_shape"] != list(self.info.image_shape):
+                raise UserError(
+                    f"{field}: {path} sees images {about['image_shape']}, not {list(self.info.image_shape)}"
+                )
             current = state.replace_net(current, net, new)
             note = "" if whole else ", but for its last layer: the classes differ"
-            lines.append(f"{name} ({wanted}) starts from {path}{note}")
+            lines.append(f"{name} ({wanted}) {'is that of' if alone else 'starts from'} {path}{note}")
         if current is carry["method"]:
             here = ", ".join(f"{name} ({self.config[name].net})" for name in self.method.networks)
-            raise UserError(f"init_from: {folder} has {there}, expected one like {here}")
+            raise UserError(f"{field}: {folder} has {there}, expected one like {here}")
         return self.place({**carry, "method": current}), lines
 
-    def _check_splits(self, folder: pathlib.Path) -> None:
+    def _check_splits(self, folder: pathlib.Path, field: str) -> None:
         """Refuses weights that have seen labels which must be unknown here; see `start_from`."""
         path = next((path for path in (folder / "noise.npz", folder.parent / "noise.npz") if path.exists()), None)
         if path is None:
@@ -181,6 +206,11 @@ class Run:
         there, here = artefact.load_artefact(path), self.dataset.splits
         if there.images != artefact.fingerprint(self.dataset.ids, self.dataset.class_names):
             return
+        both = np.intersect1d(here.noisy, there.splits.noisy)
+        if field == "teacher.run" and (there.given_labels[both] != self.dataset.reported_label[both]).any():
+            raise UserError(
+                f"{field}: {folder} has learned from other given labels, expected those of this run's images"
+            )
         trusted, learned = there.splits.trusted, np.concatenate([there.splits.noisy, there.splits.trusted])
         for what, count in {
             "trusted there and noisy": np.isin(here.noisy, trusted).sum(),
@@ -188,7 +218,7 @@ class Run:
         }.items():
             if count:
                 raise UserError(
-                    f"init_from: {count} images were {what} here; take that run's splits (data.splits={path}) or seed"
+                    f"{field}: {count} images were {what} here; take that run's splits (data.splits={path}) or seed"
                 )
 
     def place(self, carry: Any) -> Any:
@@ -333,7 +363,9 @@ class Run:
             handed[parts[split]] = handed[parts[split]] if label is None else label
             whole = parallel.replicated(self.mesh)
             on_batch = lambda fixed, now, images, given: fn(now, self._normalise(fixed, images), given)  # noqa: E731
-            compiled = parallel.compile_step(on_batch, out=whole)
+            if fn not in self._maps:
+                self._maps[fn] = parallel.compile_step(on_batch, out=whole)
+            compiled = self._maps[fn]
             put = lambda images, given: compiled(self.fixed, current, images, given)  # noqa: E731
             return self._map(put, data.images, parts[split], handed)
 

@@ -1,5 +1,6 @@
 """The one host loop: build → restore → for stage: for step → evaluate → save → correct labels → summary."""
 
+import collections
 import contextlib
 import json
 import pathlib
@@ -56,8 +57,8 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
         job = Run(config, dataset)
         carry = job.init()
         starts: list[str] = []
-        if config.init_from and not saved_steps(workdir / "checkpoints"):
-            carry, starts = job.start_from(carry, pathlib.Path(config.init_from))
+        if not saved_steps(workdir / "checkpoints"):
+            carry, starts = job.starts(carry)
 
         parallel.on_main(lock)
         for note in [note for note in dataset.notes if note.startswith("warning")] + changed + starts:
@@ -162,7 +163,7 @@ class Loop:
     def _fit_epochs(self) -> None:
         """A run that had ended goes on where `train.epochs` was raised."""
         progress, last = self.progress, self.stages[-1]
-        trained, wanted = len(progress["history"]), sum(stage.epochs for stage in self.stages)
+        trained, wanted = len(progress["history"]), self._total()
         if trained + bool(progress["epoch_step"]) > wanted and not progress["early"]:
             more = " and a part of the next" if progress["epoch_step"] else ""
             raise UserError(f"train.epochs: {self.config.train.epochs}, but {self.workdir} has trained {trained}{more}")
@@ -183,9 +184,8 @@ class Loop:
     def _stage(self, stage: Stage, request: stopping.Request) -> None:
         """What is left of one stage."""
         progress = self.progress
-        if progress["stage_epoch"] == progress["epoch_step"] == 0 and stage.begin is not None:
-            view = self.job.view(visible(self.history), self._note)
-            self.carry = self.job.place({**self.carry, "method": stage.begin(self.carry["method"], view)})
+        if self._left(stage) > 0 or not progress["stage_epoch"]:  # nothing begins again after the last epoch
+            self._begin(stage)
         start = len(self.history) * self.steps + progress["epoch_step"]
         stop = (len(self.history) + self._left(stage)) * self.steps
         calls: dict[int, Callable] = {}
@@ -207,6 +207,16 @@ class Loop:
                 if len(self.history) % self.config.checkpoint.every == 0 or last:
                     metric = f"{self.job.method.deployed}_validation_{self.config.data.select_on}"
                     self._save(row["step"], row.get(metric) if stage.counts else None)
+                if not ended:
+                    self._begin(stage)
+
+    def _begin(self, stage: Stage) -> None:
+        """`stage.begin`, where an epoch is its first one or it is time again."""
+        done, inside = self.progress["stage_epoch"], self.progress["epoch_step"] > 0
+        if stage.begin is None or inside or (done % stage.every if stage.every else done):
+            return
+        view = self.job.view(visible(self.history), self._note)
+        self.carry = self.job.place({**self.carry, "method": stage.begin(self.carry["method"], view)})
 
     def _epoch(self, stage: Stage, calls: dict[int, Callable], feeds: Iterator, request: stopping.Request) -> dict:
         """What is left of one epoch of `stage`, and its evaluation; returns the epoch's row."""
@@ -244,10 +254,16 @@ class Loop:
             self.reporter.say(f"warning: {line}")
         return {"epoch": epoch + 1, "stage": stage.name, "step": (epoch + 1) * self.steps, **means, **evaluated}
 
+    def _total(self) -> int:
+        """Epochs of the run; a stage that only prepares others, once it is over, has had those that it was trained."""
+        trained = collections.Counter(row["stage"] for row in self.progress["history"])
+        over = self.stages[: self.progress["stage"]]
+        return sum(trained[each.name] if each in over and not each.counts else each.epochs for each in self.stages)
+
     def _left(self, stage: Stage) -> int:
         """Epochs that `stage` still has; the last one has all that the run has. One that was begun is ended in it."""
         if stage is self.stages[-1]:
-            return sum(each.epochs for each in self.stages) - len(self.history)
+            return self._total() - len(self.history)
         return max(int(stage.epochs - self.progress["stage_epoch"]), int(self.progress["epoch_step"] > 0))
 
     def _note(self, line: str) -> None:

@@ -17,6 +17,7 @@ from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.methods.base import DatasetView, Info
 
 VARIANTS = {
+    "aml_kd": ["neighbours=5,variant=release,noise_rate=0.4", "neighbours=5"],
     "blind_kd": ["", "variant=release", "rewind=true"],
     "dmlp": ["ssl_epochs=2,purify_epochs=2", "ssl_epochs=2,then=blind_kd"],
     "ce": ["train_on=noisy", "train_on=trusted", "train_on=both,ema=0.9"],
@@ -180,12 +181,18 @@ def test_steps_compile_once(walked):
 
 
 def test_everything_is_finite_and_moves(walked):
-    """Protects training itself: finite states and metrics, and a deployed network that each stage changes."""
+    """Protects training itself: finite states and metrics, and a deployed network that each stage changes, or another
+    network where the stage does not count."""
     deployed = walked.method.networks[walked.method.deployed]
-    for before, results in zip(walked.before, walked.after, strict=True):
+
+    def weights(state, counts):
+        nets = [deployed] if counts or not walked.method.taught else walked.method.networks.values()
+        return jax.tree.leaves([net(state).params for net in nets])
+
+    for stage, before, results in zip(walked.method.stages, walked.before, walked.after, strict=True):
         for leaf in jax.tree.leaves(results):
             assert jnp.isfinite(leaf).all()
-        old, new = jax.tree.leaves(deployed(before).params), jax.tree.leaves(deployed(results[-1][0]).params)
+        old, new = weights(before, stage.counts), weights(results[-1][0], stage.counts)
         assert any((a != b).any() for a, b in zip(old, new, strict=True))
 
 
@@ -319,7 +326,8 @@ def few_steps(job):
     for number, stage in enumerate(job.method.stages):
         if stage.begin is not None:
             view = job.view(history, lambda line: None)
-            carry = job.place({**carry, "method": stage.begin(carry["method"], view)})
+            for _ in range(2 if stage.every else 1):
+                carry = job.place({**carry, "method": stage.begin(carry["method"], view)})
         compiled = job.compile(stage)
         for feed in job.feeds(stage, STEPS * number, STEPS * number + STEPS):
             carry, metrics = job.call(compiled, carry, feed)
@@ -346,6 +354,7 @@ def test_hidden_truth_changes_nothing(name):
 
 # One demanding variant of each method: random draws, MixUp, averages.
 SPREAD = {
+    "aml_kd": "neighbours=5,every=2",
     "blind_kd": "rewind=true",
     "dmlp": "ssl_epochs=1,purify_epochs=2",
     "ce": "train_on=both,ema=0.9",
@@ -360,9 +369,12 @@ PLACEMENTS = {
     "model": {"parallel.sharding": "fsdp", "parallel.shard_above": 64, "parallel.model": 2},
 }
 # The last two differ from the first two in what no method knows of.
-# SimCLR's step is the first stage of DMLP.
+# SimCLR's step is the first stage of DMLP, KD's are AML-KD's with less.
 CASES_SPREAD = [
-    (name, placement) for name in methods.names() if name != "simclr" for placement in ("jit", "fsdp", "pmap")
+    (name, placement)
+    for name in methods.names()
+    if name not in ("simclr", "kd")
+    for placement in ("jit", "fsdp", "pmap")
 ]
 CASES_SPREAD += [("ce", "stream"), ("ce", "model")]
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,11 +32,13 @@ SETTINGS = {
     "skip": {"train.on_nonfinite": "skip"},
     "blind_kd": {},
     "dmlp": {},
+    "aml_kd": {},
 }
 METHODS = {
     "two stages": "",
     "blind_kd": "method=blind_kd,trusted=0,epochs=5,longest_blind=0.6",
     "dmlp": "method=dmlp,ssl_epochs=1,purify_epochs=2,epochs=2",
+    "aml_kd": "method=aml_kd,trusted=0,teacher_epochs=1,epochs=3,mutual=0.6,neighbours=5",
 }
 
 
@@ -82,6 +85,7 @@ CUTS = [("two stages", 5), ("two stages", 7), *(("resident", step) for step in (
 CUTS += [("stream", 7), ("two steps a call", 7), ("stream, two steps a call", 12), ("skip", 8)]
 CUTS += [("blind_kd", 7), ("blind_kd", 15), ("blind_kd", 18)]  # in its first phase, between both, in the second
 CUTS += [("dmlp", 3), ("dmlp", 5), ("dmlp", 8)]  # in SimCLR's stage, between both, on the purified labels
+CUTS += [("aml_kd", 8), ("aml_kd", 17)]  # on the first labels, in a later turn
 
 
 @pytest.mark.parametrize("setting, step", CUTS)
@@ -188,6 +192,21 @@ def test_asked_to_stop_when_training_is_over(tmp_path, monkeypatch):
             train.run(config, tmp_path, quiet=True)
     assert not (tmp_path / "summary.json").exists()
     assert train.run(config, tmp_path, quiet=True)["changes"] == []
+
+
+def test_turns_between_epochs_are_neither_lost_nor_repeated(straight, tmp_path):
+    """Protects `Stage.every`: a run cut after its last epoch has no other turn, one cut between two epochs its next."""
+    config, hashes, kept = straight("aml_kd")
+    train.run(config, tmp_path, quiet=True)
+    for lost in ((), ("20",)):
+        for step in lost:
+            shutil.rmtree(tmp_path / "checkpoints" / step)
+        (tmp_path / "summary.json").unlink()
+        (tmp_path / "labels.csv").unlink()
+        train.run(config, tmp_path, quiet=True)
+        assert leaves(tmp_path, config)[0] == hashes
+        for name in FILES:
+            assert (tmp_path / name).read_bytes() == kept[name], name
 
 
 def test_epochs_within_a_trained_epoch_are_refused(tmp_path):

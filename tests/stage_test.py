@@ -85,3 +85,32 @@ def test_stages_begin_end_and_resume(staged, tmp_path, monkeypatch):
     lines = (tmp_path / "whole" / "metrics.jsonl").read_text()
     assert (lines.count('"stage": "short"'), lines.count('"stage": "long"')) == (1, 4)
     assert resumed["notes"] == whole["notes"] == ["the second stage begins"]
+
+
+def test_begin_again_every_so_many_epochs(staged, tmp_path, monkeypatch):
+    """Protects `Stage.every`: `begin` runs before epochs 1 and 3 of four, once each, and so where the run was cut."""
+
+    def often(config, info):
+        method = make(config, info)
+        first, second = method.stages
+
+        def begin(state, view):
+            return state.replace(begun=state.begun + 1)
+
+        return method._replace(stages=(first, second._replace(begin=begin, every=2)))
+
+    monkeypatch.setattr(methods, "get", lambda name: type("toy", (), {"make": staticmethod(often)}))
+    seen, evaluate = [], train.Run.evaluate
+
+    def look(job, state):
+        if len(seen) == 3:
+            seen.append(None)
+            raise KeyboardInterrupt
+        seen.append(float(state.begun))
+        return evaluate(job, state)
+
+    monkeypatch.setattr(train.Run, "evaluate", look)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(staged, tmp_path, quiet=True)
+    train.run(staged, tmp_path, quiet=True)
+    assert seen == [0.0, 1.0, 1.0, None, 2.0, 2.0]

@@ -74,6 +74,7 @@ class Stage(NamedTuple):
     begin: Callable[[State, DatasetView], State] | None = None
     done: Callable[[list[dict]], bool] | None = None  # epochs so far, no test or true-label figures -> end this stage
     counts: bool = True  # whether its epochs are among those of which last5, best_val and best_test speak
+    every: int = 0  # `begin` again after so many epochs of the stage, 0 = only before the first
 
 
 # The columns of `labels.table` that `Method.examine` may speak in the place of.
@@ -104,3 +105,4 @@ class Method(NamedTuple):
     diagnostics: Callable[[State], dict[str, jax.Array]] | None = None  # small figures for the report, by name
     pretrained: tuple[str, ...] = ()  # those of `networks` that `init_from`, where it is given, must hold
     reads_features: bool = False  # whether `DatasetView.features` are of use
+    taught: bool = False  # whether "teacher" may come trained from another run (`teacher.run`), and then stands still
