@@ -4,6 +4,7 @@ Pure functions on arrays; methods, the report and users call them. Small figures
 are taken for wrong labels throughout; give losses with their sign turned, or read the upper class.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -85,6 +86,7 @@ def otsu(values: jax.Array, criterion: str = "variance", bins: int = 1000) -> Sp
     return Split(*(jnp.asarray(part, jnp.float32) for part in (threshold, low, high)))
 
 
+@partial(jax.jit, static_argnames=("steps", "floor"))
 def gaussian_mixture(values: jax.Array, steps: int = 200, floor: float = 1e-6) -> Mixture:
     """The mixture w₁N(μ₁, v₁) + w₂N(μ₂, v₂) of greatest likelihood, by EM from the halves of `otsu`'s split.
 
@@ -117,6 +119,7 @@ def gaussian_mixture(values: jax.Array, steps: int = 200, floor: float = 1e-6) -
     return Mixture(weights, low + span * means, span**2 * variances)
 
 
+@jax.jit
 def posterior(mixture: Mixture, values: jax.Array) -> jax.Array:
     """f32[N, 2]: the probability of each component, given values f32[N]."""
     away = (values[:, None] - mixture.means[None]) ** 2 / mixture.variances[None]

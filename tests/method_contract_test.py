@@ -370,12 +370,8 @@ PLACEMENTS = {
 }
 # The last two differ from the first two in what no method knows of.
 # SimCLR's step is the first stage of DMLP, KD's are AML-KD's with less.
-CASES_SPREAD = [
-    (name, placement)
-    for name in methods.names()
-    if name not in ("simclr", "kd")
-    for placement in ("jit", "fsdp", "pmap")
-]
+SPREAD_NAMES = [name for name in methods.names() if name not in ("simclr", "kd")]
+CASES_SPREAD = [(name, placement) for name in SPREAD_NAMES for placement in ("jit", "fsdp", "pmap")]
 CASES_SPREAD += [("ce", "stream"), ("ce", "model")]
 
 

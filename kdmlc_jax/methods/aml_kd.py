@@ -29,6 +29,7 @@ labels of the turn before, weighted by σ(cos(h_i, m_ŷ)); one mean weight a bat
 labels, is left out in both, and MixUp's weight is folded to ½ and above (`data.augment.mixup`).
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -117,6 +118,7 @@ def believed(soft_label: np.ndarray, given_label: np.ndarray, evidence: bool) ->
     return np.where(reached[:, None], jax.nn.softmax(log_belief), np.eye(classes, dtype=np.float32)[given_label])
 
 
+@partial(jax.jit, static_argnames="num_classes")
 def cosines(features: jax.Array, label: jax.Array, num_classes: int) -> jax.Array:
     """f32[N, C]: cosine of features f32[N, D] to the mean direction of each class; -1 to one without an image."""
     rows = losses.unit_rows(features)
@@ -125,6 +127,7 @@ def cosines(features: jax.Array, label: jax.Array, num_classes: int) -> jax.Arra
     return jnp.where(jnp.sum(members, axis=0) > 0, rows @ centres.T, -1.0)
 
 
+@jax.jit
 def closed_weight(cosine: jax.Array, label: jax.Array) -> jax.Array:
     """s f32[N] = σ(10 (cosine to the own centre - the largest other one)); cosine f32[N, C], label i32[N]."""
     own = jax.nn.one_hot(label, cosine.shape[1], dtype=bool)
@@ -142,6 +145,7 @@ class WeightNet(nn.Module):
         return nn.Dense(1)(nn.relu(nn.Dense(rows.shape[1] // 2)(rows)))[:, 0]
 
 
+@partial(jax.jit, static_argnames="steps")
 def learned_weight(key: jax.Array, cosine: jax.Array, label: jax.Array, easy: jax.Array, steps: int = 200) -> jax.Array:
     """s f32[N] in [.05, 1]: σ of a `WeightNet` fitted to `easy` by binary cross-entropy.
 
