@@ -31,7 +31,7 @@ def together_or_again(what, folder, *arguments):
     """
     for _ in range(3):
         try:
-            codes, said = finish(launch(what, folder, *arguments), 300)
+            codes, said = finish(launch(what, folder, *arguments), 400)
         except subprocess.TimeoutExpired:
             continue
         if not any("Gloo context initialization failed" in text for text in said):
