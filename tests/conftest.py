@@ -6,10 +6,12 @@ import tempfile
 
 import pytest
 
-# XLA reads both variables when jax starts its backend, so they are set before jax is imported.
-_DEVICE_COUNT = "--xla_force_host_platform_device_count"
-if _DEVICE_COUNT not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICE_COUNT}=4".strip()
+# XLA reads both variables when jax starts its backend, so they are set before jax is imported. It ends the program
+# where a simulated device is 40 s late, which on a busy machine one may be.
+_FLAGS = {"xla_force_host_platform_device_count": 4, "xla_cpu_collective_call_terminate_timeout_seconds": 300}
+_given = os.environ.get("XLA_FLAGS", "")
+_added = [f"--{key}={value}" for key, value in _FLAGS.items() if key not in _given]
+os.environ["XLA_FLAGS"] = " ".join([_given, *_added]).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # Many tests train the same tiny run: each program is compiled once a session, and none ends in the user's cache folder.
