@@ -152,6 +152,17 @@ def test_turns_of_the_mutual_stage():
         assert asked == want, done
 
 
+def test_the_noise_rate_of_the_teacher_s_losses_stays():
+    """Protects the seeds of later turns: a student of refined labels fits all given ones alike, and found few wrong."""
+    method = made()
+    begun = stage(method, "propagate").begin(start(method), view())
+    known = begun.replace(noise_rate=begun.noise_rate + 0.25)
+    turned = stage(method, "mutual").begin(known, view([{"stage": "mutual"}]))
+    np.testing.assert_array_equal(turned.noise_rate, known.noise_rate)
+    share = np.bincount(GIVEN, np.asarray(turned.seed.rows), minlength=CLASSES) / np.bincount(GIVEN, minlength=CLASSES)
+    np.testing.assert_allclose(share, 1.0 - known.noise_rate, atol=0.01)
+
+
 def test_without_its_parts_it_is_kd():
     """Protects the comparison: labels as given, no weights and no MixUp, and a step is one of plain KD."""
     plain = methods.get("kd").make(config(method="kd"), INFO)

@@ -16,10 +16,11 @@ In 2 and 3 the student learns, the teacher stands still. With MixUp x̃, t̃ of 
 h are the features last propagated over, m_c their mean direction in class ŷ = c: images between two classes, the
 ambiguous ones, count less.
 
-`variant = "fixed"` is ours where the release leaves a part without effect or takes what nobody has. r̂_c is estimated,
-by a mixture of two Gaussians of the losses (which finds two parts even where no label is wrong). ŷ is the largest of
-b_i ∝ p(ỹ_i | y) softmax(4 log z_i), z_i the soft label propagated and p(ỹ | y) as counted from it: the given label is
-evidence beside the neighbours' (`evidence`). An image that no seed reaches keeps its given label.
+`variant = "fixed"` is ours where the release leaves a part without effect or takes what nobody has. r̂_c is estimated
+in stage 2, by a mixture of two Gaussians of the teacher's losses (which finds two parts even where no label is wrong);
+in the losses of a student of refined labels the parts are one. ŷ is the largest of b_i ∝ p(ỹ_i | y) softmax(4 log z_i),
+z_i the soft label propagated and p(ỹ | y) as counted from it: the given label is evidence beside the neighbours'
+(`evidence`). An image that no seed reaches keeps its given label.
 
 `variant = "release"` follows the authors' code: first labels from the teacher's predictions on all images, the least
 confident 5 % of which keep the given label; later ones, every `every` epochs, from the student's 1 - r images of
@@ -214,6 +215,7 @@ def make(config: Any, info: Info) -> Method:
     options, classes = config.method, info.num_classes
     check(config, info)
     fixed = options.variant == "fixed"
+    known = np.full(classes, options.noise_rate, np.float32) if options.noise_rate else None
     create = kd.networks(config, info)
 
     def init(key: jax.Array, images: jax.Array) -> State:
@@ -242,14 +244,14 @@ def make(config: Any, info: Info) -> Method:
         seen: tuple[np.ndarray, np.ndarray] = view.map("noisy", outputs, getattr(current, name))
         return seen
 
-    def refined(current: State, view: DatasetView, over: str, judge: str) -> State:
-        """Labels and weights anew, over one network's features, from seeds of the judge."""
+    def refined(current: State, view: DatasetView, over: str, judge: str, wrong: np.ndarray | None = None) -> State:
+        """Labels and weights anew, over one network's features, from seeds of the judge; wrong: r̂ where it is known."""
         given = view.given_label
         features, logits = look(current, view, over)
         logits = logits if judge == over else look(current, view, judge)[1]
         loss = given_losses(logits, given)
-        rate = options.noise_rate
-        wrong = np.full(classes, rate, np.float32) if rate else estimated_noise(loss, given, classes)
+        if wrong is None:
+            wrong = estimated_noise(loss, given, classes)
         seed = small_losses(loss, given, wrong)
         belief = np.eye(classes, dtype=np.float32)[given]
         if options.refine != "off":
@@ -273,8 +275,7 @@ def make(config: Any, info: Info) -> Method:
             soft = spread(features, start, weight)
             stays = smallest(soft.max(axis=1), 0.05) if turn == 0 else kept
             belief = np.where(stays[:, None], belief, believed(soft, given, False))
-        wrong = np.full(classes, options.noise_rate, np.float32)
-        return held(current, features, belief, kept, np.argmax(student, axis=1), wrong)
+        return held(current, features, belief, kept, np.argmax(student, axis=1), known)
 
     def held(
         current: State, features: Any, belief: np.ndarray, seed: np.ndarray, guess: np.ndarray, wrong: Any
@@ -296,7 +297,7 @@ def make(config: Any, info: Info) -> Method:
         """Stage 2: once, for the teacher stands still; the release's student does not."""
         done = sum(row["stage"] == "propagate" for row in view.history)
         if fixed:
-            begun = refined(current, view, "teacher", "teacher")
+            begun = refined(current, view, "teacher", "teacher", known)
         else:
             begun = released(current, view, "teacher", done // options.every)
         if not done:
@@ -311,7 +312,9 @@ def make(config: Any, info: Info) -> Method:
         """Stage 3: a turn."""
         done = sum(row["stage"] == MUTUAL for row in view.history)
         over, judge = ("teacher", "student") if done // options.every % 2 else ("student", "teacher")
-        return refined(current, view, over, judge) if fixed else released(current, view, over, -1)
+        if fixed:
+            return refined(current, view, over, judge, view.fetch(current.noise_rate))
+        return released(current, view, over, -1)
 
     def step(current: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
         images, n = batch["image"], len(batch["image"])
