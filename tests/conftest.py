@@ -14,6 +14,10 @@ _added = [f"--{key}={value}" for key, value in _FLAGS.items() if key not in _giv
 os.environ["XLA_FLAGS"] = " ".join([_given, *_added]).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# The machine code of tiny networks would take longer to optimise than it then saves; programs that tests start have it
+# from the environment. XLA's own passes are the same.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 # Many tests train the same tiny run: each program is compiled once a session, and none ends in the user's cache folder.
 # Set in the environment, the folder is that of all workers and of the programs that tests start.
 _compiled = None

@@ -36,15 +36,6 @@ INFO = Info(num_classes=CLASSES, image_shape=SHAPE, steps_per_epoch=2, num_noisy
 MUTUAL = ("blind_kd",)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """What is checked here does not depend on XLA's optimisations, and most of the time would go into them."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def settings(name, arguments):
     """Tiny networks and batches; the method's arguments as a user writes them."""
     base = config.base()
@@ -368,11 +359,11 @@ PLACEMENTS = {
     "stream": {"data.pipeline": "stream"},
     "model": {"parallel.sharding": "fsdp", "parallel.shard_above": 64, "parallel.model": 2},
 }
-# The last two differ from the first two in what no method knows of.
 # SimCLR's step is the first stage of DMLP, KD's are AML-KD's with less.
 SPREAD_NAMES = [name for name in methods.names() if name not in ("simclr", "kd")]
-CASES_SPREAD = [(name, placement) for name in SPREAD_NAMES for placement in ("jit", "fsdp", "pmap")]
-CASES_SPREAD += [("ce", "stream"), ("ce", "model")]
+# "jit" has each of them in `processes_test.py`; "stream" and "model" differ from it in what no method knows of.
+CASES_SPREAD = [(name, placement) for name in SPREAD_NAMES for placement in ("fsdp", "pmap")]
+CASES_SPREAD += [("ce", "jit"), ("ce", "stream"), ("ce", "model")]
 
 
 @cache

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from method_contract_test import SPREAD_NAMES, assert_close, quick_compilation, spread_over  # noqa: F401 (a fixture)
+from method_contract_test import SPREAD_NAMES, assert_close, spread_over
 
 from kdmlc_jax import parallel, train
 from kdmlc_jax.checkpoint import Checkpoints

@@ -19,7 +19,6 @@ from kdmlc_jax import cli, parallel, train  # noqa: E402
 
 def equality(folder, *names):
     """What `method_contract_test.few_steps` gives for each method, as arrays in a file; process 0 writes them."""
-    jax.config.update("jax_disable_most_optimizations", True)
     import method_contract_test as contract
     import numpy as np
 
