@@ -41,7 +41,7 @@ from kdmlc_jax import compare, config, parallel
 from kdmlc_jax.cli import parse
 from kdmlc_jax.data.prepare import Dataset, prepare
 from kdmlc_jax.data.splits import Splits
-from kdmlc_jax.job import Run
+from kdmlc_jax.experiment import Run
 
 METHODS = "ce:train_on=both,network=teacher mlc:network=teacher kdmlc:preset=paper kdmlc:preset=strong,warm_up=0"
 PLACEMENTS = {

@@ -15,10 +15,12 @@ import pathlib
 
 import numpy as np
 
-from kdmlc_jax import compare, files, labels, train
+from kdmlc_jax import compare, train
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.data.prepare import Dataset, prepare
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.labels import table as labels
+from kdmlc_jax.storage import files
 
 FILTERS = ("prune_by_noise_rate", "prune_by_class", "both", "confident_learning", "predicted_neq_given")
 DEFAULT = FILTERS[0]  # cleanlab's own

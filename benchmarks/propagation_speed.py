@@ -14,7 +14,7 @@ import alone
 import jax
 import numpy as np
 
-from kdmlc_jax.propagation import propagate
+from kdmlc_jax.labels.propagation import propagate
 
 
 def measure(size: int, width: int, classes: int, seeds: int, neighbours: int, block: int) -> dict:

@@ -22,12 +22,13 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from kdmlc_jax import compare, files, state
+from kdmlc_jax import compare, train_state
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.data.prepare import Dataset, prepare
-from kdmlc_jax.job import Run, map_rows
+from kdmlc_jax.experiment import Run, map_rows
+from kdmlc_jax.labels.purify import purify
 from kdmlc_jax.methods.simclr import side_by_side
-from kdmlc_jax.purify import purify
+from kdmlc_jax.storage import files
 
 MOST = 1024  # pixels; more take minutes to purify on
 Rows = dict[str, np.ndarray]  # by part: noisy, trusted, test
@@ -62,7 +63,7 @@ def learned(config, dataset: Dataset, folder: pathlib.Path) -> dict[str, list[Ro
     found: dict[str, Rows] = {}
     for name in ("teacher", "student"):
         net = job.method.networks[name](carry["method"])
-        see = lambda images, net=net: state.evaluate(net, job._normalise(job.fixed, images)).features  # noqa: E731
+        see = lambda images, net=net: train_state.evaluate(net, job._normalise(job.fixed, images)).features  # noqa: E731
         found[name] = {part: map_rows(see, images, rows, 500) for part, (images, rows) in parts(dataset).items()}
     both = {
         part: np.asarray(side_by_side({name: rows[part] for name, rows in found.items()})) for part in parts(dataset)

@@ -13,7 +13,7 @@ import alone
 import jax
 import numpy as np
 
-from kdmlc_jax.purify import purify
+from kdmlc_jax.labels.purify import purify
 
 
 def measure(size: int, width: int, classes: int, epochs: int, trusted: int) -> dict:

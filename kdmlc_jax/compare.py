@@ -17,9 +17,9 @@ import sys
 from ml_collections import ConfigDict
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax import files
 from kdmlc_jax.cli import add_launch, guarded, parse, start
 from kdmlc_jax.errors import NoTrustedError, UserError
+from kdmlc_jax.storage import files
 
 METRICS = ("last", "last5", "best_val", "best_test")
 SEED = "{seed}"

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 
-from kdmlc_jax import files, nets
+from kdmlc_jax import nets
 from kdmlc_jax.data import augment
 from kdmlc_jax.errors import UserError
-from kdmlc_jax.state import NetState
+from kdmlc_jax.storage import files
+from kdmlc_jax.train_state import NetState
 
 
 def save(directory: pathlib.Path, net: NetState, description: dict) -> None:

@@ -19,7 +19,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kdmlc_jax.errors import UserError
-from kdmlc_jax.state import Bank, NetState
+from kdmlc_jax.train_state import Bank, NetState
 
 # XLA's default CPU convolutions are 2-4x slower than these library calls; other backends do not know the option.
 _CPU_OPTIONS = {

@@ -13,14 +13,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax import files, metrics, parallel, stopping, summarise, writers
-from kdmlc_jax.checkpoint import Checkpoints, saved_steps
+from kdmlc_jax import metrics, parallel, stopping, writers
+from kdmlc_jax import summary as summary_lib
 from kdmlc_jax.data import artefact
 from kdmlc_jax.data.artefact import Artefact
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import NonFiniteError, StoppedError, UserError
-from kdmlc_jax.job import Run
+from kdmlc_jax.experiment import Run
 from kdmlc_jax.methods.base import Stage
+from kdmlc_jax.storage import files
+from kdmlc_jax.storage.checkpoint import Checkpoints, saved_steps
 
 
 def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, title: str = "") -> dict:
@@ -84,7 +86,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
             if parallel.in_any(bool(request.name)):
                 raise StoppedError(f"{request.name or 'another process'}: trained to the end; the same command goes on")
             trained = time.monotonic()
-            summary = summarise.finish(job, loop.carry["method"], loop.progress, workdir)
+            summary = summary_lib.finish(job, loop.carry["method"], loop.progress, workdir)
             summary["seconds"] = loop.progress["seconds"] + time.monotonic() - trained
             if parallel.is_main():
                 files.write_json(summary_path, summary)

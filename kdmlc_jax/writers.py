@@ -9,8 +9,9 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kdmlc_jax import files, parallel
+from kdmlc_jax import parallel
 from kdmlc_jax.errors import StorageError
+from kdmlc_jax.storage import files
 
 
 def minutes(value: float) -> str:

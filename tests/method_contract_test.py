@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from kdmlc_jax import bilevel, config, methods, parallel, train
-from kdmlc_jax.checkpoint import Checkpoints
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.methods.base import DatasetView, Info
+from kdmlc_jax.storage.checkpoint import Checkpoints
 
 VARIANTS = {
     "aml_kd": ["neighbours=5,variant=release,noise_rate=0.4", "neighbours=5"],

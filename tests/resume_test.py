@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import tiny
 
-from kdmlc_jax import checkpoint, files, methods, optim, stopping, train, writers
-from kdmlc_jax.checkpoint import Checkpoints, named_leaves
+from kdmlc_jax import methods, optim, stopping, train, writers
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import NonFiniteError, StoppedError, StorageError, UserError
+from kdmlc_jax.storage import checkpoint, files
+from kdmlc_jax.storage.checkpoint import Checkpoints, named_leaves
 
 FILES = ("metrics.jsonl", "labels.csv", "student/weights.msgpack", "student/network.json")
 # Plain CE where the method does not matter: its step compiles in no time.
@@ -327,7 +328,7 @@ def test_two_writers_are_refused(tmp_path):
     """Protects a folder from two runs: the second is told who holds it, and waits for nobody."""
     workdir = tmp_path / "work"
     script = (
-        "import sys, pathlib, kdmlc_jax.files as f\n"
+        "import sys, pathlib, kdmlc_jax.storage.files as f\n"
         "with f.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", script, str(workdir)]

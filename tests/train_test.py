@@ -11,13 +11,14 @@ import tiny
 from pyarrow import parquet
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax import export, job, labels, optim, train
-from kdmlc_jax.checkpoint import Checkpoints
+from kdmlc_jax import experiment, export, optim, train
 from kdmlc_jax.data import artefact
 from kdmlc_jax.data.artefact import Artefact
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.data.splits import Splits
 from kdmlc_jax.errors import NonFiniteError, UserError
+from kdmlc_jax.labels import table as labels
+from kdmlc_jax.storage.checkpoint import Checkpoints
 
 # The keys that other programs may count on.
 SUMMARY = {"method", "dataset", "seed", "versions", "device", "noise", "networks", "labels", "seconds"}
@@ -264,7 +265,7 @@ def test_map_rows_keeps_order_and_length(rows):
     """Protects evaluation: every row once, in order, whatever the batch leaves over."""
     images = np.arange(20, dtype=np.float32)
     at = np.random.default_rng(rows).permutation(20)[:rows]
-    got = job.map_rows(lambda x, y: {"sum": x + y, "batch": 0 * x + len(x)}, images, at, 4, 10 * images)
+    got = experiment.map_rows(lambda x, y: {"sum": x + y, "batch": 0 * x + len(x)}, images, at, 4, 10 * images)
     np.testing.assert_array_equal(got["sum"], 11 * images[at])
     assert (got["batch"] == 4).all()
 

@@ -16,8 +16,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from kdmlc_jax import checkpoint, parallel
 from kdmlc_jax import config as config_lib
+from kdmlc_jax import parallel
+from kdmlc_jax.storage import checkpoint
 
 # Two networks, two stages (an epoch of warm-up comes first), a validation split, five steps an epoch.
 SPEC = "configs/digits.py:teacher=cnn3,student=cnn2,noisy=200,validation=20"

@@ -26,9 +26,10 @@ import common
 import numpy as np
 import orbax.checkpoint as ocp
 
-from kdmlc_jax import checkpoint, train
-from kdmlc_jax.checkpoint import Checkpoints
+from kdmlc_jax import train
 from kdmlc_jax.data.prepare import prepare
+from kdmlc_jax.storage import checkpoint
+from kdmlc_jax.storage.checkpoint import Checkpoints
 
 HARMS = {"flip": 0.6, "truncate": 0.3, "delete": 0.05, "add": 0.05}
 

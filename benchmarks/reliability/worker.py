@@ -14,9 +14,10 @@ from unittest import mock
 import common
 import jax
 
-from kdmlc_jax import checkpoint, cli, parallel, train
-from kdmlc_jax.checkpoint import Checkpoints
+from kdmlc_jax import cli, parallel, train
 from kdmlc_jax.data.prepare import prepare
+from kdmlc_jax.storage import checkpoint
+from kdmlc_jax.storage.checkpoint import Checkpoints
 
 
 def note(path: pathlib.Path, state, progress: dict) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from kdmlc_jax.data.splits import Splits
 from kdmlc_jax.errors import UserError
-from kdmlc_jax.files import atomic_write
+from kdmlc_jax.storage.files import atomic_write
 
 # What NumPy and zipfile raise on damaged files, as found by flipping bits.
 UNREADABLE = (

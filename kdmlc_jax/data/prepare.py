@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdmlc_jax import labels as label_table
 from kdmlc_jax.data import artefact, duplicates, noise, sources, splits
 from kdmlc_jax.data.duplicates import Duplicates
 from kdmlc_jax.data.sources import Images, Part, Source
 from kdmlc_jax.data.sources.features import read_features
 from kdmlc_jax.errors import UserError, choose
+from kdmlc_jax.labels import table as label_table
 
 # Noise that is drawn from known labels; the others take labels as they come.
 AS_GIVEN = ("none", "human", "file")

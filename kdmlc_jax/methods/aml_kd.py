@@ -41,13 +41,14 @@ from flax import linen as nn
 from flax import struct
 from ml_collections import ConfigDict
 
-from kdmlc_jax import estimate, losses, state
+from kdmlc_jax import losses, train_state
 from kdmlc_jax.data import augment
 from kdmlc_jax.errors import UserError, choose, in_range
+from kdmlc_jax.labels import transition as estimate
+from kdmlc_jax.labels.propagation import propagate
 from kdmlc_jax.methods import kd
 from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Stage, Streams
-from kdmlc_jax.propagation import propagate
-from kdmlc_jax.state import Bank, NetState
+from kdmlc_jax.train_state import Bank, NetState
 
 SHARPNESS = 4.0  # of propagated soft labels as a belief; chosen on seed 10 (benchmarks)
 MUTUAL = "mutual"  # the stage
@@ -230,7 +231,7 @@ def make(config: Any, info: Info) -> Method:
         )
 
     def outputs(net: NetState, images: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
-        output = state.evaluate(net, images)
+        output = train_state.evaluate(net, images)
         return output.features, output.logits
 
     def spread(features: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
@@ -324,11 +325,11 @@ def make(config: Any, info: Info) -> Method:
         weight = jnp.clip(share / jnp.maximum(mean, 1e-6), 0.0, 3.0) if fixed else mean
         mixes = options.mixup > 0
         seen, mix = augment.mixup(key, images, options.mixup) if mixes else (images, lambda rows: rows)
-        guide = state.evaluate(current.teacher, seen).logits
+        guide = train_state.evaluate(current.teacher, seen).logits
 
         def loss_fn(params: Any) -> tuple[jax.Array, Any]:
             both = jnp.concatenate([images, seen]) if mixes else images
-            output, batch_stats = state.train_forward(current.student, params, both)
+            output, batch_stats = train_state.train_forward(current.student, params, both)
             plain, last = output.logits[:n], output.logits[-n:]
             total = jnp.mean(weight * losses.cross_entropy(own, plain))
             if mixes:
@@ -336,7 +337,7 @@ def make(config: Any, info: Info) -> Method:
             total += options.kd_weight * jnp.mean(losses.distillation(guide, last, options.temperature))
             if not fixed:
                 rows = losses.unit_rows(output.features[:n])
-                others = losses.unit_rows(state.evaluate(current.teacher, images).features)
+                others = losses.unit_rows(train_state.evaluate(current.teacher, images).features)
                 total += 0.5 * jnp.mean((rows @ rows.T - others @ others.T) ** 2)
             return total, batch_stats
 
@@ -344,7 +345,7 @@ def make(config: Any, info: Info) -> Method:
         return current.replace(student=current.student.descend(gradient, batch_stats)), {"loss": loss}
 
     def predict(current: State, images: jax.Array) -> jax.Array:
-        return state.evaluate(current.student, images).logits
+        return train_state.evaluate(current.student, images).logits
 
     def correct(current: State, images: jax.Array, given_label: jax.Array, index: jax.Array) -> jax.Array:
         now = jax.nn.softmax(predict(current, images))

@@ -27,10 +27,11 @@ from flax import struct
 from jax.nn import log_softmax, softmax
 from ml_collections import ConfigDict
 
-from kdmlc_jax import estimate, losses, nets, optim, state
+from kdmlc_jax import losses, nets, optim, train_state
 from kdmlc_jax.errors import UserError, choose, in_range
+from kdmlc_jax.labels import transition as estimate
 from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Stage, Streams
-from kdmlc_jax.state import Bank, NetState
+from kdmlc_jax.train_state import Bank, NetState
 
 LATE = 2  # epochs after which a tipping point shows
 BETA = (0.70, 0.55, 0.45, 0.30)  # by group, from the least agreement to the most
@@ -122,7 +123,7 @@ def make(config: Any, info: Info) -> Method:
 
     def init(key: jax.Array, images: jax.Array) -> State:
         teacher, student = (
-            state.create(jax.random.fold_in(key, number), module, tx, images)
+            train_state.create(jax.random.fold_in(key, number), module, tx, images)
             for number, module in enumerate(modules.values())
         )
         none, even = jnp.zeros(()), jnp.full((info.num_classes,) * 2, 1.0 / info.num_classes)
@@ -146,8 +147,8 @@ def make(config: Any, info: Info) -> Method:
         """One update of both networks; returns the state, the loss, and (z_T, z_S)."""
 
         def loss_fn(params: tuple[Any, Any]) -> tuple[jax.Array, Any]:
-            teacher, teacher_stats = state.train_forward(current.teacher, params[0], batch["image"])
-            student, student_stats = state.train_forward(current.student, params[1], batch["image"])
+            teacher, teacher_stats = train_state.train_forward(current.teacher, params[0], batch["image"])
+            student, student_stats = train_state.train_forward(current.student, params[1], batch["image"])
             target = jax.nn.one_hot(batch["label"], info.num_classes)
             if beta is not None:
                 target = refined_target(batch["label"], student.logits, beta)
@@ -239,7 +240,7 @@ def make(config: Any, info: Info) -> Method:
         return moved, figures(loss, given_share(logits, batch["label"]), logits[1])
 
     def predict(current: State, images: jax.Array) -> jax.Array:
-        teacher, student = (state.evaluate(net, images).logits for net in (current.teacher, current.student))
+        teacher, student = (train_state.evaluate(net, images).logits for net in (current.teacher, current.student))
         return log_agreement(teacher, student)
 
     def correct(current: State, images: jax.Array, given_label: jax.Array, index: jax.Array) -> jax.Array:

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from kdmlc_jax import losses, nets, optim, state
+from kdmlc_jax import losses, nets, optim, train_state
 from kdmlc_jax.errors import choose, in_range
 from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams
-from kdmlc_jax.state import NetState
+from kdmlc_jax.train_state import NetState
 
 # Images and their labels in a batch.
 PAIRS = {"image": "label", "trusted_image": "trusted_label"}
@@ -39,7 +39,7 @@ def make(config: Any, info: Info) -> Method:
     )
 
     def init(key: jax.Array, images: jax.Array) -> NetState:
-        return state.create(key, module, tx, images, options.ema)
+        return train_state.create(key, module, tx, images, options.ema)
 
     def step(net: NetState, batch: Batch, key: jax.Array) -> tuple[NetState, Metrics]:
         there = {image: label for image, label in PAIRS.items() if image in batch}
@@ -50,14 +50,14 @@ def make(config: Any, info: Info) -> Method:
         images, target = (jnp.concatenate(column) for column in zip(*parts, strict=True))
 
         def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-            output, batch_stats = state.train_forward(net, params, images)
+            output, batch_stats = train_state.train_forward(net, params, images)
             return jnp.mean(losses.cross_entropy(target, output.logits)), batch_stats
 
         (loss, batch_stats), gradient = jax.value_and_grad(loss_fn, has_aux=True)(net.params)
         return net.descend(gradient, batch_stats, options.ema), {"loss": loss}
 
     def predict(net: NetState, images: jax.Array) -> jax.Array:
-        return state.evaluate(net, images).logits
+        return train_state.evaluate(net, images).logits
 
     def correct(net: NetState, images: jax.Array, given_label: jax.Array, index: jax.Array) -> jax.Array:
         return jax.nn.softmax(predict(net, images))

@@ -27,12 +27,12 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from kdmlc_jax import methods, optim, state
+from kdmlc_jax import methods, optim, train_state
 from kdmlc_jax.errors import NoTrustedError, UserError, choose, in_range
+from kdmlc_jax.labels.purify import VARIANTS, purify
 from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Stage, Streams, without_flags
 from kdmlc_jax.methods.simclr import SimCLR, check_images, side_by_side
-from kdmlc_jax.purify import VARIANTS, purify
-from kdmlc_jax.state import Bank
+from kdmlc_jax.train_state import Bank
 
 SSL = "simclr"  # the stage
 THEN = ("ce", "kdmlc", "mlc", "blind_kd")
@@ -118,14 +118,14 @@ def make(config: Any, info: Info) -> Method:
             net = net_of(current, name)
             moved, contrast, figures, _ = learner.step(net, current.contrasts[name], batch)
             contrasts = {**current.contrasts, name: contrast}
-            current = current.replace(parts=state.replace_net(current.parts, net, moved), contrasts=contrasts)
+            current = current.replace(parts=train_state.replace_net(current.parts, net, moved), contrasts=contrasts)
             metrics |= {f"{name}_{figure}": value for figure, value in figures.items()}
         return current, {"loss": metrics[f"{names[0]}_loss"], **metrics}
 
     def features_of(current: State, images: jax.Array, label: jax.Array) -> jax.Array:
         if info.is_features:
             return images.reshape(len(images), -1)
-        return side_by_side({name: state.evaluate(net_of(current, name), images).features for name in names})
+        return side_by_side({name: train_state.evaluate(net_of(current, name), images).features for name in names})
 
     def purified(current: State, view: DatasetView) -> State:
         """Stage 2."""

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from flax import struct
 from ml_collections import ConfigDict
 
-from kdmlc_jax import losses, nets, optim, state
+from kdmlc_jax import losses, nets, optim, train_state
 from kdmlc_jax.errors import choose, in_range
 from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams
-from kdmlc_jax.state import NetState
+from kdmlc_jax.train_state import NetState
 
 TEACHER = "teacher"  # the stage
 
@@ -66,7 +66,7 @@ def networks(config: Any, info: Info) -> Callable[[jax.Array, jax.Array], dict[s
 
     def init(key: jax.Array, images: jax.Array) -> dict[str, NetState]:
         return {
-            name: state.create(jax.random.fold_in(key, number), module, tx, images)
+            name: train_state.create(jax.random.fold_in(key, number), module, tx, images)
             for number, (name, (module, tx)) in enumerate(built.items())
         }
 
@@ -78,7 +78,7 @@ def teacher_stages(config: Any, info: Info, streams: Streams) -> tuple[Stage, ..
 
     def step(current: Any, batch: Batch, key: jax.Array) -> tuple[Any, Metrics]:
         def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-            output, batch_stats = state.train_forward(current.teacher, params, batch["image"])
+            output, batch_stats = train_state.train_forward(current.teacher, params, batch["image"])
             own = jax.nn.one_hot(batch["label"], info.num_classes)
             return jnp.mean(losses.cross_entropy(own, output.logits)), batch_stats
 
@@ -104,10 +104,10 @@ def make(config: Any, info: Info) -> Method:
 
     def step(current: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
         images = batch["image"]
-        guide = state.evaluate(current.teacher, images).logits
+        guide = train_state.evaluate(current.teacher, images).logits
 
         def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-            output, batch_stats = state.train_forward(current.student, params, images)
+            output, batch_stats = train_state.train_forward(current.student, params, images)
             loss = losses.cross_entropy(jax.nn.one_hot(batch["label"], info.num_classes), output.logits)
             loss += options.kd_weight * losses.distillation(guide, output.logits, options.temperature)
             return jnp.mean(loss), batch_stats
@@ -116,7 +116,7 @@ def make(config: Any, info: Info) -> Method:
         return current.replace(student=current.student.descend(gradient, batch_stats)), {"loss": loss}
 
     def predict(current: State, images: jax.Array) -> jax.Array:
-        return state.evaluate(current.student, images).logits
+        return train_state.evaluate(current.student, images).logits
 
     def correct(current: State, images: jax.Array, given_label: jax.Array, index: jax.Array) -> jax.Array:
         return jax.nn.softmax(predict(current, images))

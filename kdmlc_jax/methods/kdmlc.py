@@ -18,13 +18,13 @@ import jax.numpy as jnp
 from flax import struct
 from ml_collections import ConfigDict
 
-from kdmlc_jax import losses, nets, optim, state
+from kdmlc_jax import losses, nets, optim, train_state
 from kdmlc_jax.data import augment
 from kdmlc_jax.errors import in_range
 from kdmlc_jax.methods import mlc
 from kdmlc_jax.methods.base import Batch, Info, Method, Metrics
-from kdmlc_jax.state import NetState
-from kdmlc_jax.teacher import Teacher, TeacherState, default_options, transition_matrix
+from kdmlc_jax.methods.parts.meta_corrector import Teacher, TeacherState, default_options, transition_matrix
+from kdmlc_jax.train_state import NetState
 
 
 def default_config(preset: str = "strong") -> ConfigDict:
@@ -60,7 +60,7 @@ def make(config: Any, info: Info) -> Method:
     tx = optim.build(config.optim, config.train.epochs * info.steps_per_epoch)
 
     def init(key: jax.Array, images: jax.Array) -> State:
-        student = state.create(jax.random.fold_in(key, 2), module, tx, images, options.student_ema)
+        student = train_state.create(jax.random.fold_in(key, 2), module, tx, images, options.student_ema)
         return State(teacher.init(key, images), student)
 
     def student_weight(step: int | jax.Array) -> jax.Array:
@@ -78,7 +78,7 @@ def make(config: Any, info: Info) -> Method:
             target, guide = mix(target), mix(guide)
         if options.trusted_term:
             images = jnp.concatenate([images, batch["trusted_image"]])
-        output, batch_stats = state.train_forward(student, params, images)
+        output, batch_stats = train_state.train_forward(student, params, images)
         noisy = (1.0 - options.kd_weight) * losses.cross_entropy(target, output.logits[:n])
         if options.kd_weight > 0:
             noisy += options.kd_weight * losses.distillation(guide, output.logits[:n], options.temperature)
@@ -102,7 +102,7 @@ def make(config: Any, info: Info) -> Method:
         return State(new_teacher, student), metrics | {"student_loss": loss}
 
     def predict(current: State, images: jax.Array) -> jax.Array:
-        return state.evaluate(current.student, images).logits
+        return train_state.evaluate(current.student, images).logits
 
     def correct(current: State, images: jax.Array, given_label: jax.Array, index: jax.Array) -> jax.Array:
         return teacher.correct(current.teacher, images, given_label)

@@ -15,10 +15,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from kdmlc_jax import state
+from kdmlc_jax import train_state
 from kdmlc_jax.errors import choose, in_range
 from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams
-from kdmlc_jax.teacher import Teacher, TeacherState, default_options, transition_matrix
+from kdmlc_jax.methods.parts.meta_corrector import Teacher, TeacherState, default_options, transition_matrix
 
 
 def default_config(preset: str = "paper") -> ConfigDict:
@@ -36,7 +36,7 @@ def make(config: Any, info: Info) -> Method:
         return moved, metrics
 
     def predict(current: TeacherState, images: jax.Array) -> jax.Array:
-        return state.evaluate(current.net, images).logits
+        return train_state.evaluate(current.net, images).logits
 
     return Method(
         init=teacher.init,

@@ -23,11 +23,11 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from kdmlc_jax import losses, nets, optim, state
+from kdmlc_jax import losses, nets, optim, train_state
 from kdmlc_jax.errors import UserError, choose, in_range
 from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams
 from kdmlc_jax.nets.projector import Projector
-from kdmlc_jax.state import NetState
+from kdmlc_jax.train_state import NetState
 
 QUEUE = 4096  # trusted features that vote, at most
 NEIGHBOURS, SHARPNESS = 20, 0.07
@@ -68,7 +68,7 @@ class SimCLR:
 
     def init(self, key: jax.Array, net: NetState, images: jax.Array) -> Contrast:
         """The state before the first step of `net`."""
-        projector = self.projector.init(key, state.evaluate(net, images).features)["params"]
+        projector = self.projector.init(key, train_state.evaluate(net, images).features)["params"]
         probe = net.params[nets.head_of(net.params)]
         return Contrast(projector, self.tx.init((net.params, projector)), self.probe_tx.init(probe))
 
@@ -79,7 +79,9 @@ class SimCLR:
             projected: list[Any] = []
             batch_stats = net.batch_stats
             for view in ("view1", "view2"):
-                output, batch_stats = state.train_forward(net.replace(batch_stats=batch_stats), weights[0], batch[view])
+                output, batch_stats = train_state.train_forward(
+                    net.replace(batch_stats=batch_stats), weights[0], batch[view]
+                )
                 projected.append(self.projector.apply({"params": weights[1]}, output.features))
             return jnp.mean(losses.nt_xent(projected[0], projected[1], self.temperature)), batch_stats
 
@@ -89,7 +91,7 @@ class SimCLR:
         params, projector = optax.apply_updates(weights, updates)
 
         kind = "trusted_" if "trusted_image" in batch else ""
-        features = state.evaluate(net.replace(ema=None), batch[f"{kind}image"]).features
+        features = train_state.evaluate(net.replace(ema=None), batch[f"{kind}image"]).features
         target = jax.nn.one_hot(batch[f"{kind}label"], self.num_classes)
 
         def probe_loss(layer: Any) -> jax.Array:
@@ -128,14 +130,16 @@ def make(config: Any, info: Info) -> Method:
 
     def init(key: jax.Array, images: jax.Array) -> State:
         made = {
-            name: state.create(jax.random.fold_in(key, number), module, optax.identity(), images)
+            name: train_state.create(jax.random.fold_in(key, number), module, optax.identity(), images)
             for number, (name, module) in enumerate(modules.items())
         }
         contrasts = {
             name: learner.init(jax.random.fold_in(key, 10 + number), net, images)
             for number, (name, net) in enumerate(made.items())
         }
-        columns = side_by_side({name: state.evaluate(net, images).features for name, net in made.items()}).shape[1]
+        columns = side_by_side({name: train_state.evaluate(net, images).features for name, net in made.items()}).shape[
+            1
+        ]
         return State(made, contrasts, jnp.zeros((size, columns)), jnp.full((size,), -1, jnp.int32))
 
     def step(current: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
@@ -150,11 +154,13 @@ def make(config: Any, info: Info) -> Method:
         return State(moved, contrasts, queue, queue_label), metrics
 
     def predict(current: State, images: jax.Array) -> jax.Array:
-        features = side_by_side({name: state.evaluate(net, images).features for name, net in current.nets.items()})
+        features = side_by_side(
+            {name: train_state.evaluate(net, images).features for name, net in current.nets.items()}
+        )
         return knn_logits(features, current.queue, current.queue_label, info.num_classes)
 
     def correct(current: State, images: jax.Array, given_label: jax.Array, index: jax.Array) -> jax.Array:
-        return jax.nn.softmax(state.evaluate(current.nets[deployed], images).logits)
+        return jax.nn.softmax(train_state.evaluate(current.nets[deployed], images).logits)
 
     streams = Streams(
         noisy=config.train.batch_size,

@@ -1,0 +1,1 @@
+"""Formulas that several methods share, one idea a file; no method imports another for them."""

@@ -1,0 +1,238 @@
+"""Checkpoints: the only file that imports Orbax.
+
+    checkpoints/<step>/arrays/        the state, as Orbax writes it
+    checkpoints/<step>/progress.json  the host's progress, the figure that chooses the best, each array's shape and type
+    checkpoints/<step>/SHA256SUMS     a line for every file above; `sha256sum -c` understands it
+
+A step's folder is written under another name and renamed when it is complete, so it is whole or not there. What was
+written is checked against its sums before it is used: Orbax itself restores changed bytes without a word.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from kdmlc_jax import parallel
+from kdmlc_jax.errors import StorageError, UserError
+from kdmlc_jax.storage import files
+
+SUMS, PROGRESS, ARRAYS = "SHA256SUMS", "progress.json", "arrays"
+UNFINISHED, OLD, DAMAGED = "writing-", "deleting-", "damaged-"
+
+# Orbax logs a failed write once per thread, with the stack; the error that is raised says it in a line.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by their paths."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def sums(folder: pathlib.Path) -> str:
+    """The text of SHA256SUMS for the files now in `folder`."""
+    lines = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS):
+        with path.open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder)}\n")
+    return "".join(lines)
+
+
+def damage(folder: pathlib.Path) -> str:
+    """What is wrong with the checkpoint in `folder`, in a few words; '' where it is as it was written."""
+    try:
+        written, found = (folder / SUMS).read_bytes(), sums(folder).encode()
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    if written == found:
+        return ""
+    there, listed = set(found.splitlines()), set(written.splitlines())
+    changed = sorted(line[66:] for line in (there - listed or listed - there))
+    return f"{changed[0].decode(errors='replace') if changed else SUMS} is not what was written"
+
+
+def saved_steps(directory: pathlib.Path) -> list[int]:
+    """The steps that lie whole in a folder of checkpoints, oldest first; none where there is no folder."""
+    return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
+
+
+class Checkpoints:
+    """The newest `keep` states of a run and the best one, each with the host's progress beside it.
+
+    Args:
+      directory: of the checkpoints; created.
+      keep: how many of the newest stay.
+      warn: is given a line where a damaged checkpoint is passed over.
+    """
+
+    def __init__(self, directory: pathlib.Path, keep: int, warn: Any = None):
+        self._directory, self._keep = directory.absolute(), keep
+        self._warn = warn or (lambda line: print(line, file=sys.stderr, flush=True))
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        if parallel.is_main():
+            files.make_directory(self._directory)
+            for path in self._directory.glob(f"{OLD}*"):  # killed between two renames, a step may only be here
+                target = self._directory / path.name.removeprefix(OLD)
+                if not target.exists() and not damage(path):
+                    path.rename(target)
+            for path in [*self._directory.glob(f"{OLD}*"), *self._directory.glob(f"{UNFINISHED}*")]:
+                shutil.rmtree(path, ignore_errors=True)
+        options = ocp.AsyncOptions(create_directories_asynchronously=False)
+        self._arrays = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler(), async_options=options)
+
+    def steps(self) -> list[int]:
+        """The steps that were saved whole, oldest first."""
+        return saved_steps(self._directory)
+
+    def save(self, step: int, state: Any, progress: dict, metric: float | None = None) -> None:
+        """Starts writing `state` (a pytree of arrays) and `progress` (JSON) as step `step`; atomic, asynchronous.
+
+        Args:
+          step: its number; one that is there already is replaced.
+          state: arrays; they may be donated as soon as this returns.
+          progress: whatever the host needs to go on.
+          metric: the best checkpoint is the one where this is highest; None never is.
+
+        Raises:
+          StorageError: where this one or the one before cannot be written; older ones stay as they are.
+        """
+        self.wait()
+        leaves, folder = named_leaves(state), self._directory / f"{UNFINISHED}{step}"
+        shapes = {name: [str(leaf.dtype), *leaf.shape] for name, leaf in leaves.items()}
+        text = json.dumps({"progress": progress, "metric": metric, "leaves": shapes}, allow_nan=False)
+        with self._storage(step):
+            if parallel.is_main():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+            parallel.from_main(0)  # the others wait for the folder
+            self._arrays.save(folder / ARRAYS, args=ocp.args.StandardSave(leaves))
+        self._thread = threading.Thread(target=self._finish, args=(step, folder, text))
+        self._thread.start()
+
+    def _finish(self, step: int, folder: pathlib.Path, text: str) -> None:
+        try:
+            with self._storage(step):
+                self._arrays.wait_until_finished()
+                if parallel.is_main():
+                    files.write_text(folder / PROGRESS, text)
+                    files.write_text(folder / SUMS, sums(folder))
+                    target, old = self._directory / str(step), self._directory / f"{OLD}{step}"
+                    if target.exists():
+                        target.rename(old)
+                    folder.rename(target)
+                    _sync(self._directory)
+                    shutil.rmtree(old, ignore_errors=True)
+                    self._prune()
+        except BaseException as error:
+            self._error = error
+
+    def _prune(self) -> None:
+        """Deletes what is neither among the newest nor the best (the earliest of equals)."""
+        found = self.steps()
+        known = {step: metric for step in found if (metric := self._metric(step)) is not None}
+        best = max(known, key=lambda step: known[step], default=None)
+        for step in found[: -self._keep]:
+            if step != best:
+                self._delete(self._directory / str(step))
+
+    def _metric(self, step: int) -> float | None:
+        """A saved checkpoint's metric; None where it cannot be read, for what is old must not stop what is new."""
+        try:
+            found: float | None = json.loads((self._directory / str(step) / PROGRESS).read_text())["metric"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        return found
+
+    def _delete(self, folder: pathlib.Path) -> None:
+        """A folder that is being deleted is never taken for a checkpoint."""
+        doomed = folder.rename(folder.with_name(f"{OLD}{folder.name}"))
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _storage(self, step: int) -> Iterator[None]:
+        """Turns whatever Orbax raises for a disk that fails into one line."""
+        try:
+            yield
+        except StorageError:
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            first = (str(error) or type(error).__name__).splitlines()[0][:300]
+            kept = f"; saved before and kept: steps {self.steps()}" if self._directory.exists() else ""
+            raise StorageError(
+                f"checkpoint {self._directory / str(step)}: cannot be written ({first}){kept}"
+            ) from error
+
+    def wait(self) -> None:
+        """Waits until what was saved is durable; raises StorageError where it is not."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def restore(self, like: Any) -> tuple[Any, dict] | None:
+        """The newest intact state, in structure and sharding like `like`, and its progress; None if there is none.
+
+        A damaged checkpoint is reported, renamed to damaged-<step>, and the one before it is used.
+
+        Raises:
+          StorageError: where there are checkpoints, but all are damaged.
+          UserError: where the state has other arrays than `like`; the first one is named.
+        """
+        self.wait()
+        step = parallel.from_main(self._newest_intact() if parallel.is_main() else 0)
+        if step == -2:
+            raise StorageError(f"{self._directory}: every checkpoint is damaged; to train afresh, delete this folder")
+        return None if step < 0 else self._read(step, like)
+
+    def _newest_intact(self) -> int:
+        found = self.steps()
+        for step in reversed(found):
+            folder = self._directory / str(step)
+            wrong = damage(folder)
+            if not wrong:
+                return step
+            self._warn(f"warning: checkpoint {folder} is damaged and left out: {wrong}")
+            shutil.rmtree(folder.with_name(f"{DAMAGED}{step}"), ignore_errors=True)
+            folder.rename(folder.with_name(f"{DAMAGED}{step}"))
+        return -2 if found or any(self._directory.glob(f"{DAMAGED}*")) else -1
+
+    def _read(self, step: int, like: Any) -> tuple[Any, dict]:
+        folder, leaves = self._directory / str(step), named_leaves(like)
+        about = json.loads((folder / PROGRESS).read_text())
+        wanted = {name: [str(leaf.dtype), *leaf.shape] for name, leaf in leaves.items()}
+        for name in sorted(wanted.keys() | about["leaves"].keys()):
+            old, new = about["leaves"].get(name, "absent"), wanted.get(name, "absent")
+            if old != new:
+                raise UserError(f"checkpoint {folder}: state{name} is {old} there and {new} here")
+        abstract = {name: ocp.utils.to_shape_dtype_struct(leaf) for name, leaf in leaves.items()}
+        state = self._arrays.restore(folder / ARRAYS, args=ocp.args.StandardRestore(abstract))
+        return jax.tree.unflatten(jax.tree.structure(like), [state[name] for name in leaves]), about["progress"]
+
+    def close(self) -> None:
+        """Waits until all that was saved is durable."""
+        try:
+            self.wait()
+        finally:
+            self._arrays.close()
+
+
+def _sync(directory: pathlib.Path) -> None:
+    """Makes a rename in `directory` durable."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,141 @@
+"""The end of a run: labels corrected and written, the networks saved, all figures in one dictionary."""
+
+import importlib.metadata
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from kdmlc_jax import export, metrics, parallel
+from kdmlc_jax.data import noise
+from kdmlc_jax.labels import table as labels
+from kdmlc_jax.methods.base import Method, without_flags
+
+if TYPE_CHECKING:
+    from kdmlc_jax.experiment import Run
+
+
+def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> dict:
+    """Corrects the labels, writes the table and the networks, and returns the summary."""
+    data, config, method, history = job.dataset, job.config, job.method, progress["history"]
+    rows = np.concatenate(data.splits)
+    names = np.repeat(data.splits._fields, [len(part) for part in data.splits])
+    beliefs = job.beliefs(current, rows)
+    trusted = names == "trusted"
+    beliefs[trusted] = np.eye(job.info.num_classes, dtype=np.float32)[data.given_label[rows[trusted]]]
+    examined = {} if method.examine is None else parallel.fetch(method.examine(current))
+    if data.soft_label is not None:
+        examined = without_flags(examined)
+    found = {} if method.diagnostics is None else parallel.fetch(method.diagnostics(current))
+    table = labels.table(data.ids[rows], names, data.reported_label[rows], beliefs, data.class_names, examined)
+    nets = {name: parallel.fetch(net(current)) for name, net in method.networks.items()}
+    if parallel.is_main():
+        labels.write(table, workdir, beliefs)
+        for name, net in nets.items():
+            export.save(workdir / name, net, describe(job, name))
+    return {
+        "method": config.method.name,
+        "options": config.method.to_dict(),
+        "dataset": data.name,
+        "seed": config.seed,
+        "versions": {package: importlib.metadata.version(package) for package in ("jax", "flax", "optax", "numpy")},
+        "device": device(job),
+        "noise": {
+            "kind": config.noise.kind,
+            "nominal": config.noise.rate if config.noise.kind in noise.RATED else None,
+            "realised": data.rate,
+            "estimated": estimated_rate(job, current, beliefs[names == "noisy"], table),
+        },
+        "networks": networks(job, current, counted(job, history)),
+        "diagnostics": {name: value.tolist() for name, value in found.items()},
+        "notes": progress["notes"],
+        "data": {
+            **{name: len(rows) for name, rows in data.splits._asdict().items()},
+            "skipped": len(data.skipped),
+            "duplicates": data.duplicates and data.duplicates._asdict(),
+        },
+        "labels": label_summary(table, data.truth[rows]),
+        "changes": progress["changes"],
+        "seconds": progress["seconds"],
+        "images_per_second": progress["images_per_second"],
+    }
+
+
+def counted(job: "Run", history: list[dict]) -> list[dict]:
+    """The epochs of the stages whose networks are those that the method is for."""
+    left_out = {stage.name for stage in job.method.stages if not stage.counts}
+    return [row for row in history if row["stage"] not in left_out]
+
+
+def device(job: "Run") -> str:
+    """'8 x NVIDIA H100, 2 processes, fsdp'."""
+    how = [f"{job.mesh.size} x {job.mesh.devices.flat[0].device_kind}"]
+    how += [] if parallel.alone() else [f"{jax.process_count()} processes"]
+    how += [word for word in (job.config.parallel.mode, job.config.parallel.sharding) if word in ("pmap", "fsdp")]
+    return ", ".join(how)
+
+
+def describe(job: "Run", network: str) -> dict:
+    """What a program needs, beside the weights, to run the network: see `export.save`."""
+    return {
+        "net": job.config[network].net,
+        "class_names": list(job.dataset.class_names),
+        "image_shape": list(job.info.image_shape),
+        "mean": np.asarray(job.fixed["mean"]).tolist(),
+        "std": np.asarray(job.fixed["std"]).tolist(),
+    }
+
+
+def networks(job: "Run", current: Any, history: list[dict]) -> dict[str, dict]:
+    """Size and accuracies of each network, and of their ensemble under its name."""
+    method, config = job.method, job.config
+    sizes = {
+        name: (config[name].net, sum(leaf.size for leaf in jax.tree.leaves(net(current).params)))
+        for name, net in method.networks.items()
+    }
+    if method.ensemble:
+        names, counts = zip(*sizes.values(), strict=True)
+        sizes[method.ensemble] = (" + ".join(names), sum(counts))
+    return {
+        name: {
+            "name": net,
+            "parameters": count,
+            **metrics.network_summary(history, name, config.data.select_on),
+        }
+        for name, (net, count) in sizes.items()
+    }
+
+
+def estimated_rate(job: "Run", current: Any, beliefs: np.ndarray, table: Any) -> float:
+    """1 - Σ_y π_y T̂[y, y] with the class prior π of the corrected labels; without T̂, or where it is of labels that
+    another run has corrected, the share of labels flagged."""
+    method: Method = job.method
+    if method.transition is None or job.dataset.soft_label is not None:
+        return float(np.mean(column(table, "is_label_issue")[column(table, "split") == "noisy"]))
+    return float(1.0 - beliefs.mean(axis=0) @ np.diagonal(parallel.fetch(method.transition(current))))
+
+
+def column(table: Any, name: str) -> np.ndarray:
+    """A column of the label table."""
+    values: np.ndarray = table[name].to_numpy(zero_copy_only=False)
+    return values
+
+
+def label_summary(table: Any, truth: np.ndarray) -> dict[str, float | None]:
+    """Accuracy of the noisy split's labels before and after, and the detection scores; truth is used here only.
+
+    Where the truth i32[N] of the table's rows is unknown (-1) a row is left out of them; None where it always is.
+    """
+    noisy = column(table, "split") == "noisy"
+    flagged = int(column(table, "is_label_issue")[noisy].sum())
+    noisy &= truth >= 0
+    given, corrected, score, flags = (
+        column(table, name)[noisy] for name in ("given_label", "corrected_label", "label_score", "is_label_issue")
+    )
+    return {
+        "accuracy_before": metrics.accuracy(given, truth[noisy]),
+        "accuracy_after": metrics.accuracy(corrected, truth[noisy]),
+        **labels.detection(given != truth[noisy], score, flags),
+        "flagged": flagged,
+    }

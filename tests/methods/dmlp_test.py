@@ -1,0 +1,224 @@
+"""DMLP as a method: labels purified between two stages, by any method used, on features from anywhere."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tiny
+
+from kdmlc_jax import export, methods, train
+from kdmlc_jax.data.prepare import prepare
+from kdmlc_jax.errors import NoTrustedError, UserError
+from kdmlc_jax.experiment import Run
+from kdmlc_jax.labels.purify import purify
+from kdmlc_jax.methods.base import DatasetView, Info
+
+CLASSES, SHAPE, ROWS = 3, (4, 4, 1), 60
+INFO = Info(CLASSES, SHAPE, steps_per_epoch=2, num_noisy=ROWS, num_trusted=12)
+RNG = np.random.default_rng(0)
+TRUTH = np.arange(ROWS) % CLASSES
+GIVEN = np.where(np.arange(ROWS) % 5 == 0, (TRUTH + 1) % CLASSES, TRUTH).astype(np.int32)
+FEATURES = {
+    "noisy": (np.eye(CLASSES)[TRUTH] + 0.1 * RNG.normal(size=(ROWS, CLASSES))).astype(np.float32),
+    "trusted": (np.eye(CLASSES)[np.arange(12) % CLASSES] + 0.1 * RNG.normal(size=(12, CLASSES))).astype(np.float32),
+}
+
+
+def view(features=FEATURES, notes=None):
+    images = {name: jnp.asarray(RNG.normal(size=(len(rows), *SHAPE)), jnp.float32) for name, rows in FEATURES.items()}
+    given = {"noisy": GIVEN, "trusted": (np.arange(12) % CLASSES).astype(np.int32)}
+
+    def over(split, fn, current, label=None):
+        return jax.device_get(fn(current, images[split], given[split] if label is None else label))
+
+    said = [] if notes is None else notes
+    return DatasetView(given["noisy"], given["trusted"], over, jax.device_get, [], said.append, features)
+
+
+def config(arguments=""):
+    made = tiny.config(f"method=dmlp,{arguments}", {"train.batch_size": 20, "train.trusted_batch_size": 12})
+    return made
+
+
+@pytest.fixture(scope="module")
+def begun():
+    """The method on given features, after its labels were purified."""
+    method, notes = methods.get("dmlp").make(config("train_on=noisy"), INFO._replace(num_features=CLASSES)), []
+    state = method.stages[0].begin(method.init(jax.random.key(0), jnp.zeros((2, *SHAPE))), view(notes=notes))
+    return method, state, notes
+
+
+def test_labels_are_those_of_purify(begun):
+    """Protects the plug: the method holds what the function gives for the same arrays, and says how much changed."""
+    method, state, notes = begun
+    want = purify(FEATURES["noisy"], GIVEN, FEATURES["trusted"], np.arange(12) % CLASSES, num_classes=CLASSES)
+    np.testing.assert_array_equal(state.soft_label.rows, want)
+    assert (want.argmax(axis=1) == TRUTH).mean() > (GIVEN == TRUTH).mean()
+    found = method.examine(state)
+    np.testing.assert_array_equal(found["purified_label"], want.argmax(axis=1))
+    assert [stage.name for stage in method.stages] == ["train"]
+    assert notes == [
+        f"dmlp: {(want.argmax(1) != GIVEN).mean():.1%} of the labels replaced; the largest belief is "
+        f"{want.max(axis=1).mean():.2f} on average"
+    ]
+
+
+def test_corrected_labels(begun):
+    """Protects the table: purified labels for noisy images, whatever the image shows; the network's for others."""
+    method, state, _ = begun
+    images = jnp.asarray(RNG.normal(size=(3, *SHAPE)), jnp.float32)
+    got = method.correct(state, images, jnp.zeros(3, jnp.int32), jnp.array([7, -1, 0]))
+    np.testing.assert_array_equal(got[jnp.array([0, 2])], state.soft_label.rows[jnp.array([7, 0])])
+    np.testing.assert_allclose(got[1], jax.nn.softmax(method.predict(state, images))[1], rtol=1e-5)
+
+
+def test_ce_learns_from_the_soft_labels(begun):
+    """Protects stage 3: teacher and student take the step that plain CE takes on the purified labels; the batch's own
+    labels are not looked at."""
+    method, state, _ = begun
+    index = jnp.arange(20, dtype=jnp.int32)
+    batch = {"image": jax.random.normal(jax.random.key(1), (20, *SHAPE)), "index": index, "epoch": jnp.int32(0)}
+    after, _ = jax.jit(method.stages[0].step)(state, batch | {"label": jnp.zeros(20, jnp.int32)}, jax.random.key(2))
+    for place, name in enumerate(("student", "teacher")):
+        plain = methods.get("ce").make(tiny.config(f"method=ce,network={name}"), INFO)
+        learned = batch | {"label": index, "soft_label": state.soft_label.rows[index]}
+        want, _ = jax.jit(plain.stages[0].step)(state.parts[place], learned, jax.random.key(2))
+        got = method.networks[name](after)
+        for a, b in zip(*map(jax.tree.leaves, (got.params, want.params)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_another_method_sees_the_purified_labels():
+    """Protects `then`: Blind-KD's own look at the whole set is at purified labels and its own epochs, and KDMLC's
+    corrector is asked about the purified label."""
+    seen = {}
+    options = INFO._replace(num_features=CLASSES)
+    method = methods.get("dmlp").make(config("then=kdmlc"), options)
+    state = method.init(jax.random.key(0), jnp.zeros((2, *SHAPE)))
+    state = method.stages[0].begin(state, view())
+    label = state.soft_label.rows.argmax(axis=1)
+    row = int(np.flatnonzero(np.asarray(label) != GIVEN)[0])
+    images = jnp.ones((1, *SHAPE))
+    inner = methods.get("kdmlc").make(tiny.config("method=kdmlc"), INFO)
+    got = method.correct(state, images, jnp.asarray(GIVEN[row : row + 1]), jnp.array([row]))
+    want = inner.correct(state.parts[0], images, label[row : row + 1], jnp.array([row]))
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    seen["stages"] = [stage.name for stage in method.stages]
+    assert seen["stages"] == ["warm_up", "correct"]
+
+
+def test_simclr_comes_first_and_hands_over_its_weights(tmp_path):
+    """Protects the whole: SimCLR's epochs before `train.epochs`, labels purified once, better than they were; another
+    run that starts from this one's networks needs no SimCLR and none of its folder afterwards."""
+    fields = {"data.noisy": 0.0, "noise.rate": 0.6, "train.epochs": 3, "method.ssl_epochs": 8}
+    chosen = tiny.config("method=dmlp,teacher=cnn8,student=cnn6", fields)
+    summary = train.run(chosen, tmp_path / "one", quiet=True)
+    rows = [json.loads(line) for line in (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["stage"] for row in rows] == ["simclr"] * 8 + ["train"] * 3
+    best = summary["networks"]["student"]["best_test"]
+    assert best == max(row["student_test"] for row in rows[8:])  # a probe on SimCLR's features is not the method
+    labels = summary["labels"]
+    assert labels["accuracy_after"] > labels["accuracy_before"] + 0.25
+    assert len(summary["notes"]) == 1 and summary["notes"][0].startswith("dmlp: ")
+    table = pq.read_table(tmp_path / "one" / "labels.parquet").to_pydict()
+    noisy = np.array(table["split"]) == "noisy"
+    soft = np.load(tmp_path / "one" / "soft_labels.npy")
+    np.testing.assert_array_equal(soft[noisy].argmax(axis=1), np.array(table["purified_label"])[noisy].astype(int))
+    dataset = prepare(chosen)
+    given = dataset.given_label[np.concatenate(dataset.splits)]
+    np.testing.assert_array_equal(table["given_label"], given)
+
+    fields |= {"init_from": str(tmp_path / "one"), "train.epochs": 1}
+    second = tiny.config("method=dmlp,teacher=cnn8,student=cnn6", fields)
+    assert Run(second, dataset).method.stages[0].name == "train"
+    train.run(second, tmp_path / "two", quiet=True)
+
+
+def test_labels_of_another_run(tmp_path):
+    """Protects the plug-in: CE on `labels=<workdir>` learns from that run's labels, reports the ones first given, and
+    says of its own flags what is wrong with those."""
+    arguments = "epochs=1,noisy=0,rate=0.6"
+    fields = {"method.ssl_epochs": 6}
+    one = train.run(tiny.config(f"method=dmlp,{arguments}", fields), tmp_path / "one", quiet=True)
+    plain = tiny.config(f"method=ce,{arguments},labels={tmp_path / 'one'}", {"train.epochs": 6})
+    dataset = prepare(plain)
+    right = (dataset.given_label == dataset.truth)[dataset.splits.noisy].mean()
+    assert right == pytest.approx(one["labels"]["accuracy_after"])
+    two = train.run(plain, tmp_path / "two", quiet=True)
+    assert two["labels"]["accuracy_before"] == pytest.approx(one["labels"]["accuracy_before"])
+    assert two["noise"]["realised"] == one["noise"]["realised"]
+    with pytest.raises(UserError, match=r"noisy images are not among the noisy ones there.*splits"):
+        train.run(tiny.config(f"method=ce,{arguments},seed=1,labels={tmp_path / 'one'}"), tmp_path / "no", quiet=True)
+    assert not (tmp_path / "no").exists()
+
+
+def test_features_of_ones_own(tmp_path):
+    """Protects `data.features`: rows by training image, each split given its own, and no SimCLR stage."""
+    dataset = prepare(tiny.config("method=dmlp"))
+    path = tmp_path / "features.npy"
+    np.save(path, dataset.images.reshape(len(dataset.images), -1).astype(np.float32))
+    chosen = tiny.config(f"method=dmlp,features={path}", {"data.noisy": 0.0, "train.epochs": 1})
+    dataset = prepare(chosen)
+    job = Run(chosen, dataset)
+    assert [stage.name for stage in job.method.stages] == ["train"] and job.info.num_features == 64
+    got = job.view([], lambda line: None).features
+    for split in ("noisy", "trusted"):
+        rows = getattr(dataset.splits, split)
+        np.testing.assert_array_equal(got[split], dataset.images[rows].reshape(len(rows), -1))
+    summary = train.run(chosen, tmp_path / "run", quiet=True)
+    assert summary["labels"]["accuracy_after"] > 0.85
+    assert callable(export.load(tmp_path / "run" / "student"))
+
+
+def test_a_class_nobody_trusts_is_named_before_training(tmp_path):
+    """Protects hours of SimCLR: what `purify` would refuse at the end is refused at the start."""
+    with pytest.raises(UserError, match=r"data.trusted: no trusted image of cat, dog; dmlp needs one or more"):
+        methods.get("dmlp").make(config(), INFO._replace(untrusted=("cat", "dog")))
+    with pytest.raises(NoTrustedError, match=r"data.trusted: no trusted images, by which dmlp purifies"):
+        train.run(tiny.config("method=dmlp,trusted=0"), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("then=kdmcl", r'method.then: "kdmcl" is not one of .* \(did you mean "kdmlc"\?\)'),
+        ("variant=old", r'method.variant: "old" is not one of fixed, release'),
+        ("purify_epochs=0", r"method.purify_epochs: 0 is outside"),
+        ("ssl_epochs=0", r"method.ssl_epochs: 0 is outside \[1, inf\]"),
+        ("train_on=trusted", r'method.train_on: "trusted" is not one of noisy, both'),
+    ],
+)
+def test_bad_options(options, message):
+    """Protects a person from a run that starts with an option out of its range."""
+    with pytest.raises(UserError, match=message):
+        methods.get("dmlp").make(config(options), INFO)
+
+
+def test_flags_of_labels_another_run_corrected(tmp_path):
+    """Protects the table: beside the labels first given, what is flagged is where the correction differs from them,
+    whatever test the method has for the labels it learned from."""
+    arguments = "noisy=0,rate=0.6,epochs=4"
+    train.run(tiny.config(f"method=ce,train_on=trusted,{arguments}"), tmp_path / "one", quiet=True)
+    chosen = tiny.config(f"method=blind_kd,{arguments},labels={tmp_path / 'one'}")
+    train.run(chosen, tmp_path / "two", quiet=True)
+    table = pq.read_table(tmp_path / "two" / "labels.parquet").to_pydict()
+    given, corrected, flags = (np.array(table[name]) for name in ("given_label", "corrected_label", "is_label_issue"))
+    np.testing.assert_array_equal(flags, given != corrected)
+    known = np.load(tmp_path / "one" / "soft_labels.npy")
+    np.save(tmp_path / "one" / "soft_labels.npy", 0.5 * known + 0.5 * np.eye(10)[known.argmax(1)].astype(np.float32))
+    chosen.train.epochs = 5
+    with pytest.raises(UserError, match=r"holds a run that began with other data.labels or data.features"):
+        train.run(chosen, tmp_path / "two", quiet=True)
+
+
+def test_features_are_for_methods_that_read_them(tmp_path):
+    """Protects a person who gives features to a method that would not look at them."""
+    path = tmp_path / "features.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(len(prepare(config()).images), 4)))
+    with pytest.raises(UserError, match=r"data.features: ce has no use for features"):
+        train.run(tiny.config(f"method=ce,features={path}"), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

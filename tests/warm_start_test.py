@@ -1,0 +1,312 @@
+"""A run that starts from the networks of another: which takes which, to the bit, and what does not fit is refused."""
+
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from flax import serialization
+
+from kdmlc_jax import compare, train
+from kdmlc_jax.data.prepare import prepare
+from kdmlc_jax.errors import UserError
+from kdmlc_jax.experiment import Run
+from kdmlc_jax.storage import files
+
+CE = "method=ce,epochs=1,noisy=40"  # one step; on a cnn2 student
+KDMLC = "epochs=1,noisy=40,warm_up=0"
+BLIND = "method=blind_kd,trusted=0,epochs=5,noisy=40"  # two networks whose step compiles in little time
+
+
+@pytest.fixture(scope="module")
+def ce(tmp_path_factory):
+    """The folder of a finished CE run."""
+    folder = tmp_path_factory.mktemp("ce") / "run"
+    train.run(tiny.config(CE), folder, quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kdmlc(tmp_path_factory):
+    """The folder of a finished KDMLC run: a student (cnn2) and a teacher (cnn3)."""
+    folder = tmp_path_factory.mktemp("kdmlc") / "run"
+    train.run(tiny.config(KDMLC), folder, quiet=True)
+    return folder
+
+
+def made(arguments):
+    """A run before its first step."""
+    config = tiny.config(arguments)
+    return Run(config, prepare(config))
+
+
+def started(job, folder):
+    """The networks of a run that starts from `folder`, by name, and what it says of them."""
+    carry, lines = job.start_from(job.init(), folder)
+    return {name: net(carry["method"]) for name, net in job.method.networks.items()}, lines
+
+
+def exported(folder):
+    """The variables in weights.msgpack, by their paths."""
+    return leaves(serialization.msgpack_restore((folder / "weights.msgpack").read_bytes()))
+
+
+def leaves(tree):
+    return {jax.tree_util.keystr(path): np.asarray(a) for path, a in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def variables(net):
+    return leaves({"params": net.params, "batch_stats": net.batch_stats})
+
+
+def assert_same(got, want):
+    """Equal to the bit, path by path."""
+    assert got.keys() == want.keys()
+    for path in got:
+        np.testing.assert_array_equal(got[path], want[path], path)
+
+
+def changed(folder, change):
+    """Changes what is in weights.msgpack."""
+    path = folder / "weights.msgpack"
+    saved = serialization.msgpack_restore(path.read_bytes())
+    change(saved)
+    path.write_bytes(serialization.msgpack_serialize(saved))
+
+
+def refused(job, folder):
+    """The one line that starting from `folder` fails with."""
+    with pytest.raises(UserError) as caught:
+        job.start_from(job.init(), folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["", "student"])
+def test_exactly_the_exported_weights(ce, place):
+    """Protects the start: every weight and statistic is the saved one, the optimiser and all counts are fresh; the
+    run's folder and that of the network in it both name it."""
+    job = made(f"{CE},seed=1,splits={ce}/noise.npz")
+    (fresh,) = (net(job.init()["method"]) for net in job.method.networks.values())
+    nets, lines = started(job, ce / place)
+    assert_same(variables(nets["student"]), exported(ce / "student"))
+    assert any(
+        (a != b).any() for a, b in zip(variables(fresh).values(), variables(nets["student"]).values(), strict=True)
+    )
+    assert_same(leaves(nets["student"].opt_state), leaves(fresh.opt_state))
+    assert int(nets["student"].step) == 0
+    assert lines == [f"student (cnn2) starts from {ce}/student"]
+
+
+def test_training_goes_on_from_there(ce, tmp_path, monkeypatch):
+    """Protects `init_from` in a config: without a step of size the second run ends with the first one's weights."""
+    said = []
+    monkeypatch.setattr("builtins.print", lambda *parts, **where: said.append(str(parts[0])))
+    still = {"init_from": str(ce), "optim.lr": 0.0, "optim.weight_decay": 0.0}
+    train.run(tiny.config(CE, still), tmp_path / "run")
+    params = lambda folder: {path: a for path, a in exported(folder / "student").items() if "'params'" in path}  # noqa: E731
+    assert_same(params(tmp_path / "run"), params(ce))
+    assert f"student (cnn2) starts from {ce}/student" in said
+
+
+def test_each_network_from_its_own(kdmlc):
+    """Protects teacher and student from each other's weights; nothing else of the state changes."""
+    job = made(f"{KDMLC},seed=1,splits={kdmlc}/noise.npz")
+    nets, lines = started(job, kdmlc)
+    for name in ("teacher", "student"):
+        assert_same(variables(nets[name]), exported(kdmlc / name))
+    assert sorted(lines) == [
+        f"student (cnn2) starts from {kdmlc}/student",
+        f"teacher (cnn3) starts from {kdmlc}/teacher",
+    ]
+    before, after = leaves(job.init()["method"]), leaves(job.start_from(job.init(), kdmlc)[0]["method"])
+    moved = {path for path in before if (before[path] != after[path]).any()}
+    weights = {path for path in before if re.search(r"(student|teacher\.net)\.(params|batch_stats|ema)", path)}
+    assert moved and moved <= weights
+
+
+def test_name_goes_before_architecture(ce, tmp_path):
+    """Protects the choice where both networks there would do: a teacher starts from the teacher."""
+    for name in ("student", "teacher"):
+        shutil.copytree(ce / "student", tmp_path / name)
+    changed(tmp_path / "teacher", lambda saved: saved["params"]["Dense_0"].update(bias=np.ones(10, np.float32)))
+    for name in ("student", "teacher"):
+        nets, lines = started(made(f"{CE},network={name},teacher=cnn2"), tmp_path)
+        assert_same(variables(nets[name]), exported(tmp_path / name))
+        assert lines == [f"{name} (cnn2) starts from {tmp_path}/{name}"]
+
+
+def test_found_by_architecture_under_another_name(kdmlc, ce):
+    """Protects a deployed student with the teacher's architecture, and the other way round; others start afresh."""
+    nets, lines = started(made(f"{CE},student=cnn3"), kdmlc)
+    assert_same(variables(nets["student"]), exported(kdmlc / "teacher"))
+    assert lines == [f"student (cnn3) starts from {kdmlc}/teacher"]
+    job = made(f"{BLIND},teacher=cnn2,student=cnn3,splits={ce}/noise.npz")
+    nets, lines = started(job, ce)
+    assert_same(variables(nets["teacher"]), exported(ce / "student"))
+    assert_same(variables(nets["student"]), variables(job.method.networks["student"](job.init()["method"])))
+    assert sorted(lines) == [
+        f"student (cnn3) starts from random weights: there is none in {ce}",
+        f"teacher (cnn2) starts from {ce}/student",
+    ]
+
+
+def test_one_network_there_for_two_here(ce, tmp_path):
+    """Protects training from a buffer that two networks share: both begin alike, and each goes its own way."""
+    chosen = f"{BLIND},teacher=cnn2,splits={ce}/noise.npz"
+    nets, _ = started(made(chosen), ce)
+    for net in nets.values():
+        assert_same(variables(net), exported(ce / "student"))
+    train.run(tiny.config(f"{chosen},init_from={ce}"), tmp_path / "run", quiet=True)
+    pair = [exported(tmp_path / "run" / name) for name in ("teacher", "student")]
+    assert all((pair[0][path] != pair[1][path]).any() for path in pair[0] if "kernel" in path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [[f"class {number}" for number in range(10)], [str(number) for number in range(7)], list("9876543210")],
+    ids=["other names", "fewer", "another order"],
+)
+def test_other_classes_keep_their_own_last_layer(ce, tmp_path, names):
+    """Protects from logits of other classes: the last layer stays as drawn here, all below it is taken, and that is
+    said."""
+    folder = tmp_path / "student"
+    shutil.copytree(ce / "student", folder)
+    about = json.loads((folder / "network.json").read_text())
+    assert about["class_names"] == list("0123456789")
+    files.write_json(folder / "network.json", about | {"class_names": names})
+    fewer = lambda layer: {name: array[..., : len(names)] for name, array in layer.items()}  # noqa: E731
+    changed(folder, lambda saved: saved["params"].update(Dense_0=fewer(saved["params"]["Dense_0"])))
+    job = made(f"{CE},seed=1,splits={ce}/noise.npz")
+    own = variables(job.method.networks["student"](job.init()["method"]))
+    nets, lines = started(job, tmp_path)
+    below = {path: array for path, array in exported(ce / "student").items() if "Dense" not in path}
+    assert_same(variables(nets["student"]), {path: below.get(path, array) for path, array in own.items()})
+    assert lines == [f"student (cnn2) starts from {folder}, but for its last layer: the classes differ"]
+
+
+def test_no_such_architecture(kdmlc, ce, tmp_path):
+    """Protects from a run that silently starts from random weights: what there is, and what was looked for."""
+    message = refused(made(f"{CE},student=cnn4"), kdmlc)
+    assert message == f"init_from: {kdmlc} has student (cnn2), teacher (cnn3), expected one like student (cnn4)"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert refused(made(CE), empty) == f"init_from: {empty} has no network, expected one like student (cnn2)"
+    for folder in (tmp_path / "absent", ce / "summary.json"):
+        assert refused(made(CE), folder) == f"init_from: {folder} is no folder, expected that of a finished run"
+    with pytest.raises(UserError, match=r"init_from: .* is no folder"):
+        train.run(tiny.config(CE, {"init_from": str(tmp_path / "absent")}), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_arrays_of_another_shape(ce, tmp_path):
+    """Protects from weights for other images: the array that differs is named, with both shapes."""
+    place, job = f"init_from: {tmp_path}/student: ['params']['Conv_0']['kernel']", made(CE)
+    shutil.copytree(ce / "student", tmp_path / "student")
+    changed(tmp_path / "student", lambda saved: saved["params"]["Conv_0"].update(kernel=np.zeros((3, 3, 3, 2))))
+    assert refused(job, tmp_path) == f"{place} is (3, 3, 3, 2) there and (3, 3, 1, 2) here"
+    changed(tmp_path / "student", lambda saved: saved["params"].pop("Conv_0"))
+    assert refused(job, tmp_path) == f"{place} is absent there and (3, 3, 1, 2) here"
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"net": "cnn2"}', '{"net": "cnn2", "class_names": null}'])
+def test_description_of_another_form(ce, tmp_path, text):
+    """Protects from JSON that is none of ours."""
+    shutil.copytree(ce / "student", tmp_path / "student")
+    (tmp_path / "student" / "network.json").write_text(text)
+    assert refused(made(CE), tmp_path).startswith(f"{tmp_path}/student: cannot be read as a network (")
+
+
+@pytest.mark.parametrize("name", ["weights.msgpack", "network.json"])
+def test_half_a_network_is_refused(ce, tmp_path, name):
+    """Protects from files that were cut off, emptied or not copied: one line that names the place."""
+    job, folder = made(CE), tmp_path / "student"
+    shutil.copytree(ce / "student", folder)
+    whole = (folder / name).read_bytes()
+    for size in (0, 1, len(whole) // 2, len(whole) - 2):
+        (folder / name).write_bytes(whole[:size])
+        assert refused(job, tmp_path).startswith(f"{folder}: cannot be read as a network (")
+    (folder / name).unlink()
+    message = refused(job, tmp_path)
+    if name == "weights.msgpack":
+        assert message == f"{folder}/{name}: no such file, expected the network that a run has left"
+    else:
+        assert message == f"init_from: {tmp_path} has no network, expected one like student (cnn2)"
+
+
+def test_changed_bytes(ce, tmp_path):
+    """Protects from a traceback: bytes changed in the middle are numbers like any others, or refused in one line."""
+    job, path = made(CE), tmp_path / "student" / "weights.msgpack"
+    shutil.copytree(ce / "student", tmp_path / "student")
+    whole, carry, rng = path.read_bytes(), job.init(), np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(100):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        at = rng.integers(len(whole) // 4, 3 * len(whole) // 4)
+        damaged[at : at + 4] ^= 0xFF
+        path.write_bytes(damaged.tobytes())
+        try:
+            job.start_from(carry, tmp_path)
+            outcomes.add("loaded")
+        except UserError as error:
+            assert str(tmp_path / "student") in str(error) and "\n" not in str(error)
+            outcomes.add("refused")
+    assert outcomes == {"loaded", "refused"}
+
+
+def test_a_run_that_goes_on_needs_its_start_no_more(ce, tmp_path):
+    """Protects resume: the folder it started from may be gone, and the result is that of a run never cut."""
+    shutil.copytree(ce, tmp_path / "start")
+    fields = {"init_from": str(tmp_path / "start"), "optim.schedule": "constant"}
+    train.run(tiny.config(CE, fields | {"train.epochs": 2}), tmp_path / "whole", quiet=True)
+    train.run(tiny.config(CE, fields), tmp_path / "cut", quiet=True)
+    shutil.rmtree(tmp_path / "start")
+    train.run(tiny.config(CE, fields | {"train.epochs": 2}), tmp_path / "cut", quiet=True)
+    assert len((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()) == 2
+    assert_same(exported(tmp_path / "cut" / "student"), exported(tmp_path / "whole" / "student"))
+
+
+def test_an_average_starts_from_the_same_weights(ce, tmp_path):
+    """Protects the averaged weights, which are the ones evaluated: they begin at the start too; and what an averaged
+    run exports, its average, is what the next one takes."""
+    nets, _ = started(made(f"{CE},ema=0.9,seed=1,splits={ce}/noise.npz"), ce)
+    assert_same(leaves(nets["student"].ema), exported(ce / "student"))
+    assert_same(variables(nets["student"]), exported(ce / "student"))
+    train.run(tiny.config(f"{CE},ema=0.9,init_from={ce}"), tmp_path / "averaged", quiet=True)
+    nets, _ = started(made(CE), tmp_path / "averaged")
+    assert nets["student"].ema is None
+    assert_same(variables(nets["student"]), exported(tmp_path / "averaged" / "student"))
+
+
+def test_baselines_start_afresh(ce, tmp_path):
+    """Protects the comparison below a run: plain training starts from random weights and the labels first given, and a
+    network that the other folder does not have is no reason to end without a table."""
+    config = tiny.config(CE, {"init_from": str(ce), "train.epochs": 1})
+    config.baselines = (("plain", "ce:train_on=noisy,network=teacher"),)
+    compare.run_with_baselines(config, tmp_path)
+    kept = json.loads((tmp_path / "baselines" / "ce,train_on=noisy,network=teacher" / "config.json").read_text())
+    assert kept["init_from"] == kept["data"]["labels"] == kept["data"]["features"] == ""
+
+
+def test_weights_that_have_seen_other_splits(ce, tmp_path):
+    """Protects validation figures and labels from leaking in through weights: images that were trusted there and are
+    noisy here, or that were trained on there and validate here, are refused before anything is written."""
+    config = tiny.config(f"{CE},seed=1", {"init_from": str(ce)})
+    with pytest.raises(UserError, match=rf"init_from: \d+ images were trusted there and noisy here; .*{ce}/noise.npz"):
+        train.run(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_purifying_needs(ce):
+    """Protects DMLP from features of a random network: it needs a start for each of its networks."""
+    message = refused(made("method=dmlp,epochs=1,noisy=40,init_from=x"), ce)
+    assert message == f"init_from: {ce} has student (cnn2), expected teacher (cnn3) among them"
+
+
+def test_the_start_is_noted(ce, tmp_path):
+    """Protects the record: a run's summary says what its networks started from."""
+    summary = train.run(tiny.config(CE, {"init_from": str(ce)}), tmp_path / "run", quiet=True)
+    assert summary["notes"] == [f"student (cnn2) starts from {ce}/student"]
