@@ -82,11 +82,11 @@ class Run:
             0 if dataset.features is None else dataset.features.shape[1],
         )
         self.method: Method = methods.get(config.method.name).make(config, self.info)
-        if dataset.features is not None and not self.method.reads_features:
+        if dataset.features is not None and not self.method.traits.reads_features:
             raise UserError(
                 f"data.features: {config.method.name} has no use for features, expected method dmlp, or none"
             )
-        if config.teacher.run and not self.method.taught:
+        if config.teacher.run and not self.method.traits.takes_teacher:
             raise UserError(f"teacher.run: {config.method.name} takes no trained teacher, expected method kd or aml_kd")
         wanted = any(stage.streams.trusted or stage.streams.meta for stage in self.method.stages)
         size, have = config.train.trusted_batch_size, self.info.num_trusted
@@ -172,12 +172,12 @@ class Run:
         saved = {path.absolute().name: (path, *export.read(path)) for path in found}
         there = ", ".join(f"{name} ({about['net']})" for name, (_, about, _) in saved.items()) or "no network"
         lines, current = [], carry["method"]
-        for name, get in self.method.networks.items():
+        for name, net in self.method.networks(current).items():
             if alone and name != "teacher":
                 continue
-            wanted, net = self.config[name].net, get(current)
+            wanted = self.config[name].net
             fits = [other for other, (_, about, _) in saved.items() if about["net"] == wanted]
-            if not fits and (alone or name in self.method.pretrained):
+            if not fits and (alone or name in self.method.traits.pretrained):
                 raise UserError(f"{field}: {folder} has {there}, expected {name} ({wanted}) among them")
             if not fits:
                 lines.append(f"{name} ({wanted}) starts from random weights: there is none in {folder}")
@@ -194,7 +194,7 @@ class Run:
             note = "" if whole else ", but for its last layer: the classes differ"
             lines.append(f"{name} ({wanted}) {'is that of' if alone else 'starts from'} {path}{note}")
         if current is carry["method"]:
-            here = ", ".join(f"{name} ({self.config[name].net})" for name in self.method.networks)
+            here = ", ".join(f"{name} ({self.config[name].net})" for name in self.method.networks(current))
             raise UserError(f"{field}: {folder} has {there}, expected one like {here}")
         return self.place({**carry, "method": current}), lines
 
@@ -295,11 +295,11 @@ class Run:
         def predicted(logits: jax.Array) -> jax.Array:
             return jnp.where(jnp.isfinite(logits).all(-1), jnp.argmax(logits, -1), -1)
 
-        for name, net in self.method.networks.items():
-            logits = train_state.evaluate(net(current), x).logits
+        for name, net in self.method.networks(current).items():
+            logits = train_state.evaluate(net, x).logits
             classes[name] = predicted(logits)
-        if self.method.ensemble:
-            classes[self.method.ensemble] = predicted(self.method.predict(current, x))
+        if self.method.traits.ensemble:
+            classes[self.method.traits.ensemble] = predicted(self.method.predict(current, x))
         return classes
 
     def _beliefs(self, fixed: Any, current: Any, images: jax.Array, given: jax.Array, index: jax.Array) -> jax.Array:
@@ -371,4 +371,4 @@ class Run:
 
         given, trusted = (data.given_label[parts[split]] for split in ("noisy", "trusted"))
         features = None if data.features is None else {name: data.features[rows] for name, rows in parts.items()}
-        return DatasetView(given, trusted, over, parallel.fetch, history, note, features)
+        return DatasetView(given, trusted, over, parallel.decide, parallel.fetch, history, note, features)

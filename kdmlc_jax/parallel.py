@@ -7,6 +7,7 @@ network, random draws included, is the same on every device.
 """
 
 import os
+import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -153,6 +154,24 @@ def on_main(action: Callable[[], Any]) -> None:
             error = caught
     if from_main(int(error is not None)):
         raise error or UserError("process 0 ended; it says why")
+
+
+def decide(fn: Callable[[], Any]) -> Any:
+    """What `fn` gives in process 0, a pytree of host arrays and numbers, in every process; the others wait for it.
+
+    Raises:
+      UserError: in every process, where `fn` does.
+    """
+    if alone():
+        return fn()
+    from jax.experimental import multihost_utils
+
+    made: list[Any] = []
+    on_main(lambda: made.append(fn()))
+    sent = np.frombuffer(pickle.dumps(made[0]) if made else b"", np.uint8)
+    size = from_main(len(sent))
+    sent = multihost_utils.broadcast_one_to_all(sent if is_main() else np.zeros(size, np.uint8))
+    return pickle.loads(np.asarray(sent).tobytes())
 
 
 def put_flag(flag: bool, mesh: Mesh) -> jax.Array:

@@ -10,7 +10,7 @@ import numpy as np
 from kdmlc_jax import export, metrics, parallel
 from kdmlc_jax.data import noise
 from kdmlc_jax.labels import table as labels
-from kdmlc_jax.methods.base import Method, without_flags
+from kdmlc_jax.methods.base import Report
 
 if TYPE_CHECKING:
     from kdmlc_jax.experiment import Run
@@ -24,12 +24,11 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
     beliefs = job.beliefs(current, rows)
     trusted = names == "trusted"
     beliefs[trusted] = np.eye(job.info.num_classes, dtype=np.float32)[data.given_label[rows[trusted]]]
-    examined = {} if method.examine is None else parallel.fetch(method.examine(current))
+    report: Report = parallel.fetch(method.report(current))
     if data.soft_label is not None:
-        examined = without_flags(examined)
-    found = {} if method.diagnostics is None else parallel.fetch(method.diagnostics(current))
-    table = labels.table(data.ids[rows], names, data.reported_label[rows], beliefs, data.class_names, examined)
-    nets = {name: parallel.fetch(net(current)) for name, net in method.networks.items()}
+        report = report.without_flags()
+    table = labels.table(data.ids[rows], names, data.reported_label[rows], beliefs, data.class_names, report.columns)
+    nets = parallel.fetch(method.networks(current))
     if parallel.is_main():
         labels.write(table, workdir, beliefs)
         for name, net in nets.items():
@@ -45,10 +44,10 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
             "kind": config.noise.kind,
             "nominal": config.noise.rate if config.noise.kind in noise.RATED else None,
             "realised": data.rate,
-            "estimated": estimated_rate(job, current, beliefs[names == "noisy"], table),
+            "estimated": estimated_rate(job, report, beliefs[names == "noisy"], table),
         },
         "networks": networks(job, current, counted(job, history)),
-        "diagnostics": {name: value.tolist() for name, value in found.items()},
+        "diagnostics": {name: value.tolist() for name, value in report.figures.items()},
         "notes": progress["notes"],
         "data": {
             **{name: len(rows) for name, rows in data.splits._asdict().items()},
@@ -64,8 +63,7 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
 
 def counted(job: "Run", history: list[dict]) -> list[dict]:
     """The epochs of the stages whose networks are those that the method is for."""
-    left_out = {stage.name for stage in job.method.stages if not stage.counts}
-    return [row for row in history if row["stage"] not in left_out]
+    return [row for row in history if row["stage"] not in job.method.traits.preparing]
 
 
 def device(job: "Run") -> str:
@@ -91,12 +89,12 @@ def networks(job: "Run", current: Any, history: list[dict]) -> dict[str, dict]:
     """Size and accuracies of each network, and of their ensemble under its name."""
     method, config = job.method, job.config
     sizes = {
-        name: (config[name].net, sum(leaf.size for leaf in jax.tree.leaves(net(current).params)))
-        for name, net in method.networks.items()
+        name: (config[name].net, sum(leaf.size for leaf in jax.tree.leaves(net.params)))
+        for name, net in method.networks(current).items()
     }
-    if method.ensemble:
+    if method.traits.ensemble:
         names, counts = zip(*sizes.values(), strict=True)
-        sizes[method.ensemble] = (" + ".join(names), sum(counts))
+        sizes[method.traits.ensemble] = (" + ".join(names), sum(counts))
     return {
         name: {
             "name": net,
@@ -107,13 +105,12 @@ def networks(job: "Run", current: Any, history: list[dict]) -> dict[str, dict]:
     }
 
 
-def estimated_rate(job: "Run", current: Any, beliefs: np.ndarray, table: Any) -> float:
+def estimated_rate(job: "Run", report: Report, beliefs: np.ndarray, table: Any) -> float:
     """1 - Σ_y π_y T̂[y, y] with the class prior π of the corrected labels; without T̂, or where it is of labels that
     another run has corrected, the share of labels flagged."""
-    method: Method = job.method
-    if method.transition is None or job.dataset.soft_label is not None:
+    if report.transition is None or job.dataset.soft_label is not None:
         return float(np.mean(column(table, "is_label_issue")[column(table, "split") == "noisy"]))
-    return float(1.0 - beliefs.mean(axis=0) @ np.diagonal(parallel.fetch(method.transition(current))))
+    return float(1.0 - beliefs.mean(axis=0) @ np.diagonal(report.transition))
 
 
 def column(table: Any, name: str) -> np.ndarray:

@@ -207,8 +207,8 @@ class Loop:
                 last = progress["stage"] == len(self.stages)
                 progress["early"] = early and last
                 if len(self.history) % self.config.checkpoint.every == 0 or last:
-                    metric = f"{self.job.method.deployed}_validation_{self.config.data.select_on}"
-                    self._save(row["step"], row.get(metric) if stage.counts else None)
+                    metric = f"{self.job.method.traits.deployed}_validation_{self.config.data.select_on}"
+                    self._save(row["step"], None if self._prepares(stage) else row.get(metric))
                 if not ended:
                     self._begin(stage)
 
@@ -260,7 +260,10 @@ class Loop:
         """Epochs of the run; a stage that only prepares others, once it is over, has had those that it was trained."""
         trained = collections.Counter(row["stage"] for row in self.progress["history"])
         over = self.stages[: self.progress["stage"]]
-        return sum(trained[each.name] if each in over and not each.counts else each.epochs for each in self.stages)
+        return sum(trained[each.name] if each in over and self._prepares(each) else each.epochs for each in self.stages)
+
+    def _prepares(self, stage: Stage) -> bool:
+        return stage.name in self.job.method.traits.preparing
 
     def _left(self, stage: Stage) -> int:
         """Epochs that `stage` still has; the last one has all that the run has. One that was begun is ended in it."""

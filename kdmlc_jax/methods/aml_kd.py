@@ -47,7 +47,7 @@ from kdmlc_jax.errors import UserError, choose, in_range
 from kdmlc_jax.labels import transition as estimate
 from kdmlc_jax.labels.propagation import propagate
 from kdmlc_jax.methods import kd
-from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Stage, Streams
+from kdmlc_jax.methods.base import Batch, DatasetView, Info, Legacy, Method, Metrics, Stage, Streams
 from kdmlc_jax.train_state import Bank, NetState
 
 SHARPNESS = 4.0  # of propagated soft labels as a belief; chosen on seed 10 (benchmarks)
@@ -364,7 +364,7 @@ def make(config: Any, info: Info) -> Method:
     streams, (first, last) = Streams(noisy=config.train.batch_size), stage_epochs(config)
     propagating = Stage("propagate", first, streams, step, begin, every=0 if fixed else options.every)
     mutual = (Stage(MUTUAL, last, streams, step, begin_mutual, every=options.every),) if last else ()
-    return Method(
+    return Legacy(
         init=init,
         stages=(*kd.teacher_stages(config, info, streams), propagating, *mutual),
         predict=predict,
@@ -374,4 +374,5 @@ def make(config: Any, info: Info) -> Method:
         examine=examine,
         diagnostics=lambda current: {"noise_rate": current.noise_rate},
         taught=True,
+        preparing=(kd.TEACHER,),
     )

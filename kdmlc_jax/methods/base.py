@@ -1,16 +1,22 @@
-"""The contract: a method is a small tuple of pure functions; nothing else in the house knows more of it.
+"""The contract: a method is to noisy-label training what a `GradientTransformation` is to optimisation.
 
-`methods/<name>.py` holds `default_config(preset) -> ConfigDict`, `make(config, info) -> Method` and its state (a
-pytree of arrays). It knows no file, flag, clock or device. `tests/method_contract_test.py` runs on every method found.
+`methods/<name>.py` holds `default_config(preset) -> ConfigDict`, `make(config, info) -> Method` and the method itself:
+a frozen dataclass of modules, optimisers and options, whose functions are pure. It knows no file, flag, clock or
+device, and nothing outside `methods/` knows its name. `tests/method_contract_test.py` runs on every method found.
 """
 
+import abc
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-State = Any
+from kdmlc_jax.shapes import Images, Key, Labels, Logits, Matrix, SoftLabels
+from kdmlc_jax.train_state import NetState
+
+State = Any  # a pytree of arrays
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
@@ -58,6 +64,9 @@ class DatasetView(NamedTuple):
     # ("noisy" | "trusted", fn, current, label = the given ones) -> host rows of all images of that split, in its order,
     # from batches of fn(current, images f32[B, H, W, K] un-augmented, label i32[B]) -> pytree of rows
     map: Callable[..., Any]
+    # fn() -> pytree of host arrays, called in process 0 alone; every process is given what it returns. Whatever is
+    # decided for the whole set is decided here, never computed in every process and hoped to be equal.
+    decide: Callable[[Callable[[], Any]], Any]
     fetch: Callable[[Any], Any]  # host copies of a pytree of arrays of the state, wherever they lie
     history: list[dict]  # the epochs so far, without test or true-label figures
     note: Callable[[str], None]  # a line for the person, which `summary.json` keeps
@@ -70,39 +79,107 @@ class Stage(NamedTuple):
     name: str
     epochs: int
     streams: Streams
-    step: Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
+    step: Callable[[State, Batch, Key], tuple[State, Metrics]]
     begin: Callable[[State, DatasetView], State] | None = None
     done: Callable[[list[dict]], bool] | None = None  # epochs so far, no test or true-label figures -> end this stage
-    counts: bool = True  # whether its epochs are among those of which last5, best_val and best_test speak
     every: int = 0  # `begin` again after so many epochs of the stage, 0 = only before the first
 
 
-# The columns of `labels.table` that `Method.examine` may speak in the place of.
+@dataclass(frozen=True)
+class Traits:
+    """What the house must know of a method besides its functions."""
+
+    deployed: str  # which of `Method.networks` is the one a user deploys
+    ensemble: str = ""  # the name of `predict` where it is not the deployed network but several together
+    needs_trusted: bool = False  # whether a trusted image of every class must be there
+    reads_features: bool = False  # whether `DatasetView.features` are of use
+    takes_teacher: bool = False  # whether "teacher" may come trained from another run (`teacher.run`); it stands still
+    pretrained: tuple[str, ...] = ()  # those of the networks that `init_from`, where it is given, must hold
+    preparing: tuple[str, ...] = ()  # stages of whose epochs last5, best_val and best_test do not speak
+
+
+# The columns of `labels.table` that `Report.columns` may speak in the place of.
 FLAGS = ("is_label_issue", "label_score")
 
 
-def without_flags(examined: Mapping[str, Any]) -> dict[str, Any]:
-    """What a method says of images beside its flags, which are of the labels that it has learned from: where those are
-    not the ones first given, the table's own flags stand."""
-    return {name: rows for name, rows in examined.items() if name not in FLAGS}
+class Report(NamedTuple):
+    """What a method has found, besides beliefs and networks."""
+
+    transition: Matrix | None = None  # estimated T̂, rows true, columns given
+    # Of the noisy images, [N] each, by name: those of FLAGS in place of `labels.table`'s, others beside them.
+    columns: Mapping[str, Any] = {}
+    figures: Mapping[str, jax.Array] = {}  # small arrays for `summary.json`, by name
+
+    def without_flags(self) -> "Report":
+        """The same but for its flags, which are of the labels that the method has learned from: where those are not
+        the ones first given, the table's own flags stand."""
+        return self._replace(columns={name: rows for name, rows in self.columns.items() if name not in FLAGS})
 
 
-class Method(NamedTuple):
+class Method(abc.ABC):
     """A method of learning with noisy labels."""
 
-    init: Callable[[jax.Array, jax.Array], State]  # key, example images f32[B, H, W, K]
-    stages: tuple[Stage, ...]
-    predict: Callable[[State, jax.Array], jax.Array]  # images -> logits f32[B, C]: the deployed network, or `ensemble`
-    # images, given labels i32[B], index i32[B] (rows of the noisy split, -1 for other images) -> beliefs f32[B, C]
-    correct: Callable[[State, jax.Array, jax.Array, jax.Array], jax.Array]
-    networks: Mapping[str, Callable[[State], Any]]  # "student" | "teacher" -> its NetState in a state
-    deployed: str  # which of `networks` is the one a user deploys
-    transition: Callable[[State], jax.Array] | None = None  # estimated T̂ f32[C, C], rows true, columns given
-    ensemble: str = ""  # the name of `predict` where it is not the deployed network but several together
-    # Of the noisy images, [N] each, by name: "is_label_issue" and "label_score" in place of `labels.table`'s, others
-    # beside them.
-    examine: Callable[[State], dict[str, jax.Array]] | None = None
-    diagnostics: Callable[[State], dict[str, jax.Array]] | None = None  # small figures for the report, by name
-    pretrained: tuple[str, ...] = ()  # those of `networks` that `init_from`, where it is given, must hold
-    reads_features: bool = False  # whether `DatasetView.features` are of use
-    taught: bool = False  # whether "teacher" may come trained from another run (`teacher.run`), and then stands still
+    traits: Traits
+
+    @abc.abstractmethod
+    def init(self, key: Key, images: Images) -> State:
+        """The state before the first step, from a key and example images."""
+
+    @property
+    @abc.abstractmethod
+    def stages(self) -> tuple[Stage, ...]:
+        """What is trained, in its order."""
+
+    @abc.abstractmethod
+    def predict(self, state: State, images: Images) -> Logits:
+        """Logits of the deployed network, or of the ensemble that the traits name."""
+
+    @abc.abstractmethod
+    def correct(self, state: State, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
+        """Beliefs about the true labels, rows on the simplex; `index` is the row of the noisy split, -1 elsewhere."""
+
+    @abc.abstractmethod
+    def networks(self, state: State) -> dict[str, NetState]:
+        """The networks in a state, "student" and "teacher" or one of them: the very objects, no copies."""
+
+    def report(self, state: State) -> Report:
+        """What else the method has found; nothing, unless it says so."""
+        return Report()
+
+
+class Legacy(Method):
+    """A method that is still a tuple of functions."""
+
+    def __init__(
+        self, init, stages, predict, correct, networks, deployed, transition=None, ensemble="", examine=None,
+        diagnostics=None, pretrained=(), reads_features=False, taught=False, preparing=(), needs_trusted=False,
+    ):  # fmt: skip
+        self._init, self._stages, self._predict, self._correct, self._networks = (
+            init,
+            stages,
+            predict,
+            correct,
+            networks,
+        )
+        self._transition, self._examine, self._diagnostics = transition, examine, diagnostics
+        self.traits = Traits(deployed, ensemble, needs_trusted, reads_features, taught, pretrained, preparing)
+
+    @property
+    def stages(self):
+        return self._stages
+
+    def init(self, key, images):
+        return self._init(key, images)
+
+    def predict(self, state, images):
+        return self._predict(state, images)
+
+    def correct(self, state, images, given_label, index):
+        return self._correct(state, images, given_label, index)
+
+    def networks(self, state):
+        return {name: get(state) for name, get in self._networks.items()}
+
+    def report(self, state):
+        found = [None if fn is None else fn(state) for fn in (self._transition, self._examine, self._diagnostics)]
+        return Report(found[0], found[1] or {}, found[2] or {})

@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from kdmlc_jax import losses, nets, optim, train_state
 from kdmlc_jax.errors import UserError, choose, in_range
 from kdmlc_jax.labels import transition as estimate
-from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Stage, Streams
+from kdmlc_jax.methods.base import Batch, DatasetView, Info, Legacy, Method, Metrics, Stage, Streams
 from kdmlc_jax.train_state import Bank, NetState
 
 LATE = 2  # epochs after which a tipping point shows
@@ -259,7 +259,7 @@ def make(config: Any, info: Info) -> Method:
         return {**current.split._asdict(), "epoch": current.epoch, "transition": current.counted, **known}
 
     streams = Streams(noisy=batch)
-    return Method(
+    return Legacy(
         init=init,
         stages=(
             Stage("blind", longest, streams, blind_step, done=ends_blind),

@@ -4,15 +4,19 @@
 methods' inner loss; every variant takes the same number of steps.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from kdmlc_jax import losses, nets, optim, train_state
 from kdmlc_jax.errors import choose, in_range
-from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams
+from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams, Traits
+from kdmlc_jax.shapes import Images, Key, Labels, Logits, Scalar, SoftLabels
 from kdmlc_jax.train_state import NetState
 
 # Images and their labels in a batch.
@@ -25,42 +29,74 @@ def default_config(preset: str = "") -> ConfigDict:
     return ConfigDict({"name": "ce", "preset": preset, "train_on": "noisy", "network": "student", "ema": 0.0})
 
 
-def make(config: Any, info: Info) -> Method:
-    """The method's functions; see `base.Method`."""
+def make(config: Any, info: Info) -> "CrossEntropy":
+    """The method that `config` describes; raises UserError for an option outside its range."""
     options = config.method
     train_on = choose("method.train_on", options.train_on, ("noisy", "trusted", "both"))
     network = choose("method.network", options.network, ("teacher", "student"))
-    in_range("method.ema", options.ema, 0.0, 1.0)
-    module = nets.build(config[network].net, info.num_classes, f"{network}.net")
-    tx = optim.build(config.optim, config.train.epochs * info.steps_per_epoch)
-    streams = Streams(
-        noisy=config.train.batch_size if train_on != "trusted" else 0,
-        trusted=config.train.trusted_batch_size if train_on != "noisy" else 0,
+    return CrossEntropy(
+        traits=Traits(deployed=network),
+        module=nets.build(config[network].net, info.num_classes, f"{network}.net"),
+        tx=optim.build(config.optim, config.train.epochs * info.steps_per_epoch),
+        num_classes=info.num_classes,
+        ema=in_range("method.ema", options.ema, 0.0, 1.0),
+        epochs=config.train.epochs,
+        streams=Streams(
+            noisy=config.train.batch_size if train_on != "trusted" else 0,
+            trusted=config.train.trusted_batch_size if train_on != "noisy" else 0,
+        ),
     )
 
-    def init(key: jax.Array, images: jax.Array) -> NetState:
-        return train_state.create(key, module, tx, images, options.ema)
 
-    def step(net: NetState, batch: Batch, key: jax.Array) -> tuple[NetState, Metrics]:
+@dataclass(frozen=True, eq=False)
+class CrossEntropy(Method):
+    """One network; its state is a `NetState`."""
+
+    traits: Traits
+    module: nn.Module
+    tx: optax.GradientTransformation
+    num_classes: int
+    ema: float
+    epochs: int
+    streams: Streams
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """One."""
+        return (Stage("train", self.epochs, self.streams, self.step),)
+
+    def init(self, key: Key, images: Images) -> NetState:
+        """See `Method.init`."""
+        return train_state.create(key, self.module, self.tx, images, self.ema)
+
+    def targets(self, batch: Batch) -> tuple[Images, SoftLabels]:
+        """All images of the batch and the distribution that each is to have."""
         there = {image: label for image, label in PAIRS.items() if image in batch}
-        soft = {label: jax.nn.one_hot(batch[label], info.num_classes) for label in there.values()}
+        soft = {label: jax.nn.one_hot(batch[label], self.num_classes) for label in there.values()}
         if "soft_label" in batch:
             soft["label"] = batch["soft_label"]
-        parts = [(batch[image], soft[label]) for image, label in there.items()]
-        images, target = (jnp.concatenate(column) for column in zip(*parts, strict=True))
+        images, target = zip(*((batch[image], soft[label]) for image, label in there.items()), strict=True)
+        return jnp.concatenate(images), jnp.concatenate(target)
 
-        def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-            output, batch_stats = train_state.train_forward(net, params, images)
-            return jnp.mean(losses.cross_entropy(target, output.logits)), batch_stats
+    def loss(self, params: Any, net: NetState, batch: Batch) -> tuple[Scalar, Any]:
+        """Mean CE over the batch, and the moved batch statistics."""
+        images, target = self.targets(batch)
+        output, batch_stats = train_state.train_forward(net, params, images)
+        return jnp.mean(losses.cross_entropy(target, output.logits)), batch_stats
 
-        (loss, batch_stats), gradient = jax.value_and_grad(loss_fn, has_aux=True)(net.params)
-        return net.descend(gradient, batch_stats, options.ema), {"loss": loss}
+    def step(self, net: NetState, batch: Batch, key: Key) -> tuple[NetState, Metrics]:
+        """One optimiser update."""
+        (loss, batch_stats), gradient = jax.value_and_grad(self.loss, has_aux=True)(net.params, net, batch)
+        return net.descend(gradient, batch_stats, self.ema), {"loss": loss}
 
-    def predict(net: NetState, images: jax.Array) -> jax.Array:
+    def predict(self, net: NetState, images: Images) -> Logits:
+        """See `Method.predict`."""
         return train_state.evaluate(net, images).logits
 
-    def correct(net: NetState, images: jax.Array, given_label: jax.Array, index: jax.Array) -> jax.Array:
-        return jax.nn.softmax(predict(net, images))
+    def correct(self, net: NetState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
+        """The network's own beliefs, whatever the label."""
+        return jax.nn.softmax(self.predict(net, images))
 
-    stages = (Stage("train", config.train.epochs, streams, step),)
-    return Method(init, stages, predict, correct, {network: lambda net: net}, network)
+    def networks(self, net: NetState) -> dict[str, NetState]:
+        """See `Method.networks`."""
+        return {self.traits.deployed: net}

@@ -30,12 +30,13 @@ from ml_collections import ConfigDict
 from kdmlc_jax import methods, optim, train_state
 from kdmlc_jax.errors import NoTrustedError, UserError, choose, in_range
 from kdmlc_jax.labels.purify import VARIANTS, purify
-from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Stage, Streams, without_flags
+from kdmlc_jax.methods.base import Batch, DatasetView, Info, Legacy, Method, Metrics, Stage, Streams
 from kdmlc_jax.methods.simclr import SimCLR, check_images, side_by_side
 from kdmlc_jax.train_state import Bank
 
 SSL = "simclr"  # the stage
 THEN = ("ce", "kdmlc", "mlc", "blind_kd")
+NETWORKS = {"kdmlc": ("student", "teacher"), "mlc": ("teacher",), "blind_kd": ("student", "teacher")}
 
 
 def default_config(preset: str = "") -> ConfigDict:
@@ -90,7 +91,11 @@ def make(config: Any, info: Info) -> Method:
         few = ", ".join(info.untrusted[:5]) + (" …" if len(info.untrusted) > 5 else "")
         raise UserError(f"data.trusted: no trusted image of {few}; dmlp needs one or more of each class")
     parts = parts_of(config, info)
-    where = {name: (number, net) for number, part in enumerate(parts) for name, net in part.networks.items()}
+    where = {
+        name: (number, lambda state, part=part, name=name: part.networks(state)[name])
+        for number, part in enumerate(parts)
+        for name in ((part.traits.deployed,) if options.then == "ce" else NETWORKS[options.then])
+    }
     names = sorted(where, reverse=True)  # the teacher's features come first
     ready = info.is_features or info.num_features > 0
     ssl_epochs = 0 if ready or config.init_from else int(options.ssl_epochs)
@@ -195,32 +200,33 @@ def make(config: Any, info: Info) -> Method:
         return parts[0].correct(current.parts[0], images, label, index)
 
     def examine(current: State) -> dict[str, jax.Array]:
-        found = {} if parts[0].examine is None else parts[0].examine(current.parts[0])
+        found = parts[0].report(current.parts[0]).without_flags().columns
         soft = current.soft_label.rows
         label = jnp.argmax(soft, axis=1).astype(jnp.int32)
-        return {"purified_label": label, "purified_confidence": jnp.max(soft, axis=1), **without_flags(found)}
+        return {"purified_label": label, "purified_confidence": jnp.max(soft, axis=1), **found}
 
     def diagnostics(current: State) -> dict[str, jax.Array]:
-        return {} if parts[0].diagnostics is None else parts[0].diagnostics(current.parts[0])
+        return dict(parts[0].report(current.parts[0]).figures)
 
     streams = Streams(noisy=batch_size, trusted=config.train.trusted_batch_size, views=True)
     first: tuple[Stage, ...] = ()
     if ssl_epochs:
         check_images(info, "method.ssl_epochs")
-        first = (Stage(SSL, ssl_epochs, streams, ssl_step, counts=False),)
+        first = (Stage(SSL, ssl_epochs, streams, ssl_step),)
     together = zip(*(part.stages for part in parts), strict=True)
-    return Method(
+    return Legacy(
         init=init,
         stages=(*first, *(stage_of(number, inner) for number, inner in enumerate(together))),
         predict=predict,
         correct=correct,
         networks={name: partial(net_of, name=name) for name in where},
-        deployed=parts[0].deployed,
-        ensemble=parts[0].ensemble,
+        deployed=parts[0].traits.deployed,
+        ensemble=parts[0].traits.ensemble,
         examine=examine,
         diagnostics=diagnostics,
         pretrained=() if ready else tuple(names),
         reads_features=True,
+        preparing=(SSL,),
     )
 
 

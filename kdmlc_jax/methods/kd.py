@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from kdmlc_jax import losses, nets, optim, train_state
 from kdmlc_jax.errors import choose, in_range
-from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams
+from kdmlc_jax.methods.base import Batch, Info, Legacy, Method, Metrics, Stage, Streams
 from kdmlc_jax.train_state import NetState
 
 TEACHER = "teacher"  # the stage
@@ -86,7 +86,7 @@ def teacher_stages(config: Any, info: Info, streams: Streams) -> tuple[Stage, ..
         return current.replace(teacher=current.teacher.descend(gradient, batch_stats)), {"loss": loss}
 
     epochs = teacher_epochs(config)
-    return (Stage(TEACHER, epochs, streams, step, counts=False),) if epochs else ()
+    return (Stage(TEACHER, epochs, streams, step),) if epochs else ()
 
 
 def make(config: Any, info: Info) -> Method:
@@ -122,7 +122,7 @@ def make(config: Any, info: Info) -> Method:
         return jax.nn.softmax(predict(current, images))
 
     streams = Streams(noisy=config.train.batch_size)
-    return Method(
+    return Legacy(
         init=init,
         stages=(*teacher_stages(config, info, streams), Stage("student", config.train.epochs, streams, step)),
         predict=predict,
@@ -130,4 +130,5 @@ def make(config: Any, info: Info) -> Method:
         networks={"student": lambda current: current.student, "teacher": lambda current: current.teacher},
         deployed="student",
         taught=True,
+        preparing=(TEACHER,),
     )

@@ -22,7 +22,7 @@ from kdmlc_jax import losses, nets, optim, train_state
 from kdmlc_jax.data import augment
 from kdmlc_jax.errors import in_range
 from kdmlc_jax.methods import mlc
-from kdmlc_jax.methods.base import Batch, Info, Method, Metrics
+from kdmlc_jax.methods.base import Batch, Info, Legacy, Method, Metrics
 from kdmlc_jax.methods.parts.meta_corrector import Teacher, TeacherState, default_options, transition_matrix
 from kdmlc_jax.train_state import NetState
 
@@ -107,7 +107,7 @@ def make(config: Any, info: Info) -> Method:
     def correct(current: State, images: jax.Array, given_label: jax.Array, index: jax.Array) -> jax.Array:
         return teacher.correct(current.teacher, images, given_label)
 
-    return Method(
+    return Legacy(
         init=init,
         stages=mlc.stages(config, step),
         predict=predict,

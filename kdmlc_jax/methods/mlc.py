@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from kdmlc_jax import train_state
 from kdmlc_jax.errors import choose, in_range
-from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams
+from kdmlc_jax.methods.base import Batch, Info, Legacy, Method, Metrics, Stage, Streams
 from kdmlc_jax.methods.parts.meta_corrector import Teacher, TeacherState, default_options, transition_matrix
 
 
@@ -38,7 +38,7 @@ def make(config: Any, info: Info) -> Method:
     def predict(current: TeacherState, images: jax.Array) -> jax.Array:
         return train_state.evaluate(current.net, images).logits
 
-    return Method(
+    return Legacy(
         init=teacher.init,
         stages=stages(config, step),
         predict=predict,

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from kdmlc_jax import losses, nets, optim, train_state
 from kdmlc_jax.errors import UserError, choose, in_range
-from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams
+from kdmlc_jax.methods.base import Batch, Info, Legacy, Method, Metrics, Stage, Streams
 from kdmlc_jax.nets.projector import Projector
 from kdmlc_jax.train_state import NetState
 
@@ -167,7 +167,7 @@ def make(config: Any, info: Info) -> Method:
         trusted=config.train.trusted_batch_size if info.num_trusted else 0,
         views=True,
     )
-    return Method(
+    return Legacy(
         init=init,
         stages=(Stage("simclr", config.train.epochs, streams, step),),
         predict=predict,
