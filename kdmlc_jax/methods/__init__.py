@@ -1,4 +1,4 @@
-"""The methods, one file each: `default_config(preset)` and `make(config, info)`; see `base` and `kdmlc_jax.registry`."""
+"""The methods, one file each: `default_config(preset)` and `make(config, info)`; see `base` and `registry`."""
 
 import sys
 from types import ModuleType
