@@ -134,7 +134,7 @@ class Run:
         """Whether a device may hold less than the whole carry."""
         return self.config.parallel.sharding == "fsdp" or self.config.parallel.split_banks
 
-    def memory(self) -> list[tuple]:
+    def memory(self) -> list[parallel.Placed]:
         """What of the state lies where: see `parallel.table`."""
         return parallel.table(self._first.eval_shape()["method"], self.layout["method"])
 

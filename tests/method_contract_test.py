@@ -404,7 +404,7 @@ def test_averaging_the_meta_gradient_alone_is_noticed(monkeypatch):
         gradient, outer, ahead = exact(*arguments)
         return jax.lax.pmean(gradient, "data"), outer, ahead
 
-    monkeypatch.setattr(parallel, "average_gradient", lambda params, axis: params)
+    monkeypatch.setattr(parallel.networks, "average_gradient", lambda params, axis: params)
     monkeypatch.setattr(bilevel, "meta_gradient", averaged)
     with pytest.raises(AssertionError, match=r"BatchNorm"):
         assert_close(spread_over.__wrapped__("mlc", "pmap"), spread_over("mlc", ""))

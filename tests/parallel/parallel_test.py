@@ -1,4 +1,4 @@
-"""Devices: what lies where, networks spread over a pmap axis, and backend options that change nothing but time."""
+"""Devices: what lies where, networks in slices over a pmap axis, and backend options that change nothing but time."""
 
 from types import SimpleNamespace
 
@@ -37,7 +37,7 @@ def test_options_are_those_of_the_backend(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert parallel.compiler_options.__wrapped__() == {}
     monkeypatch.undo()
-    monkeypatch.setattr(parallel, "_CPU_OPTIONS", {"xla_no_such_option": "1"})
+    monkeypatch.setattr(parallel.compile, "CPU_OPTIONS", {"xla_no_such_option": "1"})
     assert parallel.compiler_options.__wrapped__() == {}
 
 
@@ -223,7 +223,7 @@ NETS = ["cnn4", "mlp8", "resnet8"]
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_spread_networks_equal_whole_ones(name):
+def test_networks_in_slices_equal_whole_ones(name):
     """Protects pmap: outputs, running statistics and gradients of a slice-wise network are those of the whole batch.
 
     Five rows, which four devices do not divide, are computed whole.
@@ -244,7 +244,7 @@ def test_spread_networks_equal_whole_ones(name):
         part = images[:rows]
         whole = jax.jit(lambda part: both(module.apply, part))(part)
         each = jax.pmap(
-            lambda _, part: both(parallel.spread(module.apply), part),
+            lambda _, part: both(parallel.in_slices(module.apply), part),
             axis_name="data",
             in_axes=(0, None),
             out_axes=None,
