@@ -26,7 +26,7 @@ def test_expand(method, expected):
 
 def test_expand_refuses_an_unknown_method():
     """Protects a long comparison from a typing error in its list: it ends before the first run."""
-    with pytest.raises(UserError, match=r'method "kdmcl" is not one of .*did you mean "kdmlc"'):
+    with pytest.raises(UserError, match=r'method\.name: "kdmcl" is not one of .*did you mean "kdmlc"'):
         compare.expand("kdmcl:preset=strong")
 
 

@@ -129,7 +129,7 @@ def test_override_of_the_wrong_type_is_refused(field, text):
         ("sed=1", 'argument "sed" is unknown (did you mean "seed"?)'),
         ("kd_wieght=1", 'argument "kd_wieght" is unknown (did you mean "kd_weight"?)'),
         ("method=ce,kd_weight=1", 'argument "kd_weight" is unknown'),
-        ("method=kdmcl", 'method "kdmcl" is not one of'),
+        ("method=kdmcl", 'method.name: "kdmcl" is not one of'),
         ("preset=stong", 'method.preset: "stong" is not one of paper, strong (did you mean "strong"?)'),
         ("rate=much", 'config field "noise.rate": "much" is not a float'),
     ],

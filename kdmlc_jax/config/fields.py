@@ -1,0 +1,103 @@
+"""Every field of a run but the method's options, with defaults that fit a small data set; see README for each."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+DATA = {
+    "source": "digits",
+    "dir": "",  # '' looks below KDMLC_DATA
+    "manifest": "",  # folder: CSV or Parquet that lists images and labels
+    "image_size": 0,  # folder, tfds: side in pixels; 0 = see sources.folder and decoding.decode
+    "channels": 0,  # folder, tfds: 1, 3, or 0 = 1 if all images are grey
+    "max_megapixels": 64.0,
+    "on_bad_image": "fail",  # or skip
+    "verify": True,  # folder: decode every file before training
+    "trusted": 100.0,  # number, or share below 1; 0 = those the source names
+    "trusted_file": "",  # ids of the trusted images, one a line
+    "noisy": 0.0,  # number, or share below 1; 0 = all the rest
+    "validation": 0.0,  # number, or share below 1
+    "splits": "",  # the noise.npz of another run, to use its splits
+    "labels": "",  # the folder of another run, whose corrected labels replace those of the noisy images
+    "features": "",  # .npy f[N, D], a row for each training image, for methods that work on features
+    "select_on": "given",
+    "trusted_given": False,
+    "pipeline": "auto",  # or resident, stream
+    "resident_mb": 4096.0,  # decoded images above this stay in their files
+}
+
+NOISE = {
+    "kind": "uniform",
+    "rate": 0.6,
+    "exact": False,  # the exact number of wrong labels instead of independent draws
+    "file": "",  # matrix, human, file: where it lies
+    "human": "worst",  # human: aggre, random1, random2, random3, worst (CIFAR-100N: noisy)
+}
+
+AUGMENT = {
+    "pad": 0,
+    "flip": False,
+    "cutout": 0,
+    "meta": "weak",  # none | weak (no Cutout) | all
+    "view_area": 0.2,  # SimCLR's views: a crop's least share of the area
+    "view_blur": False,
+}
+
+OPTIM = {
+    "name": "sgd",
+    "lr": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "clip": 0.0,
+    "schedule": "cosine",
+    "milestones": (0.6667, 0.8333),
+    "warm_up": 0.0,
+}
+
+TRAIN = {
+    "epochs": 15,
+    "batch_size": 100,
+    "trusted_batch_size": 100,
+    "eval_batch_size": 500,
+    "steps_per_call": 1,  # steps in one dispatch; above 1 pays on accelerators only
+    "on_nonfinite": "stop",  # or skip: a step that gives NaN or infinity is undone and counted
+}
+
+PARALLEL = {
+    "mode": "jit",  # or pmap
+    "sharding": "replicated",  # or fsdp: large arrays of the state are split over the devices
+    "model": 1,  # devices that share one slice of the batch (fsdp)
+    "shard_above": 65536,  # fsdp: elements
+    "split_banks": False,  # what a method remembers of every image is split over the devices
+}
+
+
+def base() -> ConfigDict:
+    """A config of its own for a config file to fill in; `resolve` adds the method's options."""
+    return ConfigDict(
+        {
+            "name": "run",
+            "seed": 0,
+            "init_from": "",  # the folder of another run, whose networks are the start of those here
+            "data": DATA,
+            "noise": NOISE,
+            "augment": AUGMENT,
+            "teacher": {"net": "cnn16", "run": ""},  # run: the folder of another run, whose network is the teacher
+            "student": {"net": "cnn6"},
+            "optim": OPTIM,
+            "train": TRAIN,
+            # every: epochs; every_steps: also in the middle of epochs, 0 = not; the newest `keep` and the best stay
+            "checkpoint": {"every": 1, "every_steps": 0, "keep": 2},
+            "devices": 0,  # 0 = all
+            "parallel": PARALLEL,
+            "baselines": (),
+        }
+    )
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{"optim.lr": .1, …} for every leaf."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
+    return flat

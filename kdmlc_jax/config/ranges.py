@@ -1,0 +1,50 @@
+"""What the fields may hold, where no other part of the program looks at them before training."""
+
+from ml_collections import ConfigDict
+
+from kdmlc_jax.config.fields import flatten
+from kdmlc_jax.errors import UserError, choose, in_range
+
+CHOICES = {
+    "data.select_on": ("given", "true"),
+    "data.pipeline": ("auto", "resident", "stream"),
+    "data.on_bad_image": ("fail", "skip"),
+    "augment.meta": ("none", "weak", "all"),
+    "train.on_nonfinite": ("stop", "skip"),
+    "parallel.mode": ("jit", "pmap"),
+    "parallel.sharding": ("replicated", "fsdp"),
+}
+
+RANGES = {
+    "augment.view_area": (1e-3, 1.0),
+    "train.epochs": (1,),
+    "train.eval_batch_size": (1,),
+    "train.steps_per_call": (1,),
+    "checkpoint.every": (1,),
+    "checkpoint.every_steps": (0,),
+    "checkpoint.keep": (1,),
+    "parallel.model": (1,),
+    "parallel.shard_above": (1,),
+    "optim.lr": (0.0,),
+    "optim.weight_decay": (0.0,),
+    "optim.clip": (0.0,),
+    "optim.momentum": (0.0, 1.0),
+    "optim.warm_up": (0.0, 1.0),
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError for a value outside CHOICES or RANGES, and for fields that do not go together."""
+    values = flatten(config)
+    for field, allowed in CHOICES.items():
+        choose(field, values[field], allowed)
+    for field, limits in RANGES.items():
+        in_range(field, values[field], *limits)
+    for share in config.optim.milestones:
+        in_range("optim.milestones", share, 0.0, 1.0)
+    if config.parallel.model > 1 and config.parallel.sharding != "fsdp":
+        raise UserError(f"parallel.model: {config.parallel.model} has nothing to do without parallel.sharding=fsdp")
+    if config.parallel.mode == "pmap" and (config.parallel.sharding != "replicated" or config.parallel.split_banks):
+        raise UserError("parallel.mode: pmap keeps the whole state on every device; sharding needs mode jit")
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in config.baselines):
+        raise UserError(f"baselines: {config.baselines!r} is not a tuple of pairs (label, method)")

@@ -1,0 +1,64 @@
+"""The config that a run has written, and what may change when the run goes on."""
+
+import json
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from kdmlc_jax.config.fields import base, flatten
+from kdmlc_jax.errors import UserError
+
+# A run may go on with another value of these: where and how it runs, how long, and what is kept of it. Any other field
+# would make the second half another experiment, or not fit the saved state.
+FREE = (
+    *("devices", "parallel.", "checkpoint.", "baselines", "name", "data.dir", "data.pipeline", "data.resident_mb"),
+    *("train.epochs", "train.eval_batch_size", "train.steps_per_call", "train.on_nonfinite"),
+)
+
+
+def read(path: pathlib.Path) -> ConfigDict:
+    """The resolved config that a run has written to `path`; raises UserError where that is not one."""
+    try:
+        return from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read as the config of a run ({error})") from None
+
+
+def from_json(value: dict) -> ConfigDict:
+    """A config from what JSON has made of its `to_dict()`."""
+    return ConfigDict(_tuples(value))
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists only; every sequence in a config is a tuple."""
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[tuple[str, str]]:
+    """(field, "field=value (was value)") for each field in which two configs differ."""
+    before, after = flatten(base()) | flatten(old), flatten(new)  # fields newer than the old one: their defaults
+    changed = [field for field in sorted(before.keys() | after.keys()) if before.get(field) != after.get(field)]
+    return [(field, f"{field}={after.get(field)!r} (was {before.get(field)!r})") for field in changed]
+
+
+def changes(config: ConfigDict, path: pathlib.Path) -> list[str]:
+    """How `config` differs from the one written to `path`, as `differences` says it, in fields that are all `FREE`.
+
+    Raises:
+      UserError: naming the first field that a run cannot change on its way.
+    """
+    if not path.exists():
+        return []
+    old = read(path)
+    changed = differences(old, config)
+    for field, _ in changed:
+        if not field.startswith(FREE):
+            was, now = (flatten(either).get(field) for either in (old, config))
+            raise UserError(
+                f"{path.parent} holds a run with {field}={was!r}, not {now!r}: "
+                "choose another --workdir, or leave out --config to go on with that run"
+            )
+    return [change for _, change in changed]
