@@ -22,7 +22,8 @@ from jax.scipy.special import logsumexp
 from kdmlc_jax.arrays import check_features
 from kdmlc_jax.data.splits import check_labels
 from kdmlc_jax.errors import NonFiniteError, UserError, choose, in_range, whole
-from kdmlc_jax.labels.transition import fitted_transition, temperature
+from kdmlc_jax.labels.calibration import temperature
+from kdmlc_jax.labels.transition import fitted_transition
 from kdmlc_jax.losses import cross_entropy, entropy
 
 VARIANTS = ("fixed", "release")
@@ -114,7 +115,7 @@ def purify(
     own batches, on one view of the rows or on two, swap their labels at each exchange. In the end the given label is
     evidence beside what their heads believe: the result is ∝ p T̂[:, ỹ], with p ∝ (p₁ p₂)ᵗ, t the temperature at which p
     predicts the trusted labels best, and T̂ the matrix under which the given labels are most likely
-    (`estimate.temperature`, `estimate.fitted_transition`).
+    (`calibration.temperature`, `transition.fitted_transition`).
 
     Both KL assume classes about equally frequent. (The trusted rows' frequencies in place of the uniform ones did
     worse on digits at 10 : 1: mean beliefs are flatter than frequencies, so the term then feeds the large classes.)

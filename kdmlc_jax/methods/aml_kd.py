@@ -44,6 +44,7 @@ from ml_collections import ConfigDict
 from kdmlc_jax import losses, train_state
 from kdmlc_jax.data import augment
 from kdmlc_jax.errors import UserError, choose, in_range
+from kdmlc_jax.labels import thresholds
 from kdmlc_jax.labels import transition as estimate
 from kdmlc_jax.labels.propagation import propagate
 from kdmlc_jax.methods import kd
@@ -102,8 +103,7 @@ def smallest(values: np.ndarray, share: float) -> np.ndarray:
 
 def estimated_noise(loss: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
     """r̂ f32[C]: the mean probability, over the images with a label, that the loss is of the mixture's upper part."""
-    mixture = estimate.gaussian_mixture(jnp.asarray(loss))
-    upper = np.asarray(estimate.posterior(mixture, jnp.asarray(loss)))[:, 1]
+    upper = thresholds.upper_probability(loss)
     count = np.bincount(label, minlength=num_classes)
     total = np.bincount(label, upper, minlength=num_classes)
     return (total / np.maximum(count, 1)).astype(np.float32)

@@ -29,6 +29,7 @@ from ml_collections import ConfigDict
 
 from kdmlc_jax import losses, nets, optim, train_state
 from kdmlc_jax.errors import UserError, choose, in_range
+from kdmlc_jax.labels import thresholds
 from kdmlc_jax.labels import transition as estimate
 from kdmlc_jax.methods.base import Batch, DatasetView, Info, Legacy, Method, Metrics, Stage, Streams
 from kdmlc_jax.train_state import Bank, NetState
@@ -59,7 +60,7 @@ class State(struct.PyTreeNode):
     met: jax.Array  # i32[], the epoch of the last step
     agreement: Bank  # f32[N], P; 1 before the split
     counted: jax.Array  # f32[C, C], T̂ by p^A on the noisy images
-    split: estimate.Split
+    split: thresholds.Split
     epoch: jax.Array  # i32[], the one that split the labels, from 1; 0 before, negative without a tipping point
     trusted: jax.Array | None  # f32[C, C], T̂ by p^T on the trusted images, where there are any
 
@@ -84,7 +85,7 @@ def log_agreement(teacher_logits: jax.Array, student_logits: jax.Array) -> jax.A
     return log_softmax(log_softmax(teacher_logits) + log_softmax(student_logits))
 
 
-def share_of_belief(agreement: jax.Array, split: estimate.Split) -> jax.Array:
+def share_of_belief(agreement: jax.Array, split: thresholds.Split) -> jax.Array:
     """β f32[B] of images with agreement P f32[B]."""
     borders = jnp.stack([split.lower_mean, split.threshold, split.upper_mean])
     return jnp.array(BETA)[jnp.sum(agreement[:, None] >= borders[None], axis=1)]
@@ -133,7 +134,7 @@ def make(config: Any, info: Info) -> Method:
             weights=None,
             seen=None,
             agreement=Bank(jnp.ones(info.num_noisy)),
-            split=estimate.Split(none, none, none),
+            split=thresholds.Split(none, none, none),
             met=jnp.zeros((), jnp.int32),
             epoch=jnp.zeros((), jnp.int32),
             counted=even,
@@ -200,7 +201,7 @@ def make(config: Any, info: Info) -> Method:
             agreement = share
         else:
             agreement = estimate.label_right(beliefs, view.given_label, counted)
-        split = estimate.otsu(agreement, "variance" if fixed else "deviation")
+        split = thresholds.otsu(agreement, "variance" if fixed else "deviation")
         tipped = tipping_point(confidences(view.history)) == epoch
         how = "tipping point in" if tipped else "no tipping point in time, labels split by"
         wrong = float(jnp.mean(agreement < border(split)))
@@ -213,13 +214,13 @@ def make(config: Any, info: Info) -> Method:
         current = current.replace(agreement=Bank(agreement), split=split, epoch=signed, counted=counted)
         if info.num_trusted:
             beliefs = view.map("trusted", teacher_belief, weights[0])
-            current = current.replace(trusted=jnp.asarray(estimate.transition(beliefs, view.trusted_label)))
+            current = current.replace(trusted=jnp.asarray(estimate.trusted_transition(beliefs, view.trusted_label)))
         if not options.rewind:
             return current
         teacher, student = current.weights[0]
         return current.replace(teacher=current.teacher.replace(**teacher), student=current.student.replace(**student))
 
-    def border(split: estimate.Split) -> jax.Array:
+    def border(split: thresholds.Split) -> jax.Array:
         """Labels with less agreement are held to be wrong; `label_score` is 1/2 there."""
         return split.threshold if fixed else split.lower_mean
 

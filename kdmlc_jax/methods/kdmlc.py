@@ -21,9 +21,10 @@ from ml_collections import ConfigDict
 from kdmlc_jax import losses, nets, optim, train_state
 from kdmlc_jax.data import augment
 from kdmlc_jax.errors import in_range
+from kdmlc_jax.labels.transition import transition_matrix
 from kdmlc_jax.methods import mlc
 from kdmlc_jax.methods.base import Batch, Info, Legacy, Method, Metrics
-from kdmlc_jax.methods.parts.meta_corrector import Teacher, TeacherState, default_options, transition_matrix
+from kdmlc_jax.methods.parts.meta_corrector import Teacher, TeacherState, default_options
 from kdmlc_jax.train_state import NetState
 
 

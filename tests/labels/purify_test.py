@@ -11,8 +11,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from kdmlc_jax.errors import NonFiniteError, UserError
 from kdmlc_jax.labels import purify as module
-from kdmlc_jax.labels import transition as estimate
+from kdmlc_jax.labels.calibration import temperature
 from kdmlc_jax.labels.purify import project_simplex, purify, ridge_factor, ridge_weights, validation_loss
+from kdmlc_jax.labels.transition import fitted_transition
 
 CLASSES = 3
 
@@ -204,10 +205,10 @@ def test_given_labels_are_evidence():
     rng = np.random.default_rng(0)
     beliefs, given = rng.dirichlet(np.ones(CLASSES), (2, 21)), rng.integers(0, CLASSES, 20)
     logits, known = rng.normal(size=(2, 9, CLASSES)), rng.integers(0, CLASSES, 9)
-    t = float(estimate.temperature(np.sum(special.log_softmax(logits, axis=2), axis=0).astype(np.float32), known))
+    t = float(temperature(np.sum(special.log_softmax(logits, axis=2), axis=0).astype(np.float32), known))
     p = (beliefs[0, :-1] * beliefs[1, :-1]) ** t
     p /= p.sum(axis=1, keepdims=True)
-    want = p * np.asarray(estimate.fitted_transition(p.astype(np.float32), given))[:, given].T
+    want = p * np.asarray(fitted_transition(p.astype(np.float32), given))[:, given].T
     log_beliefs = [jnp.log(jnp.float32(belief)) for belief in beliefs]
     got = module._with_evidence(log_beliefs, [jnp.float32(rows) for rows in logits], given, known)
     np.testing.assert_allclose(got, want / want.sum(axis=1, keepdims=True), rtol=1e-3, atol=1e-5)

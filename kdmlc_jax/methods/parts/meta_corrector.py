@@ -21,6 +21,7 @@ from flax.training.train_state import TrainState
 from kdmlc_jax import bilevel, losses, nets, optim, train_state
 from kdmlc_jax.data import augment
 from kdmlc_jax.errors import UserError, choose, in_range
+from kdmlc_jax.labels.transition import halfway, transition_matrix, update_joint
 from kdmlc_jax.methods.base import Batch, Info, Metrics
 from kdmlc_jax.nets import Output
 from kdmlc_jax.nets.corrector import Corrector
@@ -99,29 +100,6 @@ class TeacherState(struct.PyTreeNode):
     joint: jax.Array  # f32[C, C], rows y, columns ỹ
 
 
-def transition_matrix(joint: jax.Array) -> jax.Array:
-    """T̂[y, ỹ] = P(ỹ | y) from the joint f32[C, C]."""
-    return joint / jnp.sum(joint, axis=1, keepdims=True)
-
-
-def update_joint(joint: jax.Array, logits: jax.Array, given_label: jax.Array, keep: float = 0.99) -> jax.Array:
-    """One step of online EM for P(y, ỹ): the posterior q ∝ p(y|x) T̂[y, ỹ] of a batch, averaged in [ours].
-
-    With calibrated beliefs p the likelihood is concave in T̂, so that blurred beliefs do not blur T̂.
-
-    Args:
-      joint: f32[C, C].
-      logits: f32[B, C] of the network whose beliefs are used.
-      given_label: i32[B].
-      keep: share of the old estimate kept per step.
-    """
-    given = jax.nn.one_hot(given_label, joint.shape[0])
-    # Without the floor an entry that no image supports reaches 0 in time, and its logarithm leaves the reals.
-    floor = 1e-6 / joint.size
-    posterior = jax.nn.softmax(jax.nn.log_softmax(logits) + jnp.log(transition_matrix(joint)).T[given_label])
-    return keep * joint + (1.0 - keep) * (posterior.T @ given / logits.shape[0] + floor)
-
-
 class Teacher:
     """Modules and optimisers, built once, and the pure functions over `TeacherState`."""
 
@@ -152,7 +130,7 @@ class Teacher:
             corrector=TrainState.create(apply_fn=self.corrector.apply, params=params, tx=self.corrector_tx),
             bilevel_opt_state=self.bilevel_tx.init(params),
             memory=bilevel.init_memory(params),
-            joint=(0.5 * jnp.eye(self.classes) + 0.5 / self.classes) / self.classes,
+            joint=halfway(self.classes) / self.classes,
         )
 
     def log_correction(self, params: Any, seen: Output, given_label: jax.Array, joint: jax.Array) -> jax.Array:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax.data import noise
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.labels.transition import transition_matrix
 from kdmlc_jax.methods.base import Info
 from kdmlc_jax.methods.parts import meta_corrector as teacher_lib
 
@@ -34,34 +34,6 @@ def moved(before, after):
     """Whether any parameter of the corrector differs."""
     leaves = zip(jax.tree.leaves(before.corrector.params), jax.tree.leaves(after.corrector.params), strict=True)
     return any((a != b).any() for a, b in leaves)
-
-
-@pytest.mark.parametrize(("kind", "rate"), [("uniform", 0.6), ("flip", 0.4), ("pair", 0.3)])
-def test_transition_matrix_is_recovered(kind, rate):
-    """Protects T̂: from calibrated but blurred beliefs, online EM finds the matrix that drew the given labels."""
-    classes, rng = 4, np.random.default_rng(1)
-    matrix = noise.transition_matrix(kind, rate, classes, seed=3)
-    logits = 3.0 * rng.normal(size=(20_000, classes))
-    beliefs = np.asarray(jax.nn.softmax(logits))
-    true = np.array([rng.choice(classes, p=p / p.sum()) for p in beliefs.astype(np.float64)])
-    given = np.array([rng.choice(classes, p=matrix[y]) for y in true])
-    update = jax.jit(teacher_lib.update_joint)
-    joint = jnp.full((classes, classes), 1.0 / classes**2) + jnp.eye(classes) / classes
-    for start in range(0, 4 * len(given), 100):
-        rows = np.arange(start, start + 100) % len(given)
-        joint = update(joint, jnp.asarray(logits[rows], jnp.float32), jnp.asarray(given[rows]))
-    found = np.asarray(teacher_lib.transition_matrix(joint))
-    blurred = np.linalg.inv(np.diag(beliefs.sum(0))) @ beliefs.T @ np.eye(classes)[given]
-    assert np.abs(found - matrix).max() < 0.08
-    assert np.abs(found - matrix).max() < 0.6 * np.abs(blurred - matrix).max()
-
-
-def test_transition_matrix_keeps_every_entry_above_zero():
-    """Protects long runs: entries that no image supports stay positive, so that their logarithm is finite."""
-    logits, given = 30.0 * jnp.eye(CLASSES), jnp.arange(CLASSES)
-    body = lambda _, joint: teacher_lib.update_joint(joint, logits, given)  # noqa: E731
-    joint = jax.lax.fori_loop(0, 20_000, body, jnp.full((CLASSES, CLASSES), 1.0 / CLASSES**2))
-    assert (joint > 0).all() and np.isfinite(jnp.log(teacher_lib.transition_matrix(joint))).all()
 
 
 def test_corrector_moves_every_kth_step():
@@ -103,7 +75,7 @@ def test_transition_prior_corrects_before_any_training():
     teacher, state, batch, _ = build("preset=strong")
     from kdmlc_jax.train_state import evaluate
 
-    matrix = teacher_lib.transition_matrix(state.joint)
+    matrix = transition_matrix(state.joint)
     want = jax.nn.softmax(evaluate(state.net, batch["image"]).logits) * matrix.T[batch["label"]]
     got = teacher.correct(state, batch["image"], batch["label"])
     np.testing.assert_allclose(got, want / want.sum(1, keepdims=True), rtol=1e-5)
