@@ -39,7 +39,8 @@ import numpy as np
 
 from kdmlc_jax import compare, config, parallel
 from kdmlc_jax.cli import parse
-from kdmlc_jax.data.prepare import Dataset, prepare
+from kdmlc_jax.data.dataset import Dataset
+from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.data.splits import Splits
 from kdmlc_jax.experiment import Run
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from kdmlc_jax import compare, train
 from kdmlc_jax import config as config_lib
-from kdmlc_jax.data.prepare import Dataset, prepare
+from kdmlc_jax.data.dataset import Dataset
+from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.labels import table as labels
 from kdmlc_jax.storage import files

@@ -22,8 +22,8 @@ from PIL import Image
 
 from kdmlc_jax import config, parallel, train
 from kdmlc_jax.data import pipeline
-from kdmlc_jax.data.images import ImageFiles
-from kdmlc_jax.data.prepare import Dataset
+from kdmlc_jax.data.dataset import Dataset
+from kdmlc_jax.data.images.files import ImageFiles
 from kdmlc_jax.data.splits import Splits
 from kdmlc_jax.methods.base import Streams
 

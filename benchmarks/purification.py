@@ -24,7 +24,8 @@ from sklearn.preprocessing import StandardScaler
 
 from kdmlc_jax import compare, train_state
 from kdmlc_jax import config as config_lib
-from kdmlc_jax.data.prepare import Dataset, prepare
+from kdmlc_jax.data.dataset import Dataset
+from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.experiment import Run, map_rows
 from kdmlc_jax.labels.purify import purify
 from kdmlc_jax.methods.simclr import side_by_side

@@ -1,4 +1,6 @@
-"""What arrays that a user hands to a function must be."""
+"""What arrays that a user hands over, in memory or in a file, must be."""
+
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,3 +31,40 @@ def check_features(name: str, features: ArrayLike) -> np.ndarray:
         value = array[bad[0], column]
         raise UserError(f"{name} row {bad[0]}, column {column}: {value} is no finite float32 ({bad.size} such rows)")
     return array
+
+
+def check_labels(labels: ArrayLike, num_classes: int, place: object = "labels") -> np.ndarray:
+    """`labels` as i32[N] in 0..C-1; anything else NumPy and JAX would wrap, clamp or round in silence.
+
+    Args:
+      labels: i[N].
+      num_classes: C.
+      place: what the error names.
+
+    Raises:
+      UserError: naming `place` and the first bad row.
+    """
+    array = np.asarray(labels)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise UserError(f"{place}: {array.dtype} of shape {array.shape}, expected integers of shape [N]")
+    bad = np.flatnonzero((array < 0) | (array >= num_classes))
+    if bad.size:
+        raise UserError(f"{place} row {bad[0]}: {array[bad[0]]} is out of range, expected 0 to {num_classes - 1}")
+    return array.astype(np.int32, copy=False)
+
+
+def load_array(path: Path) -> np.ndarray:
+    """The array in a .npy file, mapped rather than read, so that a foreign shape costs no memory.
+
+    Raises:
+      UserError: naming the file.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # no .npy file, cut off, of pickled objects; a damaged header raises nearly anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: not an array of numbers in .npy format ({reason})") from error

@@ -12,9 +12,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdmlc_jax import export, methods, metrics, parallel, train_state
-from kdmlc_jax.data import artefact, augment, pipeline
-from kdmlc_jax.data.prepare import Dataset
-from kdmlc_jax.data.sources import Images
+from kdmlc_jax.data import augment, pipeline, provenance
+from kdmlc_jax.data.dataset import Dataset
+from kdmlc_jax.data.sources.base import Images
 from kdmlc_jax.errors import NonFiniteError, NoTrustedError, UserError
 from kdmlc_jax.methods.base import DatasetView, Info, Method, Stage
 
@@ -203,8 +203,8 @@ class Run:
         path = next((path for path in (folder / "noise.npz", folder.parent / "noise.npz") if path.exists()), None)
         if path is None:
             return
-        there, here = artefact.load_artefact(path), self.dataset.splits
-        if there.images != artefact.fingerprint(self.dataset.ids, self.dataset.class_names):
+        there, here = provenance.load(path), self.dataset.splits
+        if there.images != provenance.fingerprint(self.dataset.ids, self.dataset.class_names):
             return
         both = np.intersect1d(here.noisy, there.splits.noisy)
         if field == "teacher.run" and (there.given_labels[both] != self.dataset.reported_label[both]).any():

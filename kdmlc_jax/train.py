@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 from kdmlc_jax import config as config_lib
 from kdmlc_jax import metrics, parallel, stopping, writers
 from kdmlc_jax import summary as summary_lib
-from kdmlc_jax.data import artefact
-from kdmlc_jax.data.artefact import Artefact
+from kdmlc_jax.data import provenance
 from kdmlc_jax.data.prepare import prepare
+from kdmlc_jax.data.provenance import Provenance
 from kdmlc_jax.errors import NonFiniteError, StoppedError, UserError
 from kdmlc_jax.experiment import Run
 from kdmlc_jax.methods.base import Stage
@@ -54,7 +54,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
         # A new folder is made when all input has been looked at.
         parallel.on_main(lambda: lock() if workdir.is_dir() else None)
         dataset = prepare(config)
-        kept = dataset.artefact()
+        kept = dataset.provenance()
         check_same_data(kept, workdir / "noise.npz")
         job = Run(config, dataset)
         carry = job.init()
@@ -72,7 +72,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
             summary_path.unlink(missing_ok=True)  # a longer run is not finished
             files.write_json(workdir / "config.json", config.to_dict())
             files.write_csv(workdir / "bad_images.csv", ("image", "reason"), dataset.skipped)
-            artefact.save_artefact(workdir / "noise.npz", kept)
+            provenance.save(workdir / "noise.npz", kept)
 
         with (
             stopping.requests() as request,
@@ -95,11 +95,11 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
         return summary
 
 
-def check_same_data(new: Artefact, path: pathlib.Path) -> None:
+def check_same_data(new: Provenance, path: pathlib.Path) -> None:
     """Raises UserError where the data are not those that the run in `path`'s folder began with."""
     if not path.exists():
         return
-    old = artefact.load_artefact(path)
+    old = provenance.load(path)
     same = {
         "images or classes": old.images == new.images,
         "given labels": np.array_equal(old.given_labels, new.given_labels),

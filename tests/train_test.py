@@ -12,9 +12,9 @@ from pyarrow import parquet
 
 from kdmlc_jax import config as config_lib
 from kdmlc_jax import experiment, export, optim, train
-from kdmlc_jax.data import artefact
-from kdmlc_jax.data.artefact import Artefact
+from kdmlc_jax.data import provenance
 from kdmlc_jax.data.prepare import prepare
+from kdmlc_jax.data.provenance import Provenance
 from kdmlc_jax.data.splits import Splits
 from kdmlc_jax.errors import NonFiniteError, UserError
 from kdmlc_jax.labels import table as labels
@@ -200,7 +200,7 @@ def test_label_table_covers_every_training_image(finished):
 def test_noise_file_holds_what_was_trained_on(finished):
     """Protects noise.npz: splits, labels, rate and matrix of the data set that the config gives again."""
     config, workdir, summary = finished
-    kept, dataset = artefact.load_artefact(workdir / "noise.npz"), prepare(config)
+    kept, dataset = provenance.load(workdir / "noise.npz"), prepare(config)
     for mine, theirs in zip(kept.splits, dataset.splits, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     np.testing.assert_array_equal(kept.given_labels, dataset.given_label)
@@ -240,9 +240,9 @@ def test_exported_network_has_the_reported_accuracy(finished):
 def test_a_cut_run_refuses_other_data(tmp_path, change, what):
     """Protects a run from files that changed since it began: it would train on its own validation images."""
     parts = Splits(np.array([0]), np.array([1]), np.array([2]))
-    begun = Artefact(parts, np.arange(3, dtype=np.int32), None, None, np.arange(3, dtype=np.int32), "a", "")
+    begun = Provenance(parts, np.arange(3, dtype=np.int32), None, None, np.arange(3, dtype=np.int32), "a", "")
     train.check_same_data(begun, tmp_path / "noise.npz")
-    artefact.save_artefact(tmp_path / "noise.npz", begun)
+    provenance.save(tmp_path / "noise.npz", begun)
     train.check_same_data(begun, tmp_path / "noise.npz")
     with pytest.raises(UserError, match=f"holds a run that began with other {what}: choose another --workdir"):
         train.check_same_data(begun._replace(**change), tmp_path / "noise.npz")

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdmlc_jax.data import augment, augment_ssl
-from kdmlc_jax.data.prepare import Dataset
+from kdmlc_jax.data import augment
+from kdmlc_jax.data.augment.views.simclr import simclr
+from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.methods.base import Batch, Streams
 
 # Mean and deviation are taken over the first images of the split, a permutation, up to this many bytes.
@@ -210,7 +211,7 @@ def make_batch(rows: dict[str, jax.Array], fixed: Any, key: jax.Array, how: Any,
     batch = dict(rows)
     for number in (1, 2) if views else ():
         drawn, pixels = jax.random.fold_in(key, 100 + number), rows["image"].astype(jnp.float32) / 255.0
-        seen = augment_ssl.simclr(drawn, pixels, how.view_blur, how.flip, (how.view_area, 1.0))
+        seen = simclr(drawn, pixels, how.view_blur, how.flip, (how.view_area, 1.0))
         batch[f"view{number}"] = augment.normalise(seen, fixed["mean"], fixed["std"])
     for number, name in enumerate(name for name in ("image", "trusted_image", "meta_image") if name in rows):
         pixels = augment.normalise(rows[name], fixed["mean"], fixed["std"])

@@ -1,59 +1,20 @@
 """From a config to the data of one run: source → noise → splits."""
 
-import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from kdmlc_jax.data import artefact, duplicates, noise, sources, splits
-from kdmlc_jax.data.duplicates import Duplicates
-from kdmlc_jax.data.sources import Images, Part, Source
+from kdmlc_jax.data import noise, provenance, sources, splits
+from kdmlc_jax.data.dataset import Dataset
+from kdmlc_jax.data.images import copies
+from kdmlc_jax.data.sources.base import Images, Part, Source
 from kdmlc_jax.data.sources.features import read_features
 from kdmlc_jax.errors import UserError, choose
 from kdmlc_jax.labels import table as label_table
 
 # Noise that is drawn from known labels; the others take labels as they come.
 AS_GIVEN = ("none", "human", "file")
-
-
-class Dataset(NamedTuple):
-    """The data of one run, on the host. `truth` is for metrics only and never reaches a method."""
-
-    name: str
-    class_names: tuple[str, ...]
-    images: Images  # u8[N, H, W, K], or features f32[N, 1, 1, D]
-    given_label: np.ndarray  # i32[N], what the methods learn from; the true label on trusted images
-    carried_label: np.ndarray  # i32[N], before the trusted ones were checked, -1 where there was none
-    trusted_given: np.ndarray  # i32[N], what methods may see of it on trusted images, -1 elsewhere
-    truth: np.ndarray  # i32[N], -1 where unknown
-    splits: splits.Splits
-    test_images: Images | None  # u8[M, H, W, K]
-    test_label: np.ndarray  # i32[M]
-    rate: float | None  # realised share of wrong labels in the noisy split, where the truth is known
-    matrix: np.ndarray | None  # f64[C, C], realised transition matrix there
-    ids: np.ndarray  # str[N] or i64[N], the name of each image
-    skipped: tuple[tuple[str, str], ...] = ()  # (name, reason) of unreadable images
-    notes: tuple[str, ...] = ()  # what a person should know, a line each
-    duplicates: Duplicates | None = None  # None where they were not looked for
-    soft_label: np.ndarray | None = None  # f32[noisy, C] where `data.labels` has replaced the noisy images' labels
-    first_label: np.ndarray | None = None  # i32[N], given_label before that
-    features: np.ndarray | None = None  # f32[N, D] of `data.features`
-
-    @property
-    def reported_label(self) -> np.ndarray:
-        """i32[N], the labels that a person knows as given: those before `data.labels` replaced any."""
-        return self.given_label if self.first_label is None else self.first_label
-
-    def artefact(self) -> artefact.Artefact:
-        """What a run keeps of its data."""
-        images = artefact.fingerprint(self.ids, self.class_names)
-        digest, learned = hashlib.sha256(), [rows for rows in (self.soft_label, self.features) if rows is not None]
-        for rows in learned:
-            digest.update(np.ascontiguousarray(rows).data)
-        known = digest.hexdigest() if learned else ""
-        given = self.reported_label
-        return artefact.Artefact(self.splits, given, self.rate, self.matrix, self.carried_label, images, known)
 
 
 def prepare(config: Any) -> Dataset:
@@ -92,7 +53,7 @@ def from_source(config: Any, source: Source) -> Dataset:
     group = None
     if config.data.verify:
         # Of the source's own images: what fits into memory is no reason for another split, nor to miss a copy in test.
-        group, test_group = duplicates.groups(source.train.images, source.test and source.test.images)
+        group, test_group = copies.groups(source.train.images, source.test and source.test.images)
     parts = make_splits(config, source, known, group)
     check_batches(config, parts, train.images)
     # A trusted image carries the label that is trusted, whatever it carried before.
@@ -102,14 +63,14 @@ def from_source(config: Any, source: Source) -> Dataset:
     given[parts.trusted] = truth[parts.trusted] = known[parts.trusted]
     if config.data.trusted_given:
         trusted_given[parts.trusted] = labels[parts.trusted]
-    copies = None if group is None else duplicates.count(group, test_group, given, parts)
+    copied = None if group is None else copies.count(group, test_group, given, parts)
     noisy = parts.noisy[truth[parts.noisy] >= 0]
     rate, matrix = noise.realised(truth[noisy], given[noisy], classes) if len(noisy) else (None, None)
     return Dataset(
         source.name, source.class_names, train.images, given, labels, trusted_given, truth, parts,
         test and test.images, test.labels if test else np.zeros(0, np.int32), rate, matrix,
         ids_of(train), source.skipped,
-        (*source.notes, *trust_notes(config, unchecked), *(copies.notes() if copies else ())), copies,
+        (*source.notes, *trust_notes(config, unchecked), *(copied.notes() if copied else ())), copied,
     )  # fmt: skip
 
 
@@ -154,8 +115,8 @@ def make_splits(config: Any, source: Source, known: np.ndarray, group: np.ndarra
     """The splits of `data.splits`, or drawn anew."""
     data = config.data
     if data.splits:
-        kept = artefact.load_artefact(data.splits)
-        if kept.images != artefact.fingerprint(ids_of(source.train), source.class_names):
+        kept = provenance.load(data.splits)
+        if kept.images != provenance.fingerprint(ids_of(source.train), source.class_names):
             other = f"is of {len(kept.given_labels)} other images or classes"
             raise UserError(f"data.splits: {data.splits} {other}, expected these {len(known)} training images")
         return kept.splits if group is None else splits.without_copies(kept.splits, group)

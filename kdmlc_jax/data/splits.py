@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kdmlc_jax.arrays import check_labels
 from kdmlc_jax.errors import UserError
 
 
@@ -111,25 +112,6 @@ def split(
     if not len(rest):
         raise UserError(f"data.noisy: no image of {total} is left by {beside}")
     return Splits(noisy=rest[:wanted] if wanted else rest, trusted=chosen, validation=held)
-
-
-def check_labels(labels: np.ndarray, num_classes: int, place: str = "labels") -> None:
-    """Refuses labels that are not integers in 0..C-1: NumPy and JAX would wrap or clamp them in silence.
-
-    Args:
-      labels: i[N].
-      num_classes: C.
-      place: what the error names.
-
-    Raises:
-      UserError: naming the first bad row.
-    """
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(f"{place}: {labels.dtype} of shape {labels.shape}, expected integers of shape [N]")
-    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if bad.size:
-        raise UserError(f"{place} row {bad[0]}: {labels[bad[0]]} is out of range, expected 0 to {num_classes - 1}")
 
 
 def without_copies(parts: Splits, groups: np.ndarray) -> Splits:

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdmlc_jax.arrays import check_features
-from kdmlc_jax.data.splits import check_labels
+from kdmlc_jax.arrays import check_features, check_labels
 from kdmlc_jax.errors import UserError, in_range, whole
 from kdmlc_jax.losses import entropy
 

@@ -19,8 +19,7 @@ from jax.nn import log_softmax, softmax
 from jax.scipy.linalg import cho_solve
 from jax.scipy.special import logsumexp
 
-from kdmlc_jax.arrays import check_features
-from kdmlc_jax.data.splits import check_labels
+from kdmlc_jax.arrays import check_features, check_labels
 from kdmlc_jax.errors import NonFiniteError, UserError, choose, in_range, whole
 from kdmlc_jax.labels.calibration import temperature
 from kdmlc_jax.labels.transition import fitted_transition

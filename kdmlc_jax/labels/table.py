@@ -7,8 +7,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from kdmlc_jax.data.sources.features import load_array
-from kdmlc_jax.data.splits import check_labels
+from kdmlc_jax.arrays import check_labels, load_array
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.storage.files import atomic_write
 

@@ -1,6 +1,6 @@
 """SimCLR: networks learn from the images alone, no label seen (Chen et al. 2020, arXiv 2002.05709).
 
-Two random views of each noisy image (`augment_ssl.simclr`) go through the network to its features h and a projection
+Two random views of each noisy image (`augment.views.simclr`) go through the network to its features h and a projection
 head to z; the loss pulls the two together and pushes all others in the batch away:
 
     L = mean over 2B views of  -log exp(⟨z_i, z_j⟩/τ) / Σ_{k≠i} exp(⟨z_i, z_k⟩/τ)        |z| = 1, j: i's other view

@@ -10,7 +10,8 @@ import pytest
 import tiny
 
 from kdmlc_jax import parallel, train
-from kdmlc_jax.data import augment, augment_ssl, pipeline
+from kdmlc_jax.data import augment, pipeline
+from kdmlc_jax.data.augment.views.simclr import simclr
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.methods.base import Stage, Streams
 
@@ -270,7 +271,7 @@ def test_views_are_two_augmentations_of_the_noisy_images(dataset):
     key, rows = jax.random.key(3), made.rows(made.fixed, feed, 0)
     batch = pipeline.make_batch(rows, made.fixed, key, how, views=True)
     for number in (1, 2):
-        drawn = augment_ssl.simclr(jax.random.fold_in(key, 100 + number), rows["image"] / 255.0, flip=False)
+        drawn = simclr(jax.random.fold_in(key, 100 + number), rows["image"] / 255.0, flip=False)
         want = (drawn - made.fixed["mean"][0]) / made.fixed["std"][0]
         np.testing.assert_allclose(batch[f"view{number}"], want, rtol=1e-4, atol=1e-5)
     assert (batch["view1"] != batch["view2"]).any()

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax.data import artefact, pipeline, prepare
-from kdmlc_jax.data.duplicates import Duplicates
-from kdmlc_jax.data.sources import Part, Source
+from kdmlc_jax.data import pipeline, prepare, provenance
+from kdmlc_jax.data.images.copies import Duplicates
+from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.labels import table as labels
 
@@ -153,7 +153,7 @@ def test_images_with_only_a_true_label():
 def saved(folder, dataset):
     """The noise.npz of a run on `dataset`."""
     path = folder / "noise.npz"
-    artefact.save_artefact(path, dataset.artefact())
+    provenance.save(path, dataset.provenance())
     return str(path)
 
 
@@ -304,9 +304,9 @@ def test_replaced_labels_are_not_reported_as_given(prepared, tmp_path):
     assert (dataset.given_label != first.given_label).any()
     np.testing.assert_array_equal(first.reported_label, first.given_label)
     np.testing.assert_array_equal(dataset.reported_label, first.given_label)
-    np.testing.assert_array_equal(dataset.artefact().given_labels, first.artefact().given_labels)
+    np.testing.assert_array_equal(dataset.provenance().given_labels, first.provenance().given_labels)
     noisy = dataset.splits.noisy
-    assert dataset.rate == dataset.artefact().realised_rate == np.mean(GIVEN[noisy] != TRUTH[noisy])
+    assert dataset.rate == dataset.provenance().realised_rate == np.mean(GIVEN[noisy] != TRUTH[noisy])
     np.testing.assert_array_equal(dataset.matrix, first.matrix)
     np.testing.assert_array_equal(dataset.carried_label, GIVEN)
 

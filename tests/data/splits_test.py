@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdmlc_jax.data import duplicates
+from kdmlc_jax.data.images import copies
 from kdmlc_jax.data.splits import Named, Splits, split, without_copies
 from kdmlc_jax.errors import UserError
 
@@ -127,11 +127,11 @@ def test_duplicates_are_counted():
     """Protects the report: extra copies, contents with two labels, copies left out, training images in the test set."""
     images = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
     images[1], images[2], images[11] = images[0], images[0], images[10]
-    train, test = duplicates.groups(images, images[[4, 4, 5]])
+    train, test = copies.groups(images, images[[4, 4, 5]])
     given = np.zeros(20, np.int32)
     given[1] = 1
-    counted = duplicates.count(train, test, given, Splits(np.array([0, 3, 4]), np.array([10]), np.array([5])))
-    assert counted == duplicates.Duplicates(extra=3, conflicting=1, left_out=1, leaked=2)
+    counted = copies.count(train, test, given, Splits(np.array([0, 3, 4]), np.array([10]), np.array([5])))
+    assert counted == copies.Duplicates(extra=3, conflicting=1, left_out=1, leaked=2)
     assert len(set(train.tolist())) == 17 and test[0] == test[1] == train[4] and test[2] == train[5]
 
 

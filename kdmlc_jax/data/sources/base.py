@@ -4,11 +4,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from kdmlc_jax.errors import UserError
-
 
 class Images(Protocol):
-    """Images by row: an array, or something that reads rows only when asked (`images.ImageFiles`)."""
+    """Images by row: an array, or something that reads rows only when asked (`images.files.ImageFiles`)."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,17 +45,3 @@ class Source(NamedTuple):
     validation: np.ndarray | None = None  # i64[], … as validation images
     skipped: tuple[tuple[str, str], ...] = ()  # (name, reason) of each unreadable image left out
     notes: tuple[str, ...] = ()  # what a person should know, a line each
-
-
-def checked_labels(labels: np.ndarray, num_classes: int, place: object) -> np.ndarray:
-    """`labels` as i32.
-
-    Raises:
-      UserError: naming `place` and the first row out of 0 to num_classes - 1.
-    """
-    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if bad.size:
-        raise UserError(
-            f"{place} row {bad[0]}: label {labels[bad[0]]} is out of range, expected 0 to {num_classes - 1}"
-        )
-    return labels.astype(np.int32)

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdmlc_jax.data.images import ImageFiles, survey
+from kdmlc_jax.data.formats.files import directory
+from kdmlc_jax.data.formats.listing import check_name, check_options, leave_out, read_lines, skip_notes
+from kdmlc_jax.data.images.files import ImageFiles, survey
 from kdmlc_jax.data.sources.base import Part, Source
-from kdmlc_jax.data.sources.files import directory
-from kdmlc_jax.data.sources.listing import check_name, check_options, leave_out, read_lines, skip_notes
 from kdmlc_jax.errors import UserError
 
 CLASSES = (
@@ -26,7 +26,7 @@ TRAIN_LISTS = ("noisy_train", "clean_train", "clean_val")
 CLEAN_LISTS = ("clean_train", "clean_val", "clean_test")
 
 
-def read(data: ConfigDict) -> Source:
+def load(data: ConfigDict) -> Source:
     """The four lists; images are read when asked for, u8[S, S, K]; S = 224 and K = 3 where the config leaves them open.
 
     With `data.verify` or data.on_bad_image=skip every file is decoded to the end first, slow for a million.

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from kdmlc_jax.data.sources.base import Part, Source
 
 
-def read(data: ConfigDict) -> Source:
+def load(data: ConfigDict) -> Source:
     """1 437 training and 360 test images u8[8, 8, 1], the same in every run."""
     from sklearn.datasets import load_digits  # slow to import
 

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdmlc_jax.data.sources.base import Part, Source, checked_labels
-from kdmlc_jax.data.sources.files import directory, read_bytes
+from kdmlc_jax.arrays import check_labels, load_array
+from kdmlc_jax.data.formats.files import directory, read_bytes
+from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError
 
 
-def read(data: ConfigDict) -> Source:
+def load(data: ConfigDict) -> Source:
     """Features as images of one pixel: f32[N, 1, 1, D].
 
     The folder holds `features.npy` f16, f32 or f64[N, D] and `labels.npy` i[N], 0 to C - 1; it may hold
@@ -35,19 +36,6 @@ def read(data: ConfigDict) -> Source:
     train = Part(features, checked["labels.npy"], checked.get("true_labels.npy"), _ids(path, size))
     test_part = None if test is None else Part(test, checked["test_labels.npy"])
     return Source(data.source, names, train, test_part, _trusted(path / "trusted.npy", size))
-
-
-def load_array(path: Path) -> np.ndarray:
-    """The array in `path`, mapped rather than read, so that a foreign shape costs no memory."""
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # no .npy file, cut off, of pickled objects; a damaged header raises nearly anything
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{path}: not an array of numbers in .npy format ({reason})") from error
 
 
 def _features(path: Path) -> np.ndarray:
@@ -101,9 +89,9 @@ def _integers(path: Path, size: int) -> np.ndarray:
 def _checked(path: Path, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """i32[N] in range; only a true label may be -1."""
     if path.name != "true_labels.npy":
-        return checked_labels(labels, num_classes, path)
+        return check_labels(labels, num_classes, path)
     known = labels != -1
-    checked_labels(np.where(known, labels, 0), num_classes, path)
+    check_labels(np.where(known, labels, 0), num_classes, path)
     return labels.astype(np.int32)
 
 

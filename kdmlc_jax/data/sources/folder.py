@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdmlc_jax.data.sources import manifest
+from kdmlc_jax.data.formats import manifest
+from kdmlc_jax.data.formats.files import directory
+from kdmlc_jax.data.formats.listing import ROLES, Listing, Role, check_name, check_options, to_source
 from kdmlc_jax.data.sources.base import Source
-from kdmlc_jax.data.sources.files import directory
-from kdmlc_jax.data.sources.listing import ROLES, Listing, Role, check_name, check_options, to_source
 from kdmlc_jax.errors import UserError
 
 EXTENSIONS = frozenset(
@@ -26,7 +26,7 @@ EXTENSIONS = frozenset(
 )
 
 
-def read(data: ConfigDict) -> Source:
+def load(data: ConfigDict) -> Source:
     """The images of `data.dir`, by `data.manifest` if that is given, by folders if not; read when asked for.
 
     Raises:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdmlc_jax.data.decoding import decode
-from kdmlc_jax.data.sources.base import Part, Source, checked_labels
-from kdmlc_jax.data.sources.files import directory
+from kdmlc_jax.arrays import check_labels
+from kdmlc_jax.data.formats.files import directory
+from kdmlc_jax.data.images.decode import decode
+from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError
 
 READABLE = ("array_record", "parquet")  # the formats that have rows; TFRecord is a stream and needs TensorFlow
@@ -28,7 +29,7 @@ class Layout(NamedTuple):
     max_megapixels: float
 
 
-def read(data: ConfigDict) -> Source:
+def load(data: ConfigDict) -> Source:
     """The splits `train` and `test` of one prepared version, e.g. the folder tensorflow_datasets/cifar10/3.0.2.
 
     Images are u8[N, H, W, K], all in memory: N·H·W·K bytes. They are as they are stored, or, with data.image_size S,
@@ -128,7 +129,7 @@ def _part(path: Path, builder: Any, split: str, layout: Layout, num_classes: int
             raise UserError(f"{place}: {found}, expected {info.splits[split].num_examples} as in dataset_info.json")
     images, labels, ids = _rows(place, records, info.features, layout)
     if split != "test" or (labels != -1).any():
-        labels = checked_labels(labels, num_classes, place)
+        labels = check_labels(labels, num_classes, place)
     return Part(images, labels, ids=ids)
 
 

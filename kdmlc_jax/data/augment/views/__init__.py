@@ -1,0 +1,1 @@
+"""Two augmented views of an image, for contrastive learning."""

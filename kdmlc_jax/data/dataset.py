@@ -1,0 +1,50 @@
+"""The data of one run."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from kdmlc_jax.data.images.copies import Duplicates
+from kdmlc_jax.data.provenance import Provenance, fingerprint
+from kdmlc_jax.data.sources.base import Images
+from kdmlc_jax.data.splits import Splits
+
+
+class Dataset(NamedTuple):
+    """The data of one run, on the host. `truth` is for metrics only and never reaches a method."""
+
+    name: str
+    class_names: tuple[str, ...]
+    images: Images  # u8[N, H, W, K], or features f32[N, 1, 1, D]
+    given_label: np.ndarray  # i32[N], what the methods learn from; the true label on trusted images
+    carried_label: np.ndarray  # i32[N], before the trusted ones were checked, -1 where there was none
+    trusted_given: np.ndarray  # i32[N], what methods may see of it on trusted images, -1 elsewhere
+    truth: np.ndarray  # i32[N], -1 where unknown
+    splits: Splits
+    test_images: Images | None  # u8[M, H, W, K]
+    test_label: np.ndarray  # i32[M]
+    rate: float | None  # realised share of wrong labels in the noisy split, where the truth is known
+    matrix: np.ndarray | None  # f64[C, C], realised transition matrix there
+    ids: np.ndarray  # str[N] or i64[N], the name of each image
+    skipped: tuple[tuple[str, str], ...] = ()  # (name, reason) of unreadable images
+    notes: tuple[str, ...] = ()  # what a person should know, a line each
+    duplicates: Duplicates | None = None  # None where they were not looked for
+    soft_label: np.ndarray | None = None  # f32[noisy, C] where `data.labels` has replaced the noisy images' labels
+    first_label: np.ndarray | None = None  # i32[N], given_label before that
+    features: np.ndarray | None = None  # f32[N, D] of `data.features`
+
+    @property
+    def reported_label(self) -> np.ndarray:
+        """i32[N], the labels that a person knows as given: those before `data.labels` replaced any."""
+        return self.given_label if self.first_label is None else self.first_label
+
+    def provenance(self) -> Provenance:
+        """What a run keeps of its data."""
+        images = fingerprint(self.ids, self.class_names)
+        digest, learned = hashlib.sha256(), [rows for rows in (self.soft_label, self.features) if rows is not None]
+        for rows in learned:
+            digest.update(np.ascontiguousarray(rows).data)
+        known = digest.hexdigest() if learned else ""
+        given = self.reported_label
+        return Provenance(self.splits, given, self.rate, self.matrix, self.carried_label, images, known)

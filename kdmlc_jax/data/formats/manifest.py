@@ -1,0 +1,260 @@
+"""Manifests: a CSV or Parquet file with a row per image.
+
+Columns, in any order and case: path (or image, file, filename), label; optional true_label, trusted, split. Others are
+ignored. Rows are counted from 1, the first below the header. Labels that are all numbers must be whole, and are the
+classes 0 to the largest. Names are the classes themselves; a file classes.txt in the data directory, one class a line,
+says which there are and in what order, and may also name the classes of whole numbers. With it, one of label and
+true_label may hold numbers and the other names. Without it, that is refused, and a name that stands in at most 2 places
+and looks like one in 10 or more is taken for a typing error.
+"""
+
+import csv
+import functools
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from kdmlc_jax.data.formats.listing import ROLES, Listing, Role, check_name, read_lines
+from kdmlc_jax.errors import UserError, suggest
+
+COLUMNS = {
+    "path": ("path", "image", "file", "filename"),
+    "label": ("label",),
+    "true_label": ("true_label",),
+    "trusted": ("trusted",),
+    "split": ("split",),
+}
+REQUIRED = ("path", "label")
+YES_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+MAX_CLASSES = 100_000  # a class name each is made up to the largest number
+RARE, FREQUENT = 2, 10
+# Where more names than this are rare, rareness says nothing (and difflib would take hours).
+MAX_SUSPECTS = 20
+
+
+def read(root: Path, name: str) -> Listing:
+    """Reads the manifest `name`, a path relative to `root` or absolute; opens no image.
+
+    Raises:
+      UserError: naming file and row of what is missing, malformed, contradictory, double, or outside `root`.
+    """
+    path = root / Path(name).expanduser()
+    table = _columns(path)
+    ids = _ids(path, root, table["path"])
+    role = np.array(_roles(path, table), np.int8)
+    names, labels, truth = _labels(path, root, table)
+    order = np.argsort(ids, kind="stable")
+    learnt = (Role.NOISY, Role.TRUSTED, Role.VALIDATION)
+    return Listing(path, root, names, learnt, ids, labels, truth, role, np.arange(1, len(ids) + 1)).take(order)
+
+
+def inside(path: Path, root: Path, real_folder: Callable[[Path], str] = os.path.realpath) -> bool:
+    """Whether `path`, its links followed, lies below the resolved `root`."""
+    parent = real_folder(path.parent)
+    real = os.path.realpath(path) if path.is_symlink() else os.path.join(parent, path.name)
+    return real.startswith(os.path.join(root, ""))
+
+
+def _fail(path: Path, row: int, message: str) -> NoReturn:
+    raise UserError(f"{path} row {row + 1}: {message}")
+
+
+def _columns(path: Path) -> dict[str, list[str]]:
+    """The known columns as stripped text, '' where nothing is said; absent optional ones all ''."""
+    readers = {".csv": _csv, ".parquet": _parquet}
+    if path.suffix.lower() not in readers:
+        raise UserError(f"data.manifest: {path.name} ends in neither .csv nor .parquet")
+    try:
+        header, rows = readers[path.suffix.lower()](path)
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"data.manifest: {path}: no such file") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or _line(error)})") from error
+    except (ValueError, NotImplementedError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read ({_line(error)})") from error
+    header = [name.strip().lower() for name in header]
+    if not rows:
+        raise UserError(f"{path}: no rows, expected one per image")
+    return {column: _column(path, column, header, rows) for column in COLUMNS}
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _csv(path: Path) -> tuple[list[str], list[list[str]]]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        lines = [line for line in csv.reader(file, strict=True) if line]
+    header, rows = (lines[0], lines[1:]) if lines else ([], [])
+    for row, line in enumerate(rows):
+        if len(line) != len(header):
+            _fail(path, row, f"{len(line)} fields, expected {len(header)} as in the header")
+    return header, rows
+
+
+def _parquet(path: Path) -> tuple[list[str], list[list[str]]]:
+    from pyarrow import parquet  # slow to import
+
+    known = {alias for aliases in COLUMNS.values() for alias in aliases}
+    with parquet.ParquetFile(path) as file:
+        header = file.schema_arrow.names
+        wanted = [name for name in header if name.strip().lower() in known]
+        columns = file.read(columns=wanted).to_pydict()
+        count = file.metadata.num_rows
+    # An unused column stays in the header, for the message about a missing one.
+    cells = [columns.get(name, [""] * count) for name in header]
+    return header, [[_text(value) for value in row] for row in zip(*cells, strict=True)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode()
+    return "" if value is None else str(value)
+
+
+def _column(path: Path, column: str, header: list[str], rows: list[list[str]]) -> list[str]:
+    present = [alias for alias in COLUMNS[column] if alias in header]
+    if not present and column in REQUIRED:
+        found = ", ".join(header)
+        raise UserError(f'{path}: no column "{column}", found {found}{suggest(column, header)}')
+    if not present:
+        return [""] * len(rows)
+    if header.count(present[0]) > 1:
+        raise UserError(f'{path}: {header.count(present[0])} columns "{present[0]}", expected one')
+    at = header.index(present[0])
+    return [row[at].strip() for row in rows]
+
+
+def _ids(path: Path, root: Path, texts: list[str]) -> np.ndarray:
+    real, first = root.resolve(), dict[str, int]()
+    real_folder: Callable[[Path], str] = functools.cache(os.path.realpath)
+    for row, text in enumerate(texts):
+        if not text:
+            _fail(path, row, f"the path is empty, expected a file below {root}")
+        check_name(text, f"{path} row {row + 1}")
+        name = os.path.relpath(text, root) if os.path.isabs(text) else posixpath.normpath(text)
+        if name.startswith("../") or name in ("..", ".") or not inside(root / name, real, real_folder):
+            _fail(path, row, f'"{text}" is outside {root}, expected a file below it')
+        if name in first:
+            _fail(path, row, f'"{text}" is also in row {first[name] + 1}, expected each image once')
+        first[name] = row
+    return np.array(list(first))
+
+
+def _roles(path: Path, table: dict[str, list[str]]) -> list[Role]:
+    roles = []
+    for row, (split, text) in enumerate(zip(table["split"], table["trusted"], strict=True)):
+        if split and split.lower() not in ROLES:
+            _fail(path, row, f'split "{split}" is not one of {", ".join(ROLES)}{suggest(split, ROLES)}')
+        if text and text.lower() not in YES_NO:
+            _fail(path, row, f'trusted "{text}" is not one of {", ".join(YES_NO)}')
+        role, trusted = ROLES.get(split.lower(), Role.NOISY), YES_NO.get(text.lower())
+        if (trusted and role in (Role.VALIDATION, Role.TEST)) or (trusted is False and role is Role.TRUSTED):
+            _fail(path, row, f'trusted "{text}" contradicts split "{split}"')
+        roles.append(Role.TRUSTED if trusted else role)
+    return roles
+
+
+def _labels(path: Path, root: Path, table: dict[str, list[str]]) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Class names and the labels of the columns label and true_label, i32[N] each, -1 where empty."""
+    columns = {name: ["" if _empty(text) else text for text in table[name]] for name in ("label", "true_label")}
+    listed = class_file(root / "classes.txt") if (root / "classes.txt").exists() else ()
+    named = [name for name, column in columns.items() if any(map(_is_number, listed)) or _first_name(column) >= 0]
+    if not listed:
+        _check_alike(path, columns)
+    codes = {name: _whole(path, name, columns[name], len(listed)) for name in columns if name not in named}
+    if named:
+        names = listed or _names(path, columns)
+        codes |= {name: _named(path, name, columns[name], names) for name in named}
+    else:
+        largest = max(int(code.max()) for code in codes.values())
+        names = listed or tuple(str(label) for label in range(largest + 1))
+    return names, codes["label"], codes["true_label"]
+
+
+def _check_alike(path: Path, columns: dict[str, list[str]]) -> None:
+    """Refuses numbers in one column and names in the other: "0" and "cat" would be two classes."""
+    for column, other in (("label", "true_label"), ("true_label", "label")):
+        row, numbers = _first_name(columns[column]), [text for text in columns[other] if text]
+        if row >= 0 and numbers and _first_name(numbers) < 0:
+            message = f'is a name, but every {other} is a number (first "{numbers[0]}")'
+            allowed = "expected names in both columns or whole numbers in both; or write classes.txt"
+            _fail(path, row, f'{column} "{columns[column][row]}" {message}, {allowed}')
+
+
+def class_file(path: Path) -> tuple[str, ...]:
+    """The class names of a file, one a line; raises UserError for one twice, or fewer than two."""
+    names = [line for line in read_lines(path) if line]
+    double = [name for name, count in Counter(names).items() if count > 1]
+    if double:
+        raise UserError(f'{path}: class "{double[0]}" is listed twice, expected each class once')
+    if len(names) < 2:
+        raise UserError(f"{path}: {len(names)} classes, expected 2 or more, one a line")
+    return tuple(names)
+
+
+def _empty(text: str) -> bool:
+    return text.lower() in ("", "nan")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _first_name(texts: list[str]) -> int:
+    """The row of the first text that is no number, -1 where there is none."""
+    return next((row for row, text in enumerate(texts) if text and not _is_number(text)), -1)
+
+
+def _whole(path: Path, column: str, texts: list[str], listed: int) -> np.ndarray:
+    codes = np.full(len(texts), -1, np.int32)
+    last = (listed or MAX_CLASSES) - 1
+    for row, text in enumerate(texts):
+        if text and not (text.isascii() and text.isdigit()):
+            _fail(path, row, f'{column} "{text}" is not a whole number of 0 or more')
+        if text and (len(text) > 9 or int(text) > last):
+            why = " (classes.txt)" if listed else ""
+            _fail(path, row, f"{column} {text} is out of range, expected 0 to {last}{why}")
+        codes[row] = int(text or -1)
+    return codes
+
+
+def _named(path: Path, column: str, texts: list[str], names: tuple[str, ...]) -> np.ndarray:
+    index = {"": -1} | {name: label for label, name in enumerate(names)}
+    for row, text in enumerate(texts):
+        if text not in index:
+            message = f"is not one of the {len(names)} classes of classes.txt"
+            _fail(path, row, f'{column} "{text}" {message}{suggest(text, names)}')
+    return np.array([index[text] for text in texts], np.int32)
+
+
+def _names(path: Path, columns: dict[str, list[str]]) -> tuple[str, ...]:
+    """The classes that labels name themselves; refuses a lone word among numbers, and likely typing errors."""
+    counts = Counter(text for column in columns.values() for text in column if text)
+    mostly_numbers = 2 * sum(counts[text] for text in counts if _is_number(text)) > counts.total()
+    frequent = [name for name, count in counts.items() if count >= FREQUENT]
+    rare = {name: suggest(name, frequent) for name in _suspects(counts)}
+    for column, texts in columns.items():
+        for row, text in enumerate(texts):
+            if text and mostly_numbers and not _is_number(text):
+                _fail(path, row, f'{column} "{text}" is not a whole number, as most labels are; or write classes.txt')
+            if near := rare.get(text):
+                seen = "once" if counts[text] == 1 else "twice"
+                _fail(path, row, f'{column} "{text}" is there only {seen}{near}; if it is a class, write classes.txt')
+    return tuple(sorted(counts))
+
+
+def _suspects(counts: Counter[str]) -> list[str]:
+    rare = [name for name, count in counts.items() if count <= RARE]
+    return rare if len(rare) <= MAX_SUSPECTS else []

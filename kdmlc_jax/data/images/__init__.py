@@ -1,0 +1,1 @@
+"""Image files: their pixels, many of them as one array, and copies among them."""

@@ -1,0 +1,61 @@
+"""Images that occur more than once: which they are, and what that does to a split."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from kdmlc_jax.data.sources.base import Images
+from kdmlc_jax.data.splits import Splits
+
+
+class Duplicates(NamedTuple):
+    """Exact copies in a data set, counted."""
+
+    extra: int  # training images beyond the first of each content
+    conflicting: int  # contents that carry more than one given label
+    left_out: int  # copies kept out of the noisy and validation parts, because the original is held elsewhere
+    leaked: int  # training images whose content is in the test part as well
+
+    def notes(self) -> list[str]:
+        """One warning where a result would mislead, none for a clean set."""
+        if not any(self):
+            return []
+        return [
+            f"warning: exact copies: {self.extra} training images repeat another, {self.conflicting} contents have "
+            f"two labels, {self.left_out} left out because the original is trusted or validation, "
+            f"{self.leaked} training images are also in the test part"
+        ]
+
+
+def digests(images: Images) -> np.ndarray:
+    """V16[N], a hash of each image's content: of its pixels, or of its file where images are read from files."""
+    if not isinstance(images, np.ndarray):
+        made: np.ndarray = images.digests()  # type: ignore[attr-defined]
+        return made
+    rows = (hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images)
+    return np.array([np.void(row) for row in rows], "V16")
+
+
+def groups(images: Images, test_images: Images | None) -> tuple[np.ndarray, np.ndarray]:
+    """i64[N] and i64[M]: equal numbers for equal content, over both parts together."""
+    both = [digests(part) for part in (images, test_images) if part is not None]
+    _, group = np.unique(np.concatenate(both), return_inverse=True)
+    return group[: len(images)], group[len(images) :]
+
+
+def count(train: np.ndarray, test: np.ndarray, given_label: np.ndarray, parts: Splits) -> Duplicates:
+    """Figures about the copies in a training set.
+
+    Args:
+      train, test: i64[N], i64[M], from `groups`.
+      given_label: i32[N].
+      parts: the split, made with these groups.
+    """
+    distinct, first, group = np.unique(train, return_index=True, return_inverse=True)
+    conflict = np.unique(group[given_label != given_label[first][group]])
+    unused = np.ones(len(train), bool)
+    unused[np.concatenate(parts)] = False
+    left_out = unused & np.isin(train, train[np.concatenate([parts.trusted, parts.validation])])
+    leaked = np.isin(train, test)
+    return Duplicates(len(train) - len(distinct), len(conflict), int(left_out.sum()), int(leaked.sum()))

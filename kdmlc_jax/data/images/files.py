@@ -1,0 +1,133 @@
+"""Many image files at once: looked over, or read row by row as if they were an array."""
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+from kdmlc_jax.data.images.decode import BadImage, Header, decode, inspect, regular
+from kdmlc_jax.errors import UserError
+
+# Files per task of the pool: a task costs about as much as a small image.
+CHUNK = 32
+LISTED = "`python -m kdmlc_jax.data.check` lists all such files, data.on_bad_image=skip leaves them out"
+
+T = TypeVar("T")
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    """The threads that every caller shares; Pillow decodes without the interpreter's lock."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="kdmlc-images")
+
+
+# Threads do not survive a fork; a pool that lost them would wait for ever.
+os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def _map(function: Callable[[int], T], rows: Sequence[int]) -> list[T]:
+    """[function(row)] by the pool; of several errors the first row's is raised."""
+    chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+    parts = _pool().map(lambda chunk: [function(row) for row in chunk], chunks)
+    return [value for part in parts for value in part]
+
+
+class ImageFiles:
+    """Image files as a lazy u8[N, H, W, K]; rows are decoded when asked for, by all cores.
+
+    Args:
+      paths: N files.
+      size: S as in `decode`; 0 = as they are, which is then the first file's size for all.
+      channels: K, 1 or 3.
+      max_megapixels: the most pixels a file may claim, in millions.
+
+    Raises:
+      UserError: where S = 0 and the first file is no image.
+    """
+
+    def __init__(self, paths: Sequence[str | os.PathLike[str]], size: int, channels: int, max_megapixels: float):
+        """Reads no pixels."""
+        self.paths = [os.fspath(path) for path in paths]
+        self.size, self.channels, self.max_megapixels = size, channels, max_megapixels
+        height = width = size
+        if not size and self.paths:
+            width, height, _ = self._named(0, inspect, max_megapixels)
+        self.shape = (len(self.paths), height, width, channels)
+        self.dtype = np.dtype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """The images of an index array or a slice, u8[n, H, W, K].
+
+        Raises:
+          UserError: naming the first file that is no image, or for S = 0 one of another size.
+        """
+        index = np.arange(len(self))[rows]
+        images = np.empty((len(index), *self.shape[1:]), np.uint8)
+
+        def fill(position: int) -> None:
+            images[position] = self._named(int(index[position]), self._decode)
+
+        _map(fill, range(len(index)))
+        return images
+
+    def digests(self, rows: Any = slice(None)) -> np.ndarray:
+        """V16[n], a BLAKE2b digest of each file's bytes, for the search of duplicates; nothing is decoded.
+
+        Raises:
+          UserError: naming the first file that cannot be read.
+        """
+        index = np.arange(len(self))[rows]
+        found = _map(lambda row: self._named(row, _digest), index.tolist())
+        return np.array([np.void(digest) for digest in found], "V16")
+
+    def _decode(self, path: str) -> np.ndarray:
+        pixels = decode(path, self.size, self.channels, self.max_megapixels)
+        if pixels.shape != self.shape[1:]:
+            found, expected = pixels.shape[1::-1], self.shape[2:0:-1]
+            raise BadImage(f"{found[0]} x {found[1]} pixels, expected {expected[0]} x {expected[1]} as the first image")
+        return pixels
+
+    def _named(self, row: int, function: Callable[..., T], *arguments: Any) -> T:
+        try:
+            return function(self.paths[row], *arguments)
+        except BadImage as error:
+            raise UserError(f"{self.paths[row]}: {error}; {LISTED}") from error
+
+
+def _digest(path: str) -> bytes:
+    with regular(path) as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+
+
+def survey(
+    paths: Sequence[str | os.PathLike[str]], max_megapixels: float, verify: bool
+) -> tuple[list[Header | None], list[tuple[int, str]]]:
+    """Looks at every file, by all cores.
+
+    Args:
+      paths: N files.
+      max_megapixels: the most pixels a file may claim, in millions.
+      verify: decode each file to the end instead of reading its header alone.
+
+    Returns:
+      headers: N, None where a file is bad.
+      bad: (index, reason) of each bad file.
+    """
+
+    def look(row: int) -> tuple[Header | None, str]:
+        try:
+            if verify:
+                decode(paths[row], 0, 3, max_megapixels)
+            return inspect(paths[row], max_megapixels), ""
+        except BadImage as error:
+            return None, str(error)
+
+    found = _map(look, range(len(paths)))
+    return [header for header, _ in found], [(row, reason) for row, (_, reason) in enumerate(found) if reason]

@@ -1,0 +1,104 @@
+"""Label noise that depends on the image: some images are mislabelled more often, and as other classes, than others."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from kdmlc_jax.arrays import check_labels
+from kdmlc_jax.data.sources.base import Images
+from kdmlc_jax.data.splits import Stream, generator
+from kdmlc_jax.errors import UserError, in_range
+
+DEVIATION = 0.1  # of the flip rates around their mean; the paper's
+
+# Numbers held at a time, images or distributions: 32 MiB of float64.
+_BLOCK = 1 << 22
+
+
+def instance_labels(labels: np.ndarray, images: Images, rate: float, num_classes: int, seed: int) -> np.ndarray:
+    """Given labels ỹ_i ~ P_i of `instance_distributions`, drawn independently; a pure function of its arguments.
+
+    Args:
+      labels, images, rate, num_classes, seed: as in `instance_distributions`; rate 0 leaves every label as it is.
+
+    Returns:
+      i32[N], given labels.
+
+    Raises:
+      UserError: as `instance_distributions`.
+    """
+    draws = generator(seed, Stream.INSTANCE_DRAW).random(len(labels))
+    given = np.array(labels, np.int32)
+    for rows, chance in instance_distributions(labels, images, rate, num_classes, seed):
+        steps = np.cumsum(chance, axis=1)
+        # Divided by the total, the last step is exactly 1: rounding can never reach a class of probability 0.
+        given[rows] = (steps / steps[:, -1:] <= draws[rows, None]).sum(axis=1)
+    return given if rate else np.array(labels, np.int32)
+
+
+def instance_distributions(
+    labels: np.ndarray, images: Images, rate: float, num_classes: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """P_i[ỹ] = P(given label ỹ | image i) in blocks of images: Xia et al. 2020, "Part-dependent Label Noise"
+    (arXiv 2006.07836), algorithm 2.
+
+    q_i ~ Normal(r, 0.1²) truncated to [0, 1]; W_y ∈ R^{d×C} ~ Normal(0, 1), one for each class;
+    P_i = q_i softmax(z_i) with z_i = x_i W_{y_i} and z_i[y_i] = -∞; then P_i[y_i] = 1 - q_i.
+
+    x_i is the flattened image less its own mean, divided by its length, so that z_i ~ Normal(0, 1) for any size of
+    image and any scale of its pixels. The paper leaves the scale open; its release takes grey levels 0 to 255, for
+    which softmax is one-hot: all the noise of an image goes to one class. Ours spreads it over several.
+
+    The mean of q_i is r up to what truncation moves: .129 for r = .1, .205 for r = .2, .300 for r = .3.
+
+    Args:
+      labels: i32[N], true labels.
+      images: [N, ...], read in blocks of rows.
+      rate: r, a fraction in [0, 1].
+      num_classes: C.
+      seed: 0 or more.
+
+    Yields:
+      i64[n], rows of one class, and f64[n, C], their distributions; every row of every class once.
+
+    Raises:
+      UserError: for a rate or labels out of range, or not as many images as labels.
+    """
+    in_range("noise.rate", rate, 0.0, 1.0)
+    check_labels(labels, num_classes)
+    if len(images) != len(labels):
+        raise UserError(f"images: {len(images)} for {len(labels)} labels, expected as many")
+    size = int(np.prod(images.shape[1:]))
+    flip = _truncated_normal(generator(seed, Stream.INSTANCE_RATE), rate, len(labels))
+    # One stream for each class: which others have images does not matter.
+    for label, stream in enumerate(generator(seed, Stream.INSTANCE_MAP).spawn(num_classes)):
+        rows = np.flatnonzero(np.asarray(labels) == label)
+        if not rows.size:
+            continue
+        projection = stream.standard_normal((size, num_classes))
+        for block in np.array_split(rows, -(-rows.size * max(size, num_classes) // _BLOCK)):
+            yield block, _distribution(_features(images[block]) @ projection, flip[block], label)
+
+
+def _truncated_normal(stream: np.random.Generator, mean: float, count: int) -> np.ndarray:
+    value = stream.normal(mean, DEVIATION, count)
+    # For means in [0, 1] at least half of the draws are kept in each turn.
+    while (outside := np.flatnonzero((value < 0) | (value > 1))).size:
+        value[outside] = stream.normal(mean, DEVIATION, outside.size)
+    return value
+
+
+def _features(images: np.ndarray) -> np.ndarray:
+    """f64[n, d]: mean 0 and length 1; zeros for an image of one grey level."""
+    flat = np.asarray(images, np.float64).reshape(len(images), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    return flat / np.where(length > 0, length, 1.0)
+
+
+def _distribution(logits: np.ndarray, flip: np.ndarray, label: int) -> np.ndarray:
+    logits[:, label] = -np.inf
+    chance = np.exp(logits - logits.max(axis=1, keepdims=True))
+    chance *= (flip / chance.sum(axis=1))[:, None]
+    chance[:, label] = 1.0 - flip
+    return chance

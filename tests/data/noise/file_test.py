@@ -1,0 +1,224 @@
+"""Matrices and labels read from files: what is accepted, and the one line for what is not."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import csv, parquet
+
+from kdmlc_jax.data import splits
+from kdmlc_jax.data.noise._files import read_labels, read_matrix
+from kdmlc_jax.data.provenance import Provenance, fingerprint, save
+from kdmlc_jax.errors import UserError
+from kdmlc_jax.labels import table as labels_lib
+
+C, N = 3, 4
+MATRIX = np.array([[0.7, 0.2, 0.1], [0, 1, 0], [0.25, 0.25, 0.5]])
+GIVEN = np.array([2, 0, 1, 1], np.int32)
+IDS = np.array(["a/dog.png", "b.png", "007", "é"])
+
+
+def refused(read, path, *arguments):
+    """The one line of the error, after the path it names."""
+    with pytest.raises(UserError) as caught:
+        read(path, *arguments)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and "\n" not in message
+    return message.removeprefix(str(path))
+
+
+@pytest.mark.parametrize("name", ["t.npy", "t.csv", "T.TXT"])
+def test_matrix_round_trip(tmp_path, name):
+    """Protects every format: the numbers and their orientation come back."""
+    path = tmp_path / name
+    if name == "t.npy":
+        np.save(path, MATRIX)
+    else:
+        np.savetxt(path, MATRIX, delimiter=",", header="true label down, given label across", encoding="utf-8-sig")
+    matrix = read_matrix(str(path), C)
+    np.testing.assert_array_equal(matrix, MATRIX)
+    assert matrix.dtype == np.float64
+
+
+def test_matrix_of_integers_and_rounded_rows(tmp_path):
+    """Protects permutations saved as integers, and rows rounded to seven digits."""
+    np.save(tmp_path / "t.npy", np.eye(C, dtype=np.int8)[[1, 2, 0]])
+    np.testing.assert_array_equal(read_matrix(tmp_path / "t.npy", C), np.roll(np.eye(C), 1, axis=1))
+    (tmp_path / "t.csv").write_text("0.3333333,0.3333333,0.3333333\n\n0,1,0\r\n0,0,1")
+    assert read_matrix(tmp_path / "t.csv", C).shape == (C, C)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,0,0\n0,1,0\n0,0", " row 2: 2 numbers, expected 3 as in row 0"),
+        ("1,0,0\n0,x,0\n0,0,1", " row 1: could not convert string to float: 'x'"),
+        ("1,0\n0,1", ": float64 of shape (2, 2), expected numbers of shape (3, 3)"),
+        ("", ": float64 of shape (0,), expected numbers of shape (3, 3)"),
+        ("1,0,0\n0,1.2,-0.2\n0,0,1", " row 1 column 1: 1.2 is not a probability in [0, 1]"),
+        ("1,0,0\n0,1,0\n-0.5,0.5,1", " row 2 column 0: -0.5 is not a probability in [0, 1]"),
+        ("1,0,0\n0,nan,1\n0,0,1", " row 1 column 1: nan is not a probability in [0, 1]"),
+        ("1,0,0\n0,1,0\n0.3,0.3,0.3", " row 2: sums to 0.9, expected 1 within 1e-06"),
+        ("60,20,20\n0,100,0\n0,0,100", " row 0 column 0: 60.0 is not a probability in [0, 1]"),
+    ],
+)
+def test_matrix_that_is_none(tmp_path, text, message):
+    """Protects from matrices that are ragged, of another set, in percent, or no probabilities: row and value named."""
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    assert refused(read_matrix, path, C) == message
+
+
+@pytest.mark.parametrize("read", [lambda path: read_matrix(path, C), lambda path: read_labels(path, N, C)])
+def test_damaged_and_foreign_npy(tmp_path, read):
+    """Protects from files that are missing, pickled, cut or flipped in any byte of the header."""
+    path = tmp_path / "x.npy"
+    assert refused(read, path) == ": no such file"
+    np.save(path, np.array([None, 1]), allow_pickle=True)
+    assert refused(read, path) == ": holds pickled Python objects, expected an array of numbers"
+    np.save(path, GIVEN)
+    good = path.read_bytes()
+    for raw in (b"", b"text", good[:20], good[:-1]):
+        path.write_bytes(raw)
+        assert refused(read, path).startswith(": cannot be read as an array of NumPy (")
+    for place in range(0, 128):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
+        try:
+            read(path)
+        except UserError as error:
+            assert str(error).startswith(str(path)) and "\n" not in str(error)
+
+
+def test_unknown_suffix(tmp_path):
+    """Protects the answer to a file of another kind."""
+    assert "is not one of .npy, .csv, .txt" in refused(read_matrix, tmp_path / "t.mat", C)
+    assert "is not one of .npz, .npy, .csv, .parquet" in refused(read_labels, tmp_path / "t.pt", N, C)
+
+
+def test_labels_of_arrays(tmp_path):
+    """Protects labels by position: from noise.npz of a run, and from .npy of any integer type."""
+    parts = splits.Splits(np.array([0]), np.array([1]), np.array([2, 3]))
+    checked, carried = GIVEN.copy(), GIVEN.copy()
+    checked[1], carried[2] = (GIVEN[1] + 1) % C, -1  # a trusted image's label is given as it was before
+    images = fingerprint(np.array(IDS), "abc")
+    save(tmp_path / "noise.npz", Provenance(parts, checked, 0.5, MATRIX, carried, images, ""))
+    np.save(tmp_path / "g.npy", GIVEN.astype(np.uint8))
+    for name in ("noise.npz", "g.npy"):
+        got = read_labels(str(tmp_path / name), N, C, IDS, "abc")
+        np.testing.assert_array_equal(got, GIVEN)
+        assert got.dtype == np.int32
+    for ids, classes in ((IDS[::-1], "abc"), (IDS, "abd")):
+        message = refused(read_labels, tmp_path / "noise.npz", N, C, ids, classes)
+        assert message == f": is of {N} other images or classes, expected these {N}"
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        ([0, 1, -1, 2], " row 2: -1 is out of range, expected 0 to 2"),
+        ([0, 1, 3, 2], " row 2: 3 is out of range, expected 0 to 2"),
+        ([0, 1.5, 1, 2], " row 1: label 1.5 (float64), expected integers from 0 to 2"),
+        ([0, 1, np.nan, 2], " row 2: label nan (float64), expected integers from 0 to 2"),
+        ([0.0, 1, 1, 2], " row 0: label 0.0 (float64), expected integers from 0 to 2"),
+        ([True, False, True, True], " row 0: label True (bool), expected integers from 0 to 2"),
+        (["0", "1", "1", "2"], " row 0: label 0 (<U1), expected integers from 0 to 2"),
+        ([0, 1, 2], ": labels of shape (3,), expected (4,), one per training image"),
+        ([[0], [1], [2], [0]], ": labels of shape (4, 1), expected (4,), one per training image"),
+    ],
+)
+def test_array_that_holds_no_labels(tmp_path, array, message):
+    """Protects from labels that NumPy would wrap or round: file, row, value and range in one line."""
+    np.save(tmp_path / "g.npy", np.array(array))
+    assert refused(read_labels, tmp_path / "g.npy", N, C) == message
+
+
+def write(path, columns):
+    """A table in the format of the path's suffix."""
+    (csv.write_csv if path.suffix == ".csv" else parquet.write_table)(pa.table(columns), path)
+
+
+@pytest.mark.parametrize("column", ["label", "given_label", "noisy_label", "corrected_label"])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_labels_of_tables(tmp_path, suffix, column):
+    """Protects labels by id: any order of rows, names and numbers, further columns, each name of the label's column."""
+    path, order = tmp_path / f"labels{suffix}", [2, 0, 3, 1]
+    write(path, {"score": [0.1] * N, column: GIVEN[order], "id": IDS[order]})
+    np.testing.assert_array_equal(read_labels(path, N, C, IDS), GIVEN)
+    write(path, {"id": order, column: GIVEN[order]})
+    got = read_labels(path, N, C)
+    np.testing.assert_array_equal(got, GIVEN)
+    assert got.dtype == np.int32
+
+
+def test_labels_that_a_run_has_written(tmp_path):
+    """Protects runs that go on from another: labels.csv and labels.parquet give what that run was given."""
+    beliefs = np.full((N, C), 1 / C)
+    for path in labels_lib.write(labels_lib.table(IDS, ["noisy"] * N, GIVEN, beliefs), tmp_path):
+        np.testing.assert_array_equal(read_labels(path, N, C, IDS), GIVEN)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0,0\n1,-1\n2,0\n3,0", ' row 1 (id "1"): label "-1" is not a whole number from 0 to 2'),
+        ("0,0\n1,0\n2,3\n3,0", ' row 2 (id "2"): label "3" is not a whole number from 0 to 2'),
+        ("0,0\n1,1.0\n2,0\n3,0", ' row 1 (id "1"): label "1.0" is not a whole number from 0 to 2'),
+        ("0,nan\n1,0\n2,0\n3,0", ' row 0 (id "0"): label "nan" is not a whole number from 0 to 2'),
+        ("0,0\n1,\n2,0\n3,0", ' row 1 (id "1"): label "" is not a whole number from 0 to 2'),
+        ("0,dog\n1,0\n2,0\n3,0", ' row 0 (id "0"): label "dog" is not a whole number from 0 to 2'),
+        ("0,²\n1,0\n2,0\n3,0", ' row 0 (id "0"): label "²" is not a whole number from 0 to 2'),
+        ("0,0\n1,0\n3,0", ': 1 of 4 images have no label, first id "2"'),
+        ("0,0\n1,0\n2,0\n3,0\n1,2", ' row 4 (id "1"): the id is already in row 1, expected every id once'),
+        ("0,0\n1,0\n2,0\n4,0", ' row 3 (id "4"): the id is unknown, expected 0 to 3'),
+    ],
+)
+def test_table_that_does_not_fit(tmp_path, text, message):
+    """Protects from labels out of range and ids that do not match: file, row, id, value and range in one line."""
+    path = tmp_path / "labels.csv"
+    path.write_text(f"id,label\n{text}\n")
+    assert refused(read_labels, path, N, C) == message
+
+
+def test_huge_number_as_label(tmp_path):
+    """Protects from Python's own complaint about numbers of thousands of digits."""
+    path = tmp_path / "labels.csv"
+    path.write_text(f"id,label\n0,{'9' * 5000}\n")
+    assert refused(read_labels, path, 1, C).endswith("is not a whole number from 0 to 2")
+
+
+def test_misspelt_name(tmp_path):
+    """Protects the user of named images: the nearest name is suggested, and a missing one is named."""
+    path = tmp_path / "labels.parquet"
+    write(path, {"id": ["a/dgo.png", "b.png", "007", "é"], "label": GIVEN})
+    expected = ' row 0 (id "a/dgo.png"): the id is not that of a training image (did you mean "a/dog.png"?)'
+    assert refused(read_labels, path, N, C, IDS) == expected
+    write(path, {"id": IDS[:3], "label": GIVEN[:3]})
+    assert refused(read_labels, path, N, C, IDS) == ': 1 of 4 images have no label, first id "é"'
+
+
+@pytest.mark.parametrize(
+    "values", [[0.0, 1.0, 2.0, 0.0], [0, None, 2, 0], [True, True, False, False], ["0", "x", "1", "1"]]
+)
+def test_parquet_columns_of_other_types(tmp_path, values):
+    """Protects from floats, nulls, truth values and text: none is taken for a label in silence."""
+    path = tmp_path / "labels.parquet"
+    write(path, {"id": range(N), "label": values})
+    assert refused(read_labels, path, N, C).endswith("is not a whole number from 0 to 2")
+
+
+@pytest.mark.parametrize("names", [("name", "label"), ("id", "target")])
+def test_missing_column(tmp_path, names):
+    """Protects the user of another tool's table: told what is there and what is expected."""
+    path = tmp_path / "labels.csv"
+    write(path, {names[0]: range(N), names[1]: GIVEN})
+    expected = f": columns {', '.join(names)}; expected id and one of label, given_label, noisy_label, corrected_label"
+    assert refused(read_labels, path, N, C) == expected
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_table_that_cannot_be_read(tmp_path, suffix):
+    """Protects from empty, binary and cut files."""
+    path = tmp_path / f"labels{suffix}"
+    assert refused(read_labels, path, N, C) == ": no such file"
+    for raw in (b"", b"id,label\n0,1,2\n", b"id,label\n0,\xff\xfe\n", b"PAR1PAR1"):
+        path.write_bytes(raw)
+        refused(read_labels, path, N, C)
