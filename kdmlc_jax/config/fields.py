@@ -8,7 +8,7 @@ DATA = {
     "source": "digits",
     "dir": "",  # '' looks below KDMLC_DATA
     "manifest": "",  # folder: CSV or Parquet that lists images and labels
-    "image_size": 0,  # folder, tfds: side in pixels; 0 = see sources.folder and decoding.decode
+    "image_size": 0,  # folder, tfds: side in pixels; 0 = see sources.folder and images.decode
     "channels": 0,  # folder, tfds: 1, 3, or 0 = 1 if all images are grey
     "max_megapixels": 64.0,
     "on_bad_image": "fail",  # or skip
