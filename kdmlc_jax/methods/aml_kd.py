@@ -49,6 +49,7 @@ from kdmlc_jax.labels import transition as estimate
 from kdmlc_jax.labels.propagation import propagate
 from kdmlc_jax.methods import kd
 from kdmlc_jax.methods.base import Batch, DatasetView, Info, Legacy, Method, Metrics, Stage, Streams
+from kdmlc_jax.methods.parts import noisy_teacher
 from kdmlc_jax.train_state import Bank, NetState
 
 SHARPNESS = 4.0  # of propagated soft labels as a belief; chosen on seed 10 (benchmarks)
@@ -56,7 +57,7 @@ MUTUAL = "mutual"  # the stage
 
 
 def default_config(preset: str = "") -> ConfigDict:
-    """Options of `kd`, and these; variant: fixed | release, see the module.
+    """Options of `noisy_teacher`, and these; variant: fixed | release, see the module.
 
     refine: labels by mutual | propagate (stage 3 left out) | off (as given).
     mutual: share of `train.epochs` that stage 3 has; every: epochs from one of its turns to the next.
@@ -70,7 +71,7 @@ def default_config(preset: str = "") -> ConfigDict:
     choose("method.preset", preset, ("",))
     options = {"variant": "fixed", "refine": "mutual", "mutual": 0.25, "every": 1, "neighbours": 20, "noise_rate": 0.0}
     options |= {"evidence": True, "weights": "closed", "mixup": 4.0}
-    return ConfigDict({"name": "aml_kd", "preset": preset, **kd.default_options(), **options})
+    return ConfigDict({"name": "aml_kd", "preset": preset, **noisy_teacher.default_options(), **options})
 
 
 class State(struct.PyTreeNode):
@@ -187,7 +188,6 @@ def stage_epochs(config: Any) -> tuple[int, int]:
 def check(config: Any, info: Info) -> None:
     """Raises UserError for an option outside its range."""
     options = config.method
-    kd.check(config)
     choose("method.variant", options.variant, ("fixed", "release"))
     choose("method.refine", options.refine, (MUTUAL, "propagate", "off"))
     choose("method.weights", options.weights, ("closed", "learned", "off"))
@@ -217,12 +217,12 @@ def make(config: Any, info: Info) -> Method:
     check(config, info)
     fixed = options.variant == "fixed"
     known = np.full(classes, options.noise_rate, np.float32) if options.noise_rate else None
-    create = kd.networks(config, info)
+    two_networks = kd.make(config, info)
 
     def init(key: jax.Array, images: jax.Array) -> State:
         count = info.num_noisy
         return State(
-            **create(key, images),
+            **two_networks.init_networks(key, images),
             belief=Bank(jnp.full((count, classes), 1.0 / classes)),
             label=Bank(jnp.zeros(count, jnp.int32)),
             weight=Bank(jnp.ones(count)),
@@ -366,7 +366,7 @@ def make(config: Any, info: Info) -> Method:
     mutual = (Stage(MUTUAL, last, streams, step, begin_mutual, every=options.every),) if last else ()
     return Legacy(
         init=init,
-        stages=(*kd.teacher_stages(config, info, streams), propagating, *mutual),
+        stages=(*two_networks.teacher_stages, propagating, *mutual),
         predict=predict,
         correct=correct,
         networks={"student": lambda current: current.student, "teacher": lambda current: current.teacher},
@@ -374,5 +374,5 @@ def make(config: Any, info: Info) -> Method:
         examine=examine,
         diagnostics=lambda current: {"noise_rate": current.noise_rate},
         taught=True,
-        preparing=(kd.TEACHER,),
+        preparing=(noisy_teacher.TEACHER,),
     )
