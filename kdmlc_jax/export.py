@@ -1,86 +1,27 @@
-"""A network leaves the house, its weights and what is needed to run it, or comes back as the start of another run."""
+"""What leaves the house: a network that a run has left, as a function for another program."""
 
-import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import serialization
+from jaxtyping import Float, UInt8
 
 from kdmlc_jax import nets
 from kdmlc_jax.data import augment
-from kdmlc_jax.errors import UserError
-from kdmlc_jax.storage import files
-from kdmlc_jax.train_state import NetState
+from kdmlc_jax.storage.networks import read, save, start
+
+__all__ = ["load", "read", "save", "start"]
 
 
-def save(directory: pathlib.Path, net: NetState, description: dict) -> None:
-    """Writes `network.json` (net, class_names, image_shape, mean, std) and `weights.msgpack` (Flax variables).
-
-    The weights are the averaged ones where an average is kept, the same that were evaluated.
-    """
-    files.make_directory(directory)
-    variables = net.ema if net.ema is not None else {"params": net.params, "batch_stats": net.batch_stats}
-    with files.atomic_write(directory / "weights.msgpack") as file:
-        file.write(serialization.msgpack_serialize(jax.device_get(variables)))
-    files.write_json(directory / "network.json", description)
-
-
-def read(directory: pathlib.Path) -> tuple[dict, Any]:
-    """What `save` has written: the description and the variables.
+def load(directory: str | pathlib.Path) -> Callable[[UInt8[np.ndarray, "B H W K"]], Float[np.ndarray, "B C"]]:
+    """The network saved in `directory`, as a function: images u8[B, H, W, K] -> probabilities f32[B, C].
 
     Raises:
       UserError: where it cannot be read.
     """
-    try:
-        about = json.loads((directory / "network.json").read_text())
-        saved = serialization.msgpack_restore((directory / "weights.msgpack").read_bytes())
-        about |= {"net": str(about["net"]), "class_names": [str(name) for name in about["class_names"]]}
-        return about, {**saved, "params": {**saved["params"]}}
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: no such file, expected the network that a run has left") from None
-    except Exception as error:  # damaged bytes raise nearly anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{directory}: cannot be read as a network ({reason})") from None
-
-
-def start(net: NetState, about: dict, saved: Any, class_names: Sequence[str], place: str) -> tuple[NetState, bool]:
-    """`net` with saved weights; the last layer keeps its own where the classes differ.
-
-    Args:
-      net: in its first state.
-      about: from `read`, as is `saved`.
-      saved: params and batch_stats.
-      class_names: of this run.
-      place: what an error names.
-
-    Returns:
-      The network's state, and whether the last layer is the saved one.
-
-    Raises:
-      UserError: naming the first array that is absent or of another shape.
-    """
-    head, same = nets.head_of(net.params), about["class_names"] == list(class_names)
-    wanted = {"params": net.params, "batch_stats": net.batch_stats}
-    if not same:
-        saved = {**saved, "params": {**saved["params"], head: net.params[head]}}
-    have = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(saved)}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
-        name = jax.tree_util.keystr(path)
-        there = getattr(have.get(name), "shape", "absent")
-        if there != leaf.shape:
-            raise UserError(f"{place}: {name} is {there} there and {leaf.shape} here")
-    taken = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.asarray(have[jax.tree_util.keystr(path)], leaf.dtype), wanted
-    )
-    return net.with_weights(taken["params"], taken["batch_stats"]), same
-
-
-def load(directory: str | pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The network saved in `directory`, as a function: images u8[B, H, W, K] -> probabilities f32[B, C]; see `read`."""
     about, variables = read(pathlib.Path(directory))
     module = nets.build(about["net"], len(about["class_names"]))
     mean, std = (jnp.asarray(about[name], jnp.float32) for name in ("mean", "std"))

@@ -2,14 +2,13 @@
 
     checkpoints/<step>/arrays/        the state, as Orbax writes it
     checkpoints/<step>/progress.json  the host's progress, the figure that chooses the best, each array's shape and type
-    checkpoints/<step>/SHA256SUMS     a line for every file above; `sha256sum -c` understands it
+    checkpoints/<step>/SHA256SUMS     a line for every file above
 
 A step's folder is written under another name and renamed when it is complete, so it is whole or not there. What was
 written is checked against its sums before it is used: Orbax itself restores changed bytes without a word.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -17,7 +16,7 @@ import pathlib
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -26,8 +25,9 @@ import orbax.checkpoint as ocp
 from kdmlc_jax import parallel
 from kdmlc_jax.errors import StorageError, UserError
 from kdmlc_jax.storage import files
+from kdmlc_jax.storage.checksums import SUMS, damage, sums
 
-SUMS, PROGRESS, ARRAYS = "SHA256SUMS", "progress.json", "arrays"
+PROGRESS, ARRAYS = "progress.json", "arrays"
 UNFINISHED, OLD, DAMAGED = "writing-", "deleting-", "damaged-"
 
 # Orbax logs a failed write once per thread, with the stack; the error that is raised says it in a line.
@@ -37,28 +37,6 @@ logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathnam
 def named_leaves(tree: Any) -> dict[str, Any]:
     """The leaves of a pytree by their paths."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def sums(folder: pathlib.Path) -> str:
-    """The text of SHA256SUMS for the files now in `folder`."""
-    lines = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS):
-        with path.open("rb") as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder)}\n")
-    return "".join(lines)
-
-
-def damage(folder: pathlib.Path) -> str:
-    """What is wrong with the checkpoint in `folder`, in a few words; '' where it is as it was written."""
-    try:
-        written, found = (folder / SUMS).read_bytes(), sums(folder).encode()
-    except OSError as error:
-        return f"{error.filename}: {error.strerror}"
-    if written == found:
-        return ""
-    there, listed = set(found.splitlines()), set(written.splitlines())
-    changed = sorted(line[66:] for line in (there - listed or listed - there))
-    return f"{changed[0].decode(errors='replace') if changed else SUMS} is not what was written"
 
 
 def saved_steps(directory: pathlib.Path) -> list[int]:
@@ -75,7 +53,7 @@ class Checkpoints:
       warn: is given a line where a damaged checkpoint is passed over.
     """
 
-    def __init__(self, directory: pathlib.Path, keep: int, warn: Any = None):
+    def __init__(self, directory: pathlib.Path, keep: int, warn: Callable[[str], Any] | None = None):
         self._directory, self._keep = directory.absolute(), keep
         self._warn = warn or (lambda line: print(line, file=sys.stderr, flush=True))
         self._thread: threading.Thread | None = None
@@ -112,10 +90,7 @@ class Checkpoints:
         shapes = {name: [str(leaf.dtype), *leaf.shape] for name, leaf in leaves.items()}
         text = json.dumps({"progress": progress, "metric": metric, "leaves": shapes}, allow_nan=False)
         with self._storage(step):
-            if parallel.is_main():
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir()
-            parallel.from_main(0)  # the others wait for the folder
+            parallel.on_main(lambda: _make_afresh(folder))  # the others wait for it
             self._arrays.save(folder / ARRAYS, args=ocp.args.StandardSave(leaves))
         self._thread = threading.Thread(target=self._finish, args=(step, folder, text))
         self._thread.start()
@@ -138,21 +113,25 @@ class Checkpoints:
             self._error = error
 
     def _prune(self) -> None:
-        """Deletes what is neither among the newest nor the best (the earliest of equals)."""
+        """Deletes what is neither among the newest nor the best."""
         found = self.steps()
-        known = {step: metric for step in found if (metric := self._metric(step)) is not None}
-        best = max(known, key=lambda step: known[step], default=None)
-        for step in found[: -self._keep]:
-            if step != best:
+        kept = {*found[-self._keep :], max(found, key=self._rank)}
+        for step in found:
+            if step not in kept:
                 self._delete(self._directory / str(step))
+
+    def _rank(self, step: int) -> tuple[float, ...]:
+        """Highest for the best, the earliest of equals; steps without a metric come after all others, newest first."""
+        metric = self._metric(step)
+        return (0, step) if metric is None else (1, metric, -step)
 
     def _metric(self, step: int) -> float | None:
         """A saved checkpoint's metric; None where it cannot be read, for what is old must not stop what is new."""
         try:
-            found: float | None = json.loads((self._directory / str(step) / PROGRESS).read_text())["metric"]
+            found = json.loads((self._directory / str(step) / PROGRESS).read_text())["metric"]
+            return None if found is None else float(found)
         except (OSError, ValueError, LookupError, TypeError):
             return None
-        return found
 
     def _delete(self, folder: pathlib.Path) -> None:
         """A folder that is being deleted is never taken for a checkpoint."""
@@ -182,24 +161,26 @@ class Checkpoints:
             error, self._error = self._error, None
             raise error
 
-    def restore(self, like: Any) -> tuple[Any, dict] | None:
+    def restore(self, like: Any, best: bool = False) -> tuple[Any, dict] | None:
         """The newest intact state, in structure and sharding like `like`, and its progress; None if there is none.
 
-        A damaged checkpoint is reported, renamed to damaged-<step>, and the one before it is used.
+        A damaged checkpoint is reported, renamed to damaged-<step>, and the one before it is used; with `best` the one
+        whose metric is highest (the earliest of equals, the newest where no metric was saved), and then the next best.
 
         Raises:
           StorageError: where there are checkpoints, but all are damaged.
           UserError: where the state has other arrays than `like`; the first one is named.
         """
         self.wait()
-        step = parallel.from_main(self._newest_intact() if parallel.is_main() else 0)
+        order = (lambda: sorted(self.steps(), key=self._rank)) if best else self.steps
+        step = parallel.from_main(self._last_intact(order()) if parallel.is_main() else 0)
         if step == -2:
             raise StorageError(f"{self._directory}: every checkpoint is damaged; to train afresh, delete this folder")
         return None if step < 0 else self._read(step, like)
 
-    def _newest_intact(self) -> int:
-        found = self.steps()
-        for step in reversed(found):
+    def _last_intact(self, order: Sequence[int]) -> int:
+        """The last of these steps that is as it was written; -1 where there was none ever, -2 where all are damaged."""
+        for step in reversed(order):
             folder = self._directory / str(step)
             wrong = damage(folder)
             if not wrong:
@@ -207,7 +188,7 @@ class Checkpoints:
             self._warn(f"warning: checkpoint {folder} is damaged and left out: {wrong}")
             shutil.rmtree(folder.with_name(f"{DAMAGED}{step}"), ignore_errors=True)
             folder.rename(folder.with_name(f"{DAMAGED}{step}"))
-        return -2 if found or any(self._directory.glob(f"{DAMAGED}*")) else -1
+        return -2 if order or any(self._directory.glob(f"{DAMAGED}*")) else -1
 
     def _read(self, step: int, like: Any) -> tuple[Any, dict]:
         folder, leaves = self._directory / str(step), named_leaves(like)
@@ -227,6 +208,11 @@ class Checkpoints:
             self.wait()
         finally:
             self._arrays.close()
+
+
+def _make_afresh(folder: pathlib.Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
 
 
 def _sync(directory: pathlib.Path) -> None:
