@@ -42,7 +42,7 @@ from kdmlc_jax.cli import parse
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.data.splits import Splits
-from kdmlc_jax.experiment import Run
+from kdmlc_jax.experiment import Experiment
 
 METHODS = "ce:train_on=both,network=teacher mlc:network=teacher kdmlc:preset=paper kdmlc:preset=strong,warm_up=0"
 PLACEMENTS = {
@@ -133,7 +133,7 @@ def collectives(program: str, devices: int) -> tuple[list[Collective], list[Coll
     return once, [one for where, one in found if where in loops]
 
 
-def averaged(job: Run, state: Any) -> int:
+def averaged(job: Experiment, state: Any) -> int:
     """Bytes of the gradients that a step must average over the devices; see the module."""
     weigh = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # noqa: E731
     options, networks = job.config.method, {name: net(state) for name, net in job.method.networks.items()}
@@ -161,7 +161,7 @@ def random_dataset(text: str, count: int) -> Dataset:
 class Counted:
     """One method's last stage under one placement: what its step exchanges, computes and needs, and its own state."""
 
-    def __init__(self, job: Run, steps: int):
+    def __init__(self, job: Experiment, steps: int):
         self.job, stage = job, job.method.stages[-1]
         self.step, self.feeds = job.compile(stage), job.feeds(stage, 0, steps)
         self.carry: Any = None
@@ -239,7 +239,7 @@ def main() -> None:
             made = config.load(spec, {**given, **PLACEMENTS[placement], **overrides})
             batch = made.train.batch_size, made.train.trusted_batch_size
             data = random_dataset(flags.random, max(batch)) if flags.random else prepare(made)
-            one = Counted(Run(made, data), flags.steps + 2)  # one to compile for, one that is not timed
+            one = Counted(Experiment(made, data), flags.steps + 2)  # one to compile for, one that is not timed
             counted.append(one)
             rows.append({"method": method, "placement": placement, "batch": batch, **one.row})
             print(one.show(method, placement), flush=True)

@@ -36,17 +36,17 @@ def cross_validated(config, dataset: Dataset, folds: int) -> dict[str, np.ndarra
     found = {name: np.zeros((len(rows), len(dataset.class_names)), np.float32) for name in ("last", "best_val")}
     for number in range(folds):
         own = fold == number
-        job = train.Run(config, dataset._replace(splits=dataset.splits._replace(noisy=rows[~own])))
+        job = train.Experiment(config, dataset._replace(splits=dataset.splits._replace(noisy=rows[~own])))
         (stage,), carry, best = job.method.stages, job.init(), -1.0
         compiled, steps = job.compile(stage), job.info.steps_per_epoch
         for epoch in range(stage.epochs):
             for feed in job.feeds(stage, epoch * steps, (epoch + 1) * steps):
                 carry, _ = job.call(compiled, carry, feed)
-            guess = job.beliefs(carry["method"], held).argmax(axis=1)
+            guess = job.evaluator.beliefs(carry["method"], held).argmax(axis=1)
             accuracy = np.mean(guess == dataset.given_label[held])
             if accuracy > best:
-                best, found["best_val"][own] = accuracy, job.beliefs(carry["method"], rows[own])
-        found["last"][own] = job.beliefs(carry["method"], rows[own])
+                best, found["best_val"][own] = accuracy, job.evaluator.beliefs(carry["method"], rows[own])
+        found["last"][own] = job.evaluator.beliefs(carry["method"], rows[own])
     return found
 
 

@@ -70,7 +70,7 @@ def input_only(made: Any, how: Any) -> Callable[[int], None]:
     return run
 
 
-def training(job: train.Run) -> Callable[[int], None]:
+def training(job: train.Experiment) -> Callable[[int], None]:
     """A function that trains so many steps of plain CE."""
     stage = job.method.stages[0]
     compiled, feeds = job.compile(stage), job.feeds(stage, 0, 1 << 20)
@@ -110,7 +110,7 @@ def main() -> None:
             data = dataset(images, flags.count)
             cases[f"input {name}"] = input_only(pipeline.choose(data, how, 0, flags.count // 100), settings.augment)
             settings.data.pipeline = how
-            cases[f"step {name}"] = training(train.Run(settings, data))
+            cases[f"step {name}"] = training(train.Experiment(settings, data))
         rates = timed(cases, flags.rounds, flags.steps)
     result = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "images_per_second": rates}
     ratio = result["step_stream_over_resident_seconds"] = rates["step resident"] / rates["step stream"]

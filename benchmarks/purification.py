@@ -22,11 +22,12 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from kdmlc_jax import compare, train_state
+from kdmlc_jax import compare, train_state, warm_start
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.data.prepare import prepare
-from kdmlc_jax.experiment import Run, map_rows
+from kdmlc_jax.evaluate import map_rows
+from kdmlc_jax.experiment import Experiment
 from kdmlc_jax.labels.purify import purify
 from kdmlc_jax.methods.simclr import side_by_side
 from kdmlc_jax.storage import files
@@ -59,8 +60,8 @@ def components(dataset: Dataset) -> list[Rows]:
 
 def learned(config, dataset: Dataset, folder: pathlib.Path) -> dict[str, list[Rows]]:
     """Both networks' features of a run of SimCLR: side by side, and as two views."""
-    job = Run(config, dataset)
-    carry, _ = job.start_from(job.init(), folder)
+    job = Experiment(config, dataset)
+    carry, _ = warm_start.start_from(job, job.init(), folder)
     found: dict[str, Rows] = {}
     for name in ("teacher", "student"):
         net = job.method.networks[name](carry["method"])

@@ -27,7 +27,7 @@ class Timed:
 
     def __init__(self, spec: str, method: str):
         run_config = config.load(compare.join(spec, compare.expand(method)[0]))
-        self.job = train.Run(run_config, prepare(run_config))
+        self.job = train.Experiment(run_config, prepare(run_config))
         stage = self.job.method.stages[-1]
         self.carry, self.feeds = self.job.init(), self.job.feeds(stage, 0, 1 << 20)
         self.step = self.job.compile(stage)

@@ -13,17 +13,17 @@ from kdmlc_jax.labels import table as labels
 from kdmlc_jax.methods.base import Report
 
 if TYPE_CHECKING:
-    from kdmlc_jax.experiment import Run
+    from kdmlc_jax.experiment import Experiment
 
 
-def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> dict:
+def finish(experiment: "Experiment", current: Any, progress: dict, workdir: pathlib.Path) -> dict:
     """Corrects the labels, writes the table and the networks, and returns the summary."""
-    data, config, method, history = job.dataset, job.config, job.method, progress["history"]
+    data, config, method, history = experiment.dataset, experiment.config, experiment.method, progress["history"]
     rows = np.concatenate(data.splits)
     names = np.repeat(data.splits._fields, [len(part) for part in data.splits])
-    beliefs = job.beliefs(current, rows)
+    beliefs = experiment.evaluator.beliefs(current, rows)
     trusted = names == "trusted"
-    beliefs[trusted] = np.eye(job.info.num_classes, dtype=np.float32)[data.given_label[rows[trusted]]]
+    beliefs[trusted] = np.eye(experiment.info.num_classes, dtype=np.float32)[data.given_label[rows[trusted]]]
     report: Report = parallel.fetch(method.report(current))
     if data.soft_label is not None:
         report = report.without_flags()
@@ -32,21 +32,21 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
     if parallel.is_main():
         labels.write(table, workdir, beliefs)
         for name, net in nets.items():
-            export.save(workdir / name, net, describe(job, name))
+            export.save(workdir / name, net, describe(experiment, name))
     return {
         "method": config.method.name,
         "options": config.method.to_dict(),
         "dataset": data.name,
         "seed": config.seed,
         "versions": {package: importlib.metadata.version(package) for package in ("jax", "flax", "optax", "numpy")},
-        "device": device(job),
+        "device": device(experiment),
         "noise": {
             "kind": config.noise.kind,
             "nominal": config.noise.rate if config.noise.kind in noise.RATED else None,
             "realised": data.rate,
-            "estimated": estimated_rate(job, report, beliefs[names == "noisy"], table),
+            "estimated": estimated_rate(experiment, report, beliefs[names == "noisy"], table),
         },
-        "networks": networks(job, current, counted(job, history)),
+        "networks": networks(experiment, current, counted(experiment, history)),
         "diagnostics": {name: value.tolist() for name, value in report.figures.items()},
         "notes": progress["notes"],
         "data": {
@@ -61,33 +61,34 @@ def finish(job: "Run", current: Any, progress: dict, workdir: pathlib.Path) -> d
     }
 
 
-def counted(job: "Run", history: list[dict]) -> list[dict]:
+def counted(experiment: "Experiment", history: list[dict]) -> list[dict]:
     """The epochs of the stages whose networks are those that the method is for."""
-    return [row for row in history if row["stage"] not in job.method.traits.preparing]
+    return [row for row in history if row["stage"] not in experiment.method.traits.preparing]
 
 
-def device(job: "Run") -> str:
+def device(experiment: "Experiment") -> str:
     """'8 x NVIDIA H100, 2 processes, fsdp'."""
-    how = [f"{job.mesh.size} x {job.mesh.devices.flat[0].device_kind}"]
+    how = [f"{experiment.mesh.size} x {experiment.mesh.devices.flat[0].device_kind}"]
     how += [] if parallel.alone() else [f"{jax.process_count()} processes"]
-    how += [word for word in (job.config.parallel.mode, job.config.parallel.sharding) if word in ("pmap", "fsdp")]
+    chosen = experiment.config.parallel
+    how += [word for word in (chosen.mode, chosen.sharding) if word in ("pmap", "fsdp")]
     return ", ".join(how)
 
 
-def describe(job: "Run", network: str) -> dict:
+def describe(experiment: "Experiment", network: str) -> dict:
     """What a program needs, beside the weights, to run the network: see `export.save`."""
     return {
-        "net": job.config[network].net,
-        "class_names": list(job.dataset.class_names),
-        "image_shape": list(job.info.image_shape),
-        "mean": np.asarray(job.fixed["mean"]).tolist(),
-        "std": np.asarray(job.fixed["std"]).tolist(),
+        "net": experiment.config[network].net,
+        "class_names": list(experiment.dataset.class_names),
+        "image_shape": list(experiment.info.image_shape),
+        "mean": np.asarray(experiment.fixed["mean"]).tolist(),
+        "std": np.asarray(experiment.fixed["std"]).tolist(),
     }
 
 
-def networks(job: "Run", current: Any, history: list[dict]) -> dict[str, dict]:
+def networks(experiment: "Experiment", current: Any, history: list[dict]) -> dict[str, dict]:
     """Size and accuracies of each network, and of their ensemble under its name."""
-    method, config = job.method, job.config
+    method, config = experiment.method, experiment.config
     sizes = {
         name: (config[name].net, sum(leaf.size for leaf in jax.tree.leaves(net.params)))
         for name, net in method.networks(current).items()
@@ -105,10 +106,10 @@ def networks(job: "Run", current: Any, history: list[dict]) -> dict[str, dict]:
     }
 
 
-def estimated_rate(job: "Run", report: Report, beliefs: np.ndarray, table: Any) -> float:
+def estimated_rate(experiment: "Experiment", report: Report, beliefs: np.ndarray, table: Any) -> float:
     """1 - Σ_y π_y T̂[y, y] with the class prior π of the corrected labels; without T̂, or where it is of labels that
     another run has corrected, the share of labels flagged."""
-    if report.transition is None or job.dataset.soft_label is not None:
+    if report.transition is None or experiment.dataset.soft_label is not None:
         return float(np.mean(column(table, "is_label_issue")[column(table, "split") == "noisy"]))
     return float(1.0 - beliefs.mean(axis=0) @ np.diagonal(report.transition))
 

@@ -13,13 +13,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax import metrics, parallel, stopping, writers
+from kdmlc_jax import metrics, parallel, stopping, warm_start, writers
 from kdmlc_jax import summary as summary_lib
 from kdmlc_jax.data import provenance
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.data.provenance import Provenance
 from kdmlc_jax.errors import NonFiniteError, StoppedError, UserError
-from kdmlc_jax.experiment import Run
+from kdmlc_jax.experiment import Experiment
 from kdmlc_jax.methods.base import Stage
 from kdmlc_jax.storage import files
 from kdmlc_jax.storage.checkpoint import Checkpoints, saved_steps
@@ -56,17 +56,17 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
         dataset = prepare(config)
         kept = dataset.provenance()
         check_same_data(kept, workdir / "noise.npz")
-        job = Run(config, dataset)
-        carry = job.init()
+        experiment = Experiment(config, dataset)
+        carry = experiment.init()
         starts: list[str] = []
         if not saved_steps(workdir / "checkpoints"):
-            carry, starts = job.starts(carry)
+            carry, starts = warm_start.begin(experiment, carry)
 
         parallel.on_main(lock)
         for note in [note for note in dataset.notes if note.startswith("warning")] + changed + starts:
             say(note)
-        if job.is_split:
-            say(parallel.show_table(job.memory()))
+        if experiment.is_split:
+            say(parallel.show_table(experiment.memory()))
 
         def begin() -> None:
             summary_path.unlink(missing_ok=True)  # a longer run is not finished
@@ -78,7 +78,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
             stopping.requests() as request,
             contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep, say)) as checkpoints,
         ):
-            loop = Loop(job, carry, checkpoints, workdir, quiet, title or config.name, began)
+            loop = Loop(experiment, carry, checkpoints, workdir, quiet, title or config.name, began)
             loop.progress["notes"] += starts
             parallel.on_main(begin)
             loop.train(request)
@@ -86,7 +86,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
             if parallel.in_any(bool(request.name)):
                 raise StoppedError(f"{request.name or 'another process'}: trained to the end; the same command goes on")
             trained = time.monotonic()
-            summary = summary_lib.finish(job, loop.carry["method"], loop.progress, workdir)
+            summary = summary_lib.finish(experiment, loop.carry["method"], loop.progress, workdir)
             summary["seconds"] = loop.progress["seconds"] + time.monotonic() - trained
             if parallel.is_main():
                 files.write_json(summary_path, summary)
@@ -135,7 +135,7 @@ class Loop:
 
     def __init__(
         self,
-        job: Run,
+        experiment: Experiment,
         carry: Any,
         checkpoints: Checkpoints,
         workdir: pathlib.Path,
@@ -143,9 +143,11 @@ class Loop:
         title: str,
         began: float,
     ):
-        self.job, self.carry, self.checkpoints, self.workdir, self.began = job, carry, checkpoints, workdir, began
+        self.experiment, self.carry, self.checkpoints = experiment, carry, checkpoints
+        self.workdir, self.began = workdir, began
         self._stop: Any = False
-        self.config, self.stages, self.steps = job.config, job.method.stages, job.info.steps_per_epoch
+        self.config, self.stages = experiment.config, experiment.method.stages
+        self.steps = experiment.info.steps_per_epoch
         self.progress = fresh_progress()
         if (restored := checkpoints.restore(carry)) is not None:
             self.carry, self.progress = restored[0], self.progress | restored[1]
@@ -194,7 +196,7 @@ class Loop:
         ended = self._left(stage) <= 0  # where the config's epochs were lowered to what is trained
         if ended:
             progress |= {"stage": progress["stage"] + 1, "stage_epoch": 0}
-        with contextlib.closing(self.job.feeds(stage, start, stop)) as feeds:
+        with contextlib.closing(self.experiment.feeds(stage, start, stop)) as feeds:
             while not ended:
                 row = self._epoch(stage, calls, feeds, request)
                 self.history.append(row)
@@ -207,7 +209,7 @@ class Loop:
                 last = progress["stage"] == len(self.stages)
                 progress["early"] = early and last
                 if len(self.history) % self.config.checkpoint.every == 0 or last:
-                    metric = f"{self.job.method.traits.deployed}_validation_{self.config.data.select_on}"
+                    metric = f"{self.experiment.method.traits.deployed}_validation_{self.config.data.select_on}"
                     self._save(row["step"], None if self._prepares(stage) else row.get(metric))
                 if not ended:
                     self._begin(stage)
@@ -217,12 +219,12 @@ class Loop:
         done, inside = self.progress["stage_epoch"], self.progress["epoch_step"] > 0
         if stage.begin is None or inside or (done % stage.every if stage.every else done):
             return
-        view = self.job.view(visible(self.history), self._note)
-        self.carry = self.job.place({**self.carry, "method": stage.begin(self.carry["method"], view)})
+        view = self.experiment.evaluator.view(visible(self.history), self._note)
+        self.carry = self.experiment.place({**self.carry, "method": stage.begin(self.carry["method"], view)})
 
     def _epoch(self, stage: Stage, calls: dict[int, Callable], feeds: Iterator, request: stopping.Request) -> dict:
         """What is left of one epoch of `stage`, and its evaluation; returns the epoch's row."""
-        job, epoch, config = self.job, len(self.history), self.config
+        experiment, epoch, config = self.experiment, len(self.history), self.config
         meter = metrics.Meter(config.train.on_nonfinite == "skip", self.progress["meter"])
         often = config.checkpoint.every_steps
         try:
@@ -230,10 +232,10 @@ class Loop:
                 count = min(config.train.steps_per_call, self.steps - done)
                 at = epoch * self.steps + done + count
                 if count not in calls:
-                    calls[count] = job.compile(stage, count)
+                    calls[count] = experiment.compile(stage, count)
                 given = [next(feeds) for _ in range(count)]
                 feed = given[0] if count == 1 else given
-                self.carry, out = job.call(calls[count], self.carry, feed, bool(request.name))
+                self.carry, out = experiment.call(calls[count], self.carry, feed, bool(request.name))
                 stop = out.pop("stop", None)
                 meter.add(at - count, out)
                 self.reporter.step(at, count)
@@ -249,7 +251,7 @@ class Loop:
                     raise StoppedError(f"{asked}: stopped and saved at step {at}; the same --workdir goes on there")
             means = meter.means()
             self.reporter.pause()
-            evaluated = job.evaluate(self.carry["method"])
+            evaluated = experiment.evaluate(self.carry["method"])
         except NonFiniteError as error:
             raise self._blamed(error, stage) from None
         for line in metrics.warnings(means):
@@ -263,7 +265,7 @@ class Loop:
         return sum(trained[each.name] if each in over and self._prepares(each) else each.epochs for each in self.stages)
 
     def _prepares(self, stage: Stage) -> bool:
-        return stage.name in self.job.method.traits.preparing
+        return stage.name in self.experiment.method.traits.preparing
 
     def _left(self, stage: Stage) -> int:
         """Epochs that `stage` still has; the last one has all that the run has. One that was begun is ended in it."""
@@ -289,7 +291,7 @@ class Loop:
         """`error` with its epoch and images; all of them are written to `nonfinite.json`."""
         where = f"{error} in epoch {len(self.history) + 1} (stage {stage.name})"
         if error.step is not None:
-            images = self.job.images_of(stage, error.step)
+            images = self.experiment.images_of(stage, error.step)
             about = {"step": error.step, "stage": stage.name, "message": str(error), "images": images}
             if parallel.is_main():
                 files.write_json(self.workdir / "nonfinite.json", about)

@@ -101,7 +101,7 @@ def test_default_config_and_workdir(tmp_path, monkeypatch):
 def resumed(tmp_path_factory):
     """A run cut in its second epoch and resumed with its folder alone: (folder, standard output, standard error)."""
     workdir = tmp_path_factory.mktemp("main") / "work"
-    evaluate, calls = train.Run.evaluate, []
+    evaluate, calls = train.Experiment.evaluate, []
 
     def evaluate_or_end(job, current):
         calls.append(1)
@@ -110,7 +110,7 @@ def resumed(tmp_path_factory):
         return evaluate(job, current)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Run, "evaluate", evaluate_or_end)
+        patch.setattr(train.Experiment, "evaluate", evaluate_or_end)
         with pytest.raises(KeyboardInterrupt):
             main.main(["--config", tiny.SPEC, *tiny.FLAGS, BASELINE, "--workdir", str(workdir)])
     return workdir
@@ -136,7 +136,7 @@ def test_workdir_alone_goes_on_and_prints_the_table(resumed, capsys):
 
 def test_finished_workdir_prints_the_same_table(resumed, capsys, monkeypatch):
     """Protects a second look at a finished run: the table again, without training."""
-    monkeypatch.setattr(train, "Run", None)
+    monkeypatch.setattr(train, "Experiment", None)
     main.main(["--workdir", str(resumed)])
     assert "Test accuracy after the last epoch" in capsys.readouterr().out
 

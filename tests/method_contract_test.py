@@ -321,7 +321,7 @@ def few_steps(job):
     carry, history = job.init(), []
     for number, stage in enumerate(job.method.stages):
         if stage.begin is not None:
-            view = job.view(history, lambda line: None)
+            view = job.evaluator.view(history, lambda line: None)
             for _ in range(2 if stage.every else 1):
                 carry = job.place({**carry, "method": stage.begin(carry["method"], view)})
         compiled = job.compile(stage)
@@ -329,7 +329,7 @@ def few_steps(job):
             carry, metrics = job.call(compiled, carry, feed)
             metrics.pop("stop", None)
             history.append({"stage": stage.name, **{name: float(value) for name, value in metrics.items()}})
-    beliefs = job.beliefs(carry["method"], np.concatenate(job.dataset.splits))
+    beliefs = job.evaluator.beliefs(carry["method"], np.concatenate(job.dataset.splits))
     return named(parallel.fetch((carry, metrics, beliefs)))
 
 
@@ -361,7 +361,7 @@ def spread_over(name, placement):
     """`few_steps` of a method on four devices, or on one ("")."""
     fields = {"devices": 4, **PLACEMENTS[placement]} if placement else {}
     chosen = digits(name, SPREAD.get(name, ""), **fields)
-    job = train.Run(chosen, prepare(chosen))
+    job = train.Experiment(chosen, prepare(chosen))
     assert job.mesh.size == (4 if placement else 1)
     return few_steps(job)
 
@@ -375,7 +375,7 @@ def test_hidden_truth_changes_nothing(name):
     for rows in (dataset.splits.noisy, dataset.splits.validation):
         truth[rows] = rng.permutation(truth[rows])
         assert (truth[rows] != dataset.truth[rows]).mean() > 0.5
-    job = train.Run(chosen, dataset._replace(truth=truth))
+    job = train.Experiment(chosen, dataset._replace(truth=truth))
     got = few_steps(job)
     assert int(got["[0]['step']"]) == STEPS * len(job.method.stages)
     assert_same(got, spread_over(name, ""))

@@ -46,7 +46,7 @@ METHODS = {
 def leaves(workdir, config):
     """SHA-256 of every array of the last checkpoint."""
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
-    carry, progress = checkpoints.restore(train.Run(config, prepare(config)).init())
+    carry, progress = checkpoints.restore(train.Experiment(config, prepare(config)).init())
     checkpoints.close()
     return {name: hashlib.sha256(np.asarray(leaf)).hexdigest() for name, leaf in named_leaves(carry).items()}, progress
 
@@ -181,14 +181,14 @@ def test_epochs_may_grow_but_not_below_what_is_trained(tmp_path):
 
 def test_asked_to_stop_when_training_is_over(tmp_path, monkeypatch):
     """Protects a comparison that is told to stop in a run's last evaluation: no other run begins, none is lost."""
-    evaluate, config = train.Run.evaluate, tiny.config("method=ce,epochs=1")
+    evaluate, config = train.Experiment.evaluate, tiny.config("method=ce,epochs=1")
 
     def evaluate_and_ask(job, current):
         signal.raise_signal(signal.SIGTERM)
         return evaluate(job, current)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Run, "evaluate", evaluate_and_ask)
+        patch.setattr(train.Experiment, "evaluate", evaluate_and_ask)
         with pytest.raises(StoppedError, match="SIGTERM: trained to the end"):
             train.run(config, tmp_path, quiet=True)
     assert not (tmp_path / "summary.json").exists()
@@ -263,7 +263,7 @@ def test_bad_numbers_name_step_and_images(tmp_path, monkeypatch):
         train.run(config, tmp_path, quiet=True)
     about = json.loads((tmp_path / "nonfinite.json").read_text())
     dataset = prepare(config)
-    made = train.Run(config, dataset)
+    made = train.Experiment(config, dataset)
     order = next(made.feeds(made.method.stages[0], 7, 8))["noisy"]
     rows = dataset.splits.noisy[np.asarray(order)[7 % tiny.STEPS]]
     assert about["step"] == 7 and about["images"]["noisy"] == dataset.ids[rows].tolist()
@@ -289,7 +289,7 @@ def test_bad_steps_are_skipped_where_asked(tmp_path, monkeypatch, calls):
         return type("poisoned", (), {"make": staticmethod(make)})
 
     config = tiny.config("method=ce", {"train.on_nonfinite": "skip", "train.steps_per_call": calls})
-    job = train.Run(config, prepare(config))
+    job = train.Experiment(config, prepare(config))
     feeds = [next(job.feeds(job.method.stages[0], step, step + 1))["noisy"][step % 5] for step in range(15)]
     sums = np.array([int(np.asarray(rows).sum()) % 7 for rows in feeds])
     poison = int(sums[6])

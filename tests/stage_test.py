@@ -65,7 +65,7 @@ def test_stages_begin_end_and_resume(staged, tmp_path, monkeypatch):
     """Protects stage boundaries: a run cut after the first stage goes on in the second, to the same weights."""
     rows = []
     whole = train.run(staged, tmp_path / "whole", quiet=True)
-    evaluate = train.Run.evaluate
+    evaluate = train.Experiment.evaluate
 
     def cut(job, state):
         if len(rows) == 2:
@@ -73,11 +73,11 @@ def test_stages_begin_end_and_resume(staged, tmp_path, monkeypatch):
         rows.append(float(state.begun))
         return evaluate(job, state)
 
-    monkeypatch.setattr(train.Run, "evaluate", cut)
+    monkeypatch.setattr(train.Experiment, "evaluate", cut)
     with pytest.raises(KeyboardInterrupt):
         train.run(staged, tmp_path / "cut", quiet=True)
     assert rows == [0.0, 1.0]
-    monkeypatch.setattr(train.Run, "evaluate", evaluate)
+    monkeypatch.setattr(train.Experiment, "evaluate", evaluate)
     resumed = train.run(staged, tmp_path / "cut", quiet=True)
     assert resumed["networks"] == whole["networks"]
     weights = [(tmp_path / name / "student" / "weights.msgpack").read_bytes() for name in ("whole", "cut")]
@@ -100,7 +100,7 @@ def test_begin_again_every_so_many_epochs(staged, tmp_path, monkeypatch):
         return method._replace(stages=(first, second._replace(begin=begin, every=2)))
 
     monkeypatch.setattr(methods, "get", lambda name: type("toy", (), {"make": staticmethod(often)}))
-    seen, evaluate = [], train.Run.evaluate
+    seen, evaluate = [], train.Experiment.evaluate
 
     def look(job, state):
         if len(seen) == 3:
@@ -109,7 +109,7 @@ def test_begin_again_every_so_many_epochs(staged, tmp_path, monkeypatch):
         seen.append(float(state.begun))
         return evaluate(job, state)
 
-    monkeypatch.setattr(train.Run, "evaluate", look)
+    monkeypatch.setattr(train.Experiment, "evaluate", look)
     with pytest.raises(KeyboardInterrupt):
         train.run(staged, tmp_path, quiet=True)
     train.run(staged, tmp_path, quiet=True)

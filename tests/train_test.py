@@ -11,7 +11,7 @@ import tiny
 from pyarrow import parquet
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax import experiment, export, optim, train
+from kdmlc_jax import evaluate, export, optim, train
 from kdmlc_jax.data import provenance
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.data.provenance import Provenance
@@ -36,7 +36,7 @@ def finished(tmp_path_factory):
 
 def cut(monkeypatch, epoch):
     """Makes the evaluation of `epoch` (from 1) end the program as Ctrl-C does."""
-    evaluate, calls = train.Run.evaluate, []
+    evaluate, calls = train.Experiment.evaluate, []
 
     def evaluate_or_end(job, current):
         calls.append(1)
@@ -44,7 +44,7 @@ def cut(monkeypatch, epoch):
             raise KeyboardInterrupt
         return evaluate(job, current)
 
-    monkeypatch.setattr(train.Run, "evaluate", evaluate_or_end)
+    monkeypatch.setattr(train.Experiment, "evaluate", evaluate_or_end)
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
@@ -82,7 +82,7 @@ def test_same_seed_same_bits_other_seed_other_bits(finished, tmp_path):
 def test_finished_run_is_read_not_trained(finished, monkeypatch):
     """Protects a finished run: a second call returns its summary and trains nothing."""
     config, workdir, summary = finished
-    monkeypatch.setattr(train, "Run", None)
+    monkeypatch.setattr(train, "Experiment", None)
     assert train.run(config, workdir) == summary
 
 
@@ -109,7 +109,7 @@ def test_last_good_checkpoint_survives(tmp_path, monkeypatch, bad_step):
         patch.setattr(optim, "schedule", lambda *_: lambda step: jnp.where(step == bad_step, jnp.inf, 0.1))
         with pytest.raises(NonFiniteError, match=rf"step {bad_step}: .* in epoch 2"):
             train.run(config, tmp_path, quiet=True)
-    job = train.Run(config, prepare(config))
+    job = train.Experiment(config, prepare(config))
     checkpoints = Checkpoints(tmp_path / "checkpoints", config.checkpoint.keep)
     carry, progress = checkpoints.restore(job.init())
     checkpoints.close()
@@ -265,7 +265,7 @@ def test_map_rows_keeps_order_and_length(rows):
     """Protects evaluation: every row once, in order, whatever the batch leaves over."""
     images = np.arange(20, dtype=np.float32)
     at = np.random.default_rng(rows).permutation(20)[:rows]
-    got = experiment.map_rows(lambda x, y: {"sum": x + y, "batch": 0 * x + len(x)}, images, at, 4, 10 * images)
+    got = evaluate.map_rows(lambda x, y: {"sum": x + y, "batch": 0 * x + len(x)}, images, at, 4, 10 * images)
     np.testing.assert_array_equal(got["sum"], 11 * images[at])
     assert (got["batch"] == 4).all()
 

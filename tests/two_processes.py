@@ -25,7 +25,7 @@ def equality(folder, *names):
     for name in names:
         for pipeline in ("resident", "stream") if name == "ce" else ("resident",):
             chosen = contract.digits(name, contract.SPREAD.get(name, ""), **{"data.pipeline": pipeline, "devices": 0})
-            job = train.Run(chosen, contract.prepare(chosen))
+            job = train.Experiment(chosen, contract.prepare(chosen))
             assert job.mesh.size == 4 and jax.process_count() == 2
             got = contract.few_steps(job)
             if parallel.is_main():

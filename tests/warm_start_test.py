@@ -10,10 +10,10 @@ import pytest
 import tiny
 from flax import serialization
 
-from kdmlc_jax import compare, train
+from kdmlc_jax import compare, train, warm_start
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import UserError
-from kdmlc_jax.experiment import Run
+from kdmlc_jax.experiment import Experiment
 from kdmlc_jax.storage import files
 
 CE = "method=ce,epochs=1,noisy=40"  # one step; on a cnn2 student
@@ -40,12 +40,12 @@ def kdmlc(tmp_path_factory):
 def made(arguments):
     """A run before its first step."""
     config = tiny.config(arguments)
-    return Run(config, prepare(config))
+    return Experiment(config, prepare(config))
 
 
 def started(job, folder):
     """The networks of a run that starts from `folder`, by name, and what it says of them."""
-    carry, lines = job.start_from(job.init(), folder)
+    carry, lines = warm_start.start_from(job, job.init(), folder)
     return {name: net(carry["method"]) for name, net in job.method.networks.items()}, lines
 
 
@@ -80,7 +80,7 @@ def changed(folder, change):
 def refused(job, folder):
     """The one line that starting from `folder` fails with."""
     with pytest.raises(UserError) as caught:
-        job.start_from(job.init(), folder)
+        warm_start.start_from(job, job.init(), folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -122,7 +122,7 @@ def test_each_network_from_its_own(kdmlc):
         f"student (cnn2) starts from {kdmlc}/student",
         f"teacher (cnn3) starts from {kdmlc}/teacher",
     ]
-    before, after = leaves(job.init()["method"]), leaves(job.start_from(job.init(), kdmlc)[0]["method"])
+    before, after = leaves(job.init()["method"]), leaves(warm_start.start_from(job, job.init(), kdmlc)[0]["method"])
     moved = {path for path in before if (before[path] != after[path]).any()}
     weights = {path for path in before if re.search(r"(student|teacher\.net)\.(params|batch_stats|ema)", path)}
     assert moved and moved <= weights
@@ -249,7 +249,7 @@ def test_changed_bytes(ce, tmp_path):
         damaged[at : at + 4] ^= 0xFF
         path.write_bytes(damaged.tobytes())
         try:
-            job.start_from(carry, tmp_path)
+            warm_start.start_from(job, carry, tmp_path)
             outcomes.add("loaded")
         except UserError as error:
             assert str(tmp_path / "student") in str(error) and "\n" not in str(error)

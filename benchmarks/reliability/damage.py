@@ -93,7 +93,7 @@ def run(flags, folder: pathlib.Path) -> tuple[dict, list[dict]]:
     train.run(config, folder / "run", quiet=True)
     saved, trial = folder / "run" / "checkpoints", folder / "trial"
     before, newest = common.steps(folder / "run")[-2:]
-    like = train.Run(config, prepare(config)).init()
+    like = train.Experiment(config, prepare(config)).init()
     expected = [common.saved(saved / str(step)) for step in (newest, before)]
     counts: collections.Counter = collections.Counter()
     for name in ("detected", "harmless", "silently wrong", "crashed"):

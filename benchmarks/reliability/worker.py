@@ -54,7 +54,7 @@ def work(words: list[str]) -> None:
             train.run(config, workdir, quiet=True)
         else:
             checkpoints = train.Checkpoints(pathlib.Path(workdir) / "checkpoints", 2)
-            checkpoints.restore(train.Run(config, prepare(config)).init())
+            checkpoints.restore(train.Experiment(config, prepare(config)).init())
             checkpoints.close()
 
 

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     dataset = from_source(config, source)
     for line in describe_run(config, dataset, source.notes):
         print(line)
-    train.Run(config, dataset)
+    train.Experiment(config, dataset)
     if source.skipped and wanted == "fail":
         raise UserError(
             f"{len(source.skipped)} unreadable images: mend them, or leave them out by data.on_bad_image=skip"

@@ -29,8 +29,9 @@ class Info(NamedTuple):
     steps_per_epoch: int
     num_noisy: int
     num_trusted: int
-    untrusted: tuple[str, ...] = ()  # names of the classes without a trusted image
+    untrusted: tuple[str, ...] = ()  # going
     num_features: int = 0  # columns of `DatasetView.features`, 0 = none were given
+    class_entropy: float = 0.0  # in nats: of the given labels or of the trusted ones, the lesser; 0 = not known
 
     @property
     def is_features(self) -> bool:

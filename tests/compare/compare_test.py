@@ -157,7 +157,7 @@ def test_second_comparison_trains_nothing(compared, monkeypatch, capsys):
     def train_again(*args):
         raise AssertionError("a finished cell was trained again")
 
-    monkeypatch.setattr(train, "Run", train_again)
+    monkeypatch.setattr(train, "Experiment", train_again)
     compare.main(words)
     assert (workdir / "table.json").read_bytes() == before
     assert capsys.readouterr().out.strip() == (workdir / "table.md").read_text().strip()

@@ -150,7 +150,7 @@ def test_every_step_has_a_key_of_its_own(dataset):
     def step(state, batch, key):
         return state, {"image": batch["image"], "key": jax.random.key_data(key)}
 
-    job, stage = train.Run(tiny.config(), dataset), Stage("probe", 1, Streams(8), step)
+    job, stage = train.Experiment(tiny.config(), dataset), Stage("probe", 1, Streams(8), step)
     compiled = job.compile(stage)
     order = {"noisy": jnp.tile(jnp.arange(8, dtype=jnp.int32), (tiny.STEPS, 1))}
     assert isinstance(job.pipeline, pipeline.Resident)
@@ -252,7 +252,7 @@ def test_auto_follows_where_the_images_are(dataset):
 
 def test_resident_steps_send_nothing_to_the_device(dataset):
     """Protects the resident pipeline's point: an epoch after the first runs with host-to-device transfers forbidden."""
-    job = train.Run(tiny.config(), dataset)
+    job = train.Experiment(tiny.config(), dataset)
     stage, carry = job.method.stages[-1], job.init()
     compiled, feeds = job.compile(stage), job.feeds(stage, 0, tiny.STEPS)
     carry, _ = compiled(carry, job.fixed, next(feeds), job.key)

@@ -12,7 +12,7 @@ import tiny
 from kdmlc_jax import export, methods, train
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import NoTrustedError, UserError
-from kdmlc_jax.experiment import Run
+from kdmlc_jax.experiment import Experiment
 from kdmlc_jax.labels.purify import purify
 from kdmlc_jax.methods.base import DatasetView, Info
 
@@ -133,7 +133,7 @@ def test_simclr_comes_first_and_hands_over_its_weights(tmp_path):
 
     fields |= {"init_from": str(tmp_path / "one"), "train.epochs": 1}
     second = tiny.config("method=dmlp,teacher=cnn8,student=cnn6", fields)
-    assert Run(second, dataset).method.stages[0].name == "train"
+    assert Experiment(second, dataset).method.stages[0].name == "train"
     train.run(second, tmp_path / "two", quiet=True)
 
 
@@ -162,9 +162,9 @@ def test_features_of_ones_own(tmp_path):
     np.save(path, dataset.images.reshape(len(dataset.images), -1).astype(np.float32))
     chosen = tiny.config(f"method=dmlp,features={path}", {"data.noisy": 0.0, "train.epochs": 1})
     dataset = prepare(chosen)
-    job = Run(chosen, dataset)
+    job = Experiment(chosen, dataset)
     assert [stage.name for stage in job.method.stages] == ["train"] and job.info.num_features == 64
-    got = job.view([], lambda line: None).features
+    got = job.evaluator.view([], lambda line: None).features
     for split in ("noisy", "trusted"):
         rows = getattr(dataset.splits, split)
         np.testing.assert_array_equal(got[split], dataset.images[rows].reshape(len(rows), -1))

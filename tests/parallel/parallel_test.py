@@ -158,7 +158,7 @@ def test_table_is_printed_by_part_of_the_state(tmp_path, capsys):
     config = tiny.config("method=ce,epochs=1", fields)
     train.run(config, tmp_path)
     lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().err.splitlines() if line.strip()}
-    job = train.Run(config, prepare(config))
+    job = train.Experiment(config, prepare(config))
     rows = job.memory()
     assert {"params", "opt_state", "batch_stats", "all"} < lines.keys()
     arrays, split, whole, own = map(float, lines["all"])
@@ -205,7 +205,7 @@ def test_banks_are_the_same_however_they_lie(monkeypatch, fields):
         config = tiny.config("method=ce", fields)
         with monkeypatch.context() as patch:
             patch.setattr(methods, "get", lambda name: SimpleNamespace(make=remembering))
-            job = train.Run(config, prepare(config))
+            job = train.Experiment(config, prepare(config))
         carry, stage = job.init(), job.method.stages[0]
         compiled = job.compile(stage)
         for feed in job.feeds(stage, 0, 7):

@@ -110,7 +110,7 @@ def test_two_processes_write_one_run_and_stop_together(tmp_path):
     assert len(stopped) == 1
 
     config = tiny.config("method=ce", {"train.epochs": 200})
-    job = train.Run(config, prepare(config))
+    job = train.Experiment(config, prepare(config))
     checkpoints = Checkpoints(workdir / "checkpoints", 2)
     carry, progress = checkpoints.restore(job.init())
     checkpoints.close()

@@ -1,0 +1,109 @@
+"""Networks of another run as the start of this one, or as its teacher; what would leak labels is refused."""
+
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdmlc_jax import export, train_state
+from kdmlc_jax.data import provenance
+from kdmlc_jax.data.dataset import Dataset
+from kdmlc_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from kdmlc_jax.experiment import Experiment
+
+INIT_FROM, TEACHER_RUN = "init_from", "teacher.run"  # the config's fields
+
+
+def begin(experiment: "Experiment", carry: Any) -> tuple[Any, list[str]]:
+    """`carry` with the networks of the runs that `init_from` and `teacher.run` name, and a line for each; see
+    `start_from`."""
+    config = experiment.config
+    lines: list[str] = []
+    if config.init_from:
+        carry, lines = start_from(experiment, carry, pathlib.Path(config.init_from))
+    if config.teacher.run:
+        carry, more = start_from(experiment, carry, pathlib.Path(config.teacher.run), TEACHER_RUN)
+        lines = [line for line in lines if not line.startswith("teacher ")] + more
+    return carry, lines
+
+
+def start_from(
+    experiment: "Experiment", carry: Any, folder: pathlib.Path, field: str = INIT_FROM
+) -> tuple[Any, list[str]]:
+    """`carry` with the networks that a run has left in `folder`, and a line for each network here.
+
+    A network starts from the one of its name there, or else from another one of its architecture. `teacher.run`
+    gives the teacher alone, as it is.
+
+    Raises:
+      UserError: where no network there has an architecture of those here, or arrays differ; where images were
+        trained on there that validate here, or trusted there and are noisy here.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{field}: {folder} is no folder, expected that of a finished run")
+    check_splits(experiment.dataset, folder, field)
+    saved = saved_networks(folder)
+    there = ", ".join(f"{name} ({about['net']})" for name, (_, about, _) in saved.items()) or "no network"
+    method, config = experiment.method, experiment.config
+    as_it_is, lines, state = field == TEACHER_RUN, [], carry["method"]
+    for name, net in method.networks(state).items():
+        if as_it_is and name != "teacher":
+            continue
+        wanted = config[name].net
+        fits = [other for other, (_, about, _) in saved.items() if about["net"] == wanted]
+        if not fits and (as_it_is or name in method.traits.pretrained):
+            raise UserError(f"{field}: {folder} has {there}, expected {name} ({wanted}) among them")
+        if not fits:
+            lines.append(f"{name} ({wanted}) starts from random weights: there is none in {folder}")
+            continue
+        path, about, weights = saved[name if name in fits else fits[0]]
+        new, whole = export.start(net, about, weights, experiment.dataset.class_names, f"{field}: {path}")
+        if as_it_is:
+            check_teacher(experiment, about, whole, path)
+        state = train_state.replace_net(state, net, new)
+        note = "" if whole else ", but for its last layer: the classes differ"
+        lines.append(f"{name} ({wanted}) {'is that of' if as_it_is else 'starts from'} {path}{note}")
+    if state is carry["method"]:
+        here = ", ".join(f"{name} ({config[name].net})" for name in method.networks(state))
+        raise UserError(f"{field}: {folder} has {there}, expected one like {here}")
+    return experiment.place({**carry, "method": state}), lines
+
+
+def saved_networks(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, dict, Any]]:
+    """(folder, description, weights) of each network in the folder of a run, or in that of one network, by name."""
+    found = sorted(path.parent for path in (*folder.glob("network.json"), *folder.glob("*/network.json")))
+    return {path.absolute().name: (path, *export.read(path)) for path in found}
+
+
+def check_teacher(experiment: "Experiment", about: dict, whole: bool, path: pathlib.Path) -> None:
+    """Raises UserError where a network cannot teach as it is: it knows other classes, or sees other images."""
+    if not whole:
+        names = ", ".join(experiment.dataset.class_names)
+        raise UserError(f"{TEACHER_RUN}: {path} knows other classes, expected {names}")
+    shape = list(experiment.info.image_shape)
+    if about["image_shape"] != shape:
+        raise UserError(f"{TEACHER_RUN}: {path} sees images {about['image_shape']}, not {shape}")
+
+
+def check_splits(dataset: Dataset, folder: pathlib.Path, field: str) -> None:
+    """Refuses weights that have seen labels which must be unknown here; see `start_from`."""
+    path = next((path for path in (folder / "noise.npz", folder.parent / "noise.npz") if path.exists()), None)
+    if path is None:
+        return
+    there, here = provenance.load(path), dataset.splits
+    if there.images != provenance.fingerprint(dataset.ids, dataset.class_names):
+        return
+    both = np.intersect1d(here.noisy, there.splits.noisy)
+    if field == TEACHER_RUN and (there.given_labels[both] != dataset.reported_label[both]).any():
+        raise UserError(f"{field}: {folder} has learned from other given labels, expected those of this run's images")
+    trusted, learned = there.splits.trusted, np.concatenate([there.splits.noisy, there.splits.trusted])
+    for what, count in {
+        "trusted there and noisy": np.isin(here.noisy, trusted).sum(),
+        "trained on there and for validation": np.isin(here.validation, learned).sum(),
+    }.items():
+        if count:
+            raise UserError(
+                f"{field}: {count} images were {what} here; take that run's splits (data.splits={path}) or seed"
+            )
