@@ -35,10 +35,4 @@ def get_config(arguments: dict[str, str]) -> ConfigDict:
     if arguments.pop("quick", None):
         config.data.image_size, config.augment.pad, config.train.epochs = 32, 2, 1
         config.teacher.net, config.student.net = "cnn16", "cnn8"
-    arguments = {"preset": "paper", **arguments}
-    arguments.setdefault("method", "kdmlc")
-    if arguments["method"] in ("kdmlc", "mlc"):
-        arguments = {"form": "skip", "look_ahead_steps": "5", "corrector_lr": "3e-3", **arguments}
-    else:
-        arguments.pop("preset")
     return config_lib.resolve(config, arguments)

@@ -54,6 +54,7 @@ from kdmlc_jax.train_state import Bank, NetState
 
 SHARPNESS = 4.0  # of propagated soft labels as a belief; chosen on seed 10 (benchmarks)
 MUTUAL = "mutual"  # the stage
+RECIPES = {"cifar100": {"data.trusted": 0}}
 
 
 def default_config(preset: str = "") -> ConfigDict:

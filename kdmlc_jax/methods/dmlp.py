@@ -37,6 +37,7 @@ from kdmlc_jax.train_state import Bank
 SSL = "simclr"  # the stage
 THEN = ("ce", "kdmlc", "mlc", "blind_kd")
 NETWORKS = {"kdmlc": ("student", "teacher"), "mlc": ("teacher",), "blind_kd": ("student", "teacher")}
+RECIPES = {"cifar10": {"method.ssl_epochs": 200}}  # at batch 100
 
 
 def default_config(preset: str = "") -> ConfigDict:

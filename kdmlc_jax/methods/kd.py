@@ -23,6 +23,8 @@ from kdmlc_jax.methods.parts.noisy_teacher import NoisyTeacher
 from kdmlc_jax.shapes import Images, Key, Labels, Logits, Scalar, SoftLabels
 from kdmlc_jax.train_state import NetState
 
+RECIPES = {"cifar100": {"data.trusted": 0}}  # as `aml_kd`, which it is compared with
+
 
 def default_config(preset: str = "") -> ConfigDict:
     """Those of `noisy_teacher.default_options`."""

@@ -24,8 +24,10 @@ from kdmlc_jax.errors import in_range
 from kdmlc_jax.labels.transition import transition_matrix
 from kdmlc_jax.methods import mlc
 from kdmlc_jax.methods.base import Batch, Info, Legacy, Method, Metrics
-from kdmlc_jax.methods.parts.meta_corrector import Teacher, TeacherState, default_options
+from kdmlc_jax.methods.parts.meta_corrector import CLOTHING1M, Teacher, TeacherState, default_options
 from kdmlc_jax.train_state import NetState
+
+RECIPES = {"clothing1m": CLOTHING1M}
 
 
 def default_config(preset: str = "strong") -> ConfigDict:

@@ -19,7 +19,9 @@ from kdmlc_jax import train_state
 from kdmlc_jax.errors import choose, in_range
 from kdmlc_jax.labels.transition import transition_matrix
 from kdmlc_jax.methods.base import Batch, Info, Legacy, Method, Metrics, Stage, Streams
-from kdmlc_jax.methods.parts.meta_corrector import Teacher, TeacherState, default_options
+from kdmlc_jax.methods.parts.meta_corrector import CLOTHING1M, Teacher, TeacherState, default_options
+
+RECIPES = {"clothing1m": CLOTHING1M}
 
 
 def default_config(preset: str = "paper") -> ConfigDict:

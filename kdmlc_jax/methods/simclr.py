@@ -31,6 +31,18 @@ from kdmlc_jax.train_state import NetState
 
 QUEUE = 4096  # trusted features that vote, at most
 NEIGHBOURS, SHARPNESS = 20, 0.07
+RECIPES = {
+    # SupContrast's SimCLR, github.com/HobbitLong/SupContrast.
+    "cifar10": {
+        "optim.schedule": "cosine",
+        "optim.lr": 0.5,
+        "optim.warm_up": 0.01,
+        "optim.weight_decay": 1e-4,
+        "train.epochs": 1000,
+        "train.batch_size": 1024,
+    },
+    "cifar10,quick": {"train.epochs": 20},
+}
 
 
 def default_config(preset: str = "") -> ConfigDict:

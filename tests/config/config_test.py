@@ -208,16 +208,6 @@ def test_a_run_goes_on_only_with_what_it_may_change(tmp_path):
     ]
 
 
-def test_recipes_of_a_method():
-    """Protects the published recipe that a config has for one method, and the small one beside it."""
-    ssl, small, plain = (
-        config_lib.load(f"configs/cifar10.py:{words}") for words in ("method=simclr", "method=simclr,quick", "quick")
-    )
-    assert (ssl.train.epochs, ssl.train.batch_size, ssl.optim.lr, ssl.optim.schedule) == (1000, 1024, 0.5, "cosine")
-    assert (small.train.epochs, small.train.batch_size) == (20, 100) and small.optim == plain.optim
-    assert config_lib.load("configs/cifar10.py:method=dmlp,ssl_epochs=3").method.ssl_epochs == 3
-
-
 def test_labels_of_people_and_of_runs():
     """Protects two things with their own names: `human` says which people's labels, `labels` names another run."""
     config = config_lib.load("configs/cifar10n.py:human=random1,labels=runs/one,init_from=runs/two,features=f.npy")

@@ -29,6 +29,13 @@ from kdmlc_jax.train_state import NetState
 
 FORMS = ("plain", "skip", "residual", "transition")
 BILEVEL = ("off", "joint", "normalised", "separate")
+# The recipe of MLC's release on that set.
+CLOTHING1M = {
+    "method.preset": "paper",
+    "method.form": "skip",
+    "method.look_ahead_steps": 5,
+    "method.corrector_lr": 3e-3,
+}
 
 
 def default_options(preset: str) -> dict[str, Any]:
