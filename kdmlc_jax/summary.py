@@ -42,7 +42,7 @@ def finish(experiment: "Experiment", current: Any, progress: dict, workdir: path
         "device": device(experiment),
         "noise": {
             "kind": config.noise.kind,
-            "nominal": config.noise.rate if config.noise.kind in noise.RATED else None,
+            "nominal": config.noise.rate if noise.is_rated(config.noise.kind) else None,
             "realised": data.rate,
             "estimated": estimated_rate(experiment, report, beliefs[names == "noisy"], table),
         },

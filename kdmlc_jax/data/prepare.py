@@ -10,11 +10,8 @@ from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.data.images import copies
 from kdmlc_jax.data.sources.base import Images, Part, Source
 from kdmlc_jax.data.sources.features import read_features
-from kdmlc_jax.errors import UserError, choose
+from kdmlc_jax.errors import UserError
 from kdmlc_jax.labels import table as label_table
-
-# Noise that is drawn from known labels; the others take labels as they come.
-AS_GIVEN = ("none", "human", "file")
 
 
 def prepare(config: Any) -> Dataset:
@@ -48,7 +45,7 @@ def from_source(config: Any, source: Source) -> Dataset:
         raise UserError(f"{source.name}: {classes} class, expected 2 or more")
     train = train._replace(images=held(train.images, config.data))
     test = source.test and source.test._replace(images=held(source.test.images, config.data))
-    labels, truth = given_and_true(config, source, train)
+    labels, truth = noise.given_labels(config.noise, train, source.class_names, config.seed)
     known = np.where(truth >= 0, truth, labels)
     group = None
     if config.data.verify:
@@ -92,23 +89,6 @@ def held(images: Images, data: Any) -> Images:
 def mebibytes(images: Images) -> float:
     """Size of the decoded images in MiB."""
     return float(np.prod(images.shape, dtype=np.int64) * images.dtype.itemsize / 2**20)
-
-
-def given_and_true(config: Any, source: Source, train: Part) -> tuple[np.ndarray, np.ndarray]:
-    """Given labels after the noise, -1 where there is none, and true labels, -1 where unknown; i32[N] each."""
-    unknown, kind = np.full_like(train.labels, -1), choose("noise.kind", config.noise.kind, noise.KINDS)
-    truth = unknown if train.truth is None else train.truth.copy()
-    if kind == "none":
-        return train.labels.copy(), truth
-    if kind not in AS_GIVEN:
-        # Who draws noise says by it that the labels at hand are right.
-        truth = train.labels.copy() if train.truth is None else truth
-        if (truth < 0).any():
-            count = int((truth < 0).sum())
-            raise UserError(f'noise.kind: "{kind}" needs the true label of every image, {count} have none; take "none"')
-    named = (source.class_names, train.ids)
-    given = noise.given_labels(config.noise, truth, train.images, len(source.class_names), config.seed, *named)
-    return given, truth
 
 
 def make_splits(config: Any, source: Source, known: np.ndarray, group: np.ndarray | None) -> splits.Splits:

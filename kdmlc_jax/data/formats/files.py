@@ -81,6 +81,18 @@ def read_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file, stripped; raises UserError naming it."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8 text") from error
+
+
 def read_at_most(file: Readable, size: int) -> bytes:
     """Up to `size` bytes in pieces: read(size) would allocate what a header claims before a byte is there."""
     pieces = []

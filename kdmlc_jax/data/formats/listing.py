@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from kdmlc_jax.data.formats.files import read_lines
 from kdmlc_jax.data.images.files import LISTED, Header, ImageFiles, survey
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError, choose, in_range, suggest
@@ -130,18 +131,6 @@ def trusted_by_file(listing: Listing, name: str) -> np.ndarray:
             raise UserError(f'{path} line {number}: "{line}" is a {role.name.lower()} image, expected a training image')
         chosen[row] = True
     return chosen
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, stripped; raises UserError naming it."""
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8 text") from error
 
 
 def leave_out(

@@ -8,18 +8,19 @@ true_label may hold numbers and the other names. Without it, that is refused, an
 and looks like one in 10 or more is taken for a typing error.
 """
 
-import csv
 import functools
 import os
 import posixpath
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
-from kdmlc_jax.data.formats.listing import ROLES, Listing, Role, check_name, read_lines
+from kdmlc_jax.data.formats.files import read_lines
+from kdmlc_jax.data.formats.listing import ROLES, Listing, Role, check_name
+from kdmlc_jax.data.formats.tables import read_columns
 from kdmlc_jax.errors import UserError, suggest
 
 COLUMNS = {
@@ -29,7 +30,6 @@ COLUMNS = {
     "trusted": ("trusted",),
     "split": ("split",),
 }
-REQUIRED = ("path", "label")
 YES_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 MAX_CLASSES = 100_000  # a class name each is made up to the largest number
 RARE, FREQUENT = 2, 10
@@ -44,7 +44,7 @@ def read(root: Path, name: str) -> Listing:
       UserError: naming file and row of what is missing, malformed, contradictory, double, or outside `root`.
     """
     path = root / Path(name).expanduser()
-    table = _columns(path)
+    table = read_columns(path, COLUMNS, required=("path", "label"))
     ids = _ids(path, root, table["path"])
     role = np.array(_roles(path, table), np.int8)
     names, labels, truth = _labels(path, root, table)
@@ -62,74 +62,6 @@ def inside(path: Path, root: Path, real_folder: Callable[[Path], str] = os.path.
 
 def _fail(path: Path, row: int, message: str) -> NoReturn:
     raise UserError(f"{path} row {row + 1}: {message}")
-
-
-def _columns(path: Path) -> dict[str, list[str]]:
-    """The known columns as stripped text, '' where nothing is said; absent optional ones all ''."""
-    readers = {".csv": _csv, ".parquet": _parquet}
-    if path.suffix.lower() not in readers:
-        raise UserError(f"data.manifest: {path.name} ends in neither .csv nor .parquet")
-    try:
-        header, rows = readers[path.suffix.lower()](path)
-    except UserError:
-        raise
-    except FileNotFoundError as error:
-        raise UserError(f"data.manifest: {path}: no such file") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or _line(error)})") from error
-    except (ValueError, NotImplementedError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read ({_line(error)})") from error
-    header = [name.strip().lower() for name in header]
-    if not rows:
-        raise UserError(f"{path}: no rows, expected one per image")
-    return {column: _column(path, column, header, rows) for column in COLUMNS}
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        lines = [line for line in csv.reader(file, strict=True) if line]
-    header, rows = (lines[0], lines[1:]) if lines else ([], [])
-    for row, line in enumerate(rows):
-        if len(line) != len(header):
-            _fail(path, row, f"{len(line)} fields, expected {len(header)} as in the header")
-    return header, rows
-
-
-def _parquet(path: Path) -> tuple[list[str], list[list[str]]]:
-    from pyarrow import parquet  # slow to import
-
-    known = {alias for aliases in COLUMNS.values() for alias in aliases}
-    with parquet.ParquetFile(path) as file:
-        header = file.schema_arrow.names
-        wanted = [name for name in header if name.strip().lower() in known]
-        columns = file.read(columns=wanted).to_pydict()
-        count = file.metadata.num_rows
-    # An unused column stays in the header, for the message about a missing one.
-    cells = [columns.get(name, [""] * count) for name in header]
-    return header, [[_text(value) for value in row] for row in zip(*cells, strict=True)]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode()
-    return "" if value is None else str(value)
-
-
-def _column(path: Path, column: str, header: list[str], rows: list[list[str]]) -> list[str]:
-    present = [alias for alias in COLUMNS[column] if alias in header]
-    if not present and column in REQUIRED:
-        found = ", ".join(header)
-        raise UserError(f'{path}: no column "{column}", found {found}{suggest(column, header)}')
-    if not present:
-        return [""] * len(rows)
-    if header.count(present[0]) > 1:
-        raise UserError(f'{path}: {header.count(present[0])} columns "{present[0]}", expected one')
-    at = header.index(present[0])
-    return [row[at].strip() for row in rows]
 
 
 def _ids(path: Path, root: Path, texts: list[str]) -> np.ndarray:

@@ -4,10 +4,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from kdmlc_jax.arrays import check_labels
 from kdmlc_jax.data.formats.pickles import entry, integers, read_torch
+from kdmlc_jax.data.noise.base import Request
 from kdmlc_jax.errors import UserError, choose
+
+RATED, CORRUPTS = False, False
 
 # number of classes -> (file below KDMLC_DATA, {noise.human: key in the file})
 PUBLISHED = {
@@ -25,28 +29,24 @@ PUBLISHED = {
 }
 
 
-def read_human(path: str, labels: str, truth: np.ndarray, num_classes: int) -> np.ndarray:
-    """Human labels of the training images, in the order of `truth`.
+def labels(request: Request) -> Int[np.ndarray, " N"]:
+    """The labels that people gave to the training images, in the order of the true ones.
 
     Args:
-      path: CIFAR-10_human.pt or CIFAR-100_human.pt; '' = the usual place below KDMLC_DATA.
-      labels: aggre (majority of three), random1, random2, random3 or worst (a wrong one where there is any) for 10
-        classes, noisy for 100.
-      truth: i32[N], the training labels in the source's order.
-      num_classes: 10 or 100.
-
-    Returns:
-      i32[N].
+      request: `file`, CIFAR-10_human.pt or CIFAR-100_human.pt, '' = the usual place below KDMLC_DATA; `column`: aggre
+        (majority of three), random1, random2, random3 or worst (a wrong one where there is any) for 10 classes, noisy
+        for 100; `truth`, the training labels in the source's order.
 
     Raises:
       UserError: for another set or name, a file that is missing or damaged, and one whose own clean labels differ from
         `truth`, which happens where the source has its images in another order.
     """
+    truth, num_classes = request.truth, request.num_classes
     if num_classes not in PUBLISHED:
         raise UserError(f'noise.kind: "human" is for CIFAR-10 and CIFAR-100, this set has {num_classes} classes')
     name, keys = PUBLISHED[num_classes]
-    choose("noise.human", labels, tuple(keys))
-    file = _file(path, name)
+    choose("noise.human", request.column, tuple(keys))
+    file = _file(request.file, name)
     content = read_torch(file)
     clean = _column(content, "clean_label", file, truth, num_classes)
     if different := np.count_nonzero(clean != truth):
@@ -54,7 +54,7 @@ def read_human(path: str, labels: str, truth: np.ndarray, num_classes: int) -> n
             f"{file}: clean_label differs from the training labels at {different} of {len(truth)} rows, expected 0: "
             "the images are in another order (the files of CIFAR have the right one, tfds has its own)"
         )
-    return _column(content, keys[labels], file, truth, num_classes)
+    return _column(content, keys[request.column], file, truth, num_classes)
 
 
 def _file(path: str, name: str) -> Path:

@@ -3,11 +3,15 @@
 from collections.abc import Iterator
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from kdmlc_jax.arrays import check_labels
+from kdmlc_jax.data.noise.base import Request
 from kdmlc_jax.data.sources.base import Images
 from kdmlc_jax.data.splits import Stream, generator
 from kdmlc_jax.errors import UserError, in_range
+
+RATED, CORRUPTS = True, True
 
 DEVIATION = 0.1  # of the flip rates around their mean; the paper's
 
@@ -15,30 +19,20 @@ DEVIATION = 0.1  # of the flip rates around their mean; the paper's
 _BLOCK = 1 << 22
 
 
-def instance_labels(labels: np.ndarray, images: Images, rate: float, num_classes: int, seed: int) -> np.ndarray:
-    """Given labels ỹ_i ~ P_i of `instance_distributions`, drawn independently; a pure function of its arguments.
-
-    Args:
-      labels, images, rate, num_classes, seed: as in `instance_distributions`; rate 0 leaves every label as it is.
-
-    Returns:
-      i32[N], given labels.
-
-    Raises:
-      UserError: as `instance_distributions`.
-    """
-    draws = generator(seed, Stream.INSTANCE_DRAW).random(len(labels))
-    given = np.array(labels, np.int32)
-    for rows, chance in instance_distributions(labels, images, rate, num_classes, seed):
+def labels(request: Request) -> Int[np.ndarray, " N"]:
+    """Given labels ỹ_i ~ P_i of `distributions`, drawn independently; rate 0 leaves every label as it is."""
+    given = np.array(request.truth, np.int32)
+    draws = generator(request.seed, Stream.INSTANCE_DRAW).random(len(given))
+    for rows, chance in distributions(request.truth, request.images, request.rate, request.num_classes, request.seed):
         steps = np.cumsum(chance, axis=1)
         # Divided by the total, the last step is exactly 1: rounding can never reach a class of probability 0.
         given[rows] = (steps / steps[:, -1:] <= draws[rows, None]).sum(axis=1)
-    return given if rate else np.array(labels, np.int32)
+    return given if request.rate else np.array(request.truth, np.int32)
 
 
-def instance_distributions(
-    labels: np.ndarray, images: Images, rate: float, num_classes: int, seed: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def distributions(
+    truth: Int[np.ndarray, " N"], images: Images, rate: float | int, num_classes: int, seed: int
+) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n C"]]]:
     """P_i[ỹ] = P(given label ỹ | image i) in blocks of images: Xia et al. 2020, "Part-dependent Label Noise"
     (arXiv 2006.07836), algorithm 2.
 
@@ -52,7 +46,7 @@ def instance_distributions(
     The mean of q_i is r up to what truncation moves: .129 for r = .1, .205 for r = .2, .300 for r = .3.
 
     Args:
-      labels: i32[N], true labels.
+      truth: i32[N], true labels.
       images: [N, ...], read in blocks of rows.
       rate: r, a fraction in [0, 1].
       num_classes: C.
@@ -65,14 +59,14 @@ def instance_distributions(
       UserError: for a rate or labels out of range, or not as many images as labels.
     """
     in_range("noise.rate", rate, 0.0, 1.0)
-    check_labels(labels, num_classes)
-    if len(images) != len(labels):
-        raise UserError(f"images: {len(images)} for {len(labels)} labels, expected as many")
+    truth = check_labels(truth, num_classes)
+    if len(images) != len(truth):
+        raise UserError(f"images: {len(images)} for {len(truth)} labels, expected as many")
     size = int(np.prod(images.shape[1:]))
-    flip = _truncated_normal(generator(seed, Stream.INSTANCE_RATE), rate, len(labels))
+    flip = _truncated_normal(generator(seed, Stream.INSTANCE_RATE), rate, len(truth))
     # One stream for each class: which others have images does not matter.
     for label, stream in enumerate(generator(seed, Stream.INSTANCE_MAP).spawn(num_classes)):
-        rows = np.flatnonzero(np.asarray(labels) == label)
+        rows = np.flatnonzero(truth == label)
         if not rows.size:
             continue
         projection = stream.standard_normal((size, num_classes))

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdmlc_jax.data.formats.files import directory
-from kdmlc_jax.data.formats.listing import check_name, check_options, leave_out, read_lines, skip_notes
+from kdmlc_jax.data.formats.files import directory, read_lines
+from kdmlc_jax.data.formats.listing import check_name, check_options, leave_out, skip_notes
 from kdmlc_jax.data.images.files import ImageFiles, survey
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError

@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdmlc_jax.arrays import check_labels, load_array
-from kdmlc_jax.data.formats.files import directory, read_bytes
+from kdmlc_jax.data.formats.files import directory, read_lines
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError
 
@@ -99,7 +99,7 @@ def _class_names(path: Path, labels: dict[str, np.ndarray], size: int) -> tuple[
     """The lines of classes.txt, or the labels themselves."""
     file = path / "classes.txt"
     if file.exists():
-        return _unique(file, _lines(file))
+        return _unique(file, read_lines(file))
     for name, array in labels.items():
         # Without this a single damaged label would make a network of a billion outputs.
         if array.max() >= size:
@@ -139,17 +139,10 @@ def _ids(path: Path, size: int) -> np.ndarray | None:
     file = path / "ids.txt"
     if not file.exists():
         return None
-    lines = _lines(file)
+    lines = read_lines(file)
     if len(lines) != size:
         raise UserError(f"{file}: {len(lines)} lines, expected {size}, the rows of features.npy")
     return np.array(_unique(file, lines))
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in read_bytes(path).decode("utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
 def _unique(path: Path, lines: list[str]) -> tuple[str, ...]:

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kdmlc_jax.data.noise import instance as noise_instance
-from kdmlc_jax.data.noise import realised
-from kdmlc_jax.data.noise.instance import instance_distributions, instance_labels
+from kdmlc_jax.data.noise import Request, instance, realised
 from kdmlc_jax.errors import UserError
 
 C = 5
@@ -20,11 +18,15 @@ IMAGES = RNG.integers(0, 256, (len(LABELS), 4, 4, 1)).astype(np.uint8)
 def distributions(labels, images, rate=0.4, seed=0):
     """f64[N, C], every row set exactly once."""
     result, times = np.full((len(labels), C), np.nan), np.zeros(len(labels), int)
-    for rows, chance in instance_distributions(labels, images, rate, C, seed):
+    for rows, chance in instance.distributions(labels, images, rate, C, seed):
         result[rows] = chance
         times[rows] += 1
     assert (times == 1).all()
     return result
+
+
+def instance_labels(labels, images, rate, num_classes, seed):
+    return instance.labels(Request(rate, num_classes, seed, truth=labels, images=images))
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.4, 0.8])
@@ -133,7 +135,7 @@ class Lazy:
 def test_images_are_read_in_blocks(monkeypatch):
     """Protects memory: lazy images are asked for few rows at a time, and the blocks do not change the labels."""
     expected = instance_labels(LABELS[:2000], IMAGES[:2000], 0.4, C, 0)
-    monkeypatch.setattr(noise_instance, "_BLOCK", 16 * 10)
+    monkeypatch.setattr(instance, "_BLOCK", 16 * 10)
     lazy = Lazy(IMAGES[:2000])
     np.testing.assert_array_equal(instance_labels(LABELS[:2000], lazy, 0.4, C, 0), expected)
     assert lazy.most <= 10

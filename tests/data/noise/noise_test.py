@@ -1,12 +1,14 @@
 """Noise against its transition matrix, and the one entry to all kinds."""
 
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from kdmlc_jax import registry
 from kdmlc_jax.data import noise, splits
+from kdmlc_jax.data.noise import file, human, instance
+from kdmlc_jax.data.sources.base import Part
 from kdmlc_jax.errors import UserError
 
 C = 5
@@ -178,8 +180,10 @@ def test_draw_is_a_pure_function_of_its_arguments():
 def test_streams_differ():
     """Protects independence: split, flip map, noise and the pipeline's orders never share a random stream."""
     heads = [splits.generator(5, stream).random() for stream in splits.Stream]
+    heads.append(splits.generator(5, "a new kind").random())
     heads += [np.random.default_rng((5, number, turn)).random() for number in range(4) for turn in range(4)]
-    assert len(set(heads)) == len(splits.Stream) + 16
+    assert len(set(heads)) == len(splits.Stream) + 17
+    assert splits.generator(5, "a new kind").random() != splits.generator(5, "another").random()
 
 
 def test_realised_by_hand():
@@ -190,24 +194,53 @@ def test_realised_by_hand():
     np.testing.assert_allclose(matrix, [[third, third, third, 0], [0, 1, 0, 0], [0] * 4, [0] * 4])
 
 
-@pytest.mark.parametrize("rate", [-0.1, 1.5, float("nan"), float("inf"), "0.5", None, True])
+@pytest.mark.parametrize("rate", [-0.1, 1.5, float("nan"), float("inf")])
 def test_rate_out_of_range(rate):
-    """Protects against percent taken for fractions, NaN and text."""
-    with pytest.raises(UserError) as caught:
+    """Protects against percent taken for fractions, and NaN, whoever asks."""
+    message = rf"noise\.rate: {rate} is outside \[0, 1\]"
+    with pytest.raises(UserError, match=message):
         drawn(LABELS, "uniform", rate, C, 0)
-    assert "noise.rate" in str(caught.value) and repr(rate) in str(caught.value) and "[0, 1]" in str(caught.value)
+    with pytest.raises(UserError, match=message):
+        given_labels(config("uniform", rate), LABELS)
+
+
+def given_labels(chosen, labels, truth=None, images=None, ids=None, classes=C, seed=0, names=None):
+    """Given labels of images that are zeros where nothing is said."""
+    images = np.zeros((len(labels), 1, 1, 1), np.uint8) if images is None else images
+    names = names or tuple(map(str, range(classes)))
+    return noise.given_labels(chosen, Part(images, labels, truth, ids), names, seed)
+
+
+def test_every_kind_keeps_the_contract():
+    """Protects who adds a kind: what each module says of itself, and that a rated one corrupts at the rate."""
+    names = registry.names(noise)
+    assert {"none", "uniform", "matrix", "instance", "file"} <= set(names)
+    for name in names:
+        module = registry.get(noise, "noise.kind", name)
+        assert type(module.RATED) is bool and type(module.CORRUPTS) is bool and module.__doc__
+        assert hasattr(module, "matrix") or hasattr(module, "labels")
+        assert noise.is_rated(name) is module.RATED
+        if module.RATED:
+            images = np.random.default_rng(0).integers(0, 256, (1000, 2, 2, 1)).astype(np.uint8)
+            truth = np.tile(np.arange(10, dtype=np.int32), 100)
+            rates = []
+            for rate in (0.0, 0.6):
+                given, _ = given_labels(config(name, rate), truth, images=images, classes=10, names=CIFAR10)
+                rates.append(np.mean(given != truth))
+            assert rates[0] == 0 and 0.25 < rates[1] < 0.65
 
 
 def test_unknown_kind():
-    """Protects the answer to a typing error."""
-    with pytest.raises(UserError) as caught:
+    """Protects the answer to a typing error, whoever asks."""
+    message = r'noise\.kind: "unifrom" is not one of .*none, .*pair, .*uniform, .*\(did you mean "uniform"\?\)'
+    with pytest.raises(UserError, match=message):
         noise.transition_matrix("unifrom", 0.5, C, 0)
-    for part in ("noise.kind", '"unifrom"', "none, uniform, uniform_excluded, flip, pair", '(did you mean "uniform"?)'):
-        assert part in str(caught.value)
+    with pytest.raises(UserError, match=message):
+        given_labels(config("unifrom"), LABELS)
 
 
-@pytest.mark.parametrize("kind", ["instance", "matrix", "human", "file"])
-def test_kinds_without_a_matrix_of_their_own(kind):
+@pytest.mark.parametrize("kind", ["instance", "human", "file"])
+def test_kinds_without_a_matrix(kind):
     """Protects callers of the matrix: kinds that have none say so, instead of giving the identity."""
     with pytest.raises(UserError, match=rf'noise\.kind: "{kind}" has no transition matrix'):
         noise.transition_matrix(kind, 0.5, C, 0)
@@ -216,46 +249,60 @@ def test_kinds_without_a_matrix_of_their_own(kind):
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("kind", [*SIMPLE_KINDS[1:], "semantic"])
 def test_given_labels_of_matrix_kinds(kind, exact):
-    """Protects the entry: kind, rate, seed, names and `exact` all reach the draw."""
-    truth = np.tile(np.arange(10, dtype=np.int32), 50)
-    matrix = noise.transition_matrix(kind, 0.3, 10, 2, CIFAR10)
-    expected = noise.draw(truth, matrix, 2, exact)
-    got = noise.given_labels(config(kind, 0.3, exact), truth, None, 10, 2, CIFAR10)
+    """Protects the entry: kind, rate, seed, names and `exact` reach the draw, and the labels at hand are the truth."""
+    labels = np.tile(np.arange(10, dtype=np.int32), 50)
+    expected = noise.draw(labels, noise.transition_matrix(kind, 0.3, 10, 2, CIFAR10), 2, exact)
+    got, truth = given_labels(config(kind, 0.3, exact), labels, seed=2, names=CIFAR10)
     np.testing.assert_array_equal(got, expected)
-    assert got.dtype == np.int32 and (got != truth).any()
+    np.testing.assert_array_equal(truth, labels)
+    assert got.dtype == np.int32 and (got != labels).any()
+
+
+def test_given_labels_are_drawn_from_the_truth():
+    """Protects against noise upon noise: where a source has true labels, those alone are corrupted."""
+    labels, truth = np.zeros(50, np.int32), np.full(50, 2, np.int32)
+    got, known = given_labels(config("pair", 1.0), labels, truth)
+    np.testing.assert_array_equal(got, 3)
+    np.testing.assert_array_equal(known, truth)
+    got, known = given_labels(config("none"), labels, truth)
+    np.testing.assert_array_equal(got, labels)
+    np.testing.assert_array_equal(known, truth)
+    assert not np.shares_memory(got, labels) and not np.shares_memory(known, truth)
+    assert (given_labels(config("none"), labels)[1] == -1).all()
 
 
 def test_given_labels_of_the_other_kinds(tmp_path, monkeypatch):
-    """Protects the dispatch: what each kind reads, and that no other reads images or files."""
-    truth = np.tile(np.arange(C, dtype=np.int32), 20)
+    """Protects the dispatch: what each kind reads of the data set and of the config."""
+    labels = np.tile(np.arange(C, dtype=np.int32), 20)
     images = np.random.default_rng(0).integers(0, 256, (100, 2, 2, 3)).astype(np.uint8)
-    assert noise.given_labels(config("none"), truth, None, C, 0) is truth
-    instance = noise.given_labels(config("instance"), truth, images, C, 3)
-    np.testing.assert_array_equal(instance, noise.instance_labels(truth, images, 0.4, C, 3))
+    got, _ = given_labels(config("instance"), labels, images=images, seed=3)
+    request = noise.Request(0.4, C, 3, truth=labels, images=images)
+    np.testing.assert_array_equal(got, instance.labels(request))
     np.save(tmp_path / "matrix.npy", np.roll(np.eye(C), 1, axis=1))
     for exact in (False, True):
-        got = noise.given_labels(config("matrix", exact=exact, file=tmp_path / "matrix.npy"), truth, None, C, 0)
-        np.testing.assert_array_equal(got, (truth + 1) % C)
+        got, _ = given_labels(config("matrix", exact=exact, file=tmp_path / "matrix.npy"), labels)
+        np.testing.assert_array_equal(got, (labels + 1) % C)
     (tmp_path / "labels.csv").write_text("id,label\n" + "".join(f"n{row},2\n" for row in range(100)))
     ids = np.array([f"n{row}" for row in range(100)])
-    got = noise.given_labels(config("file", file=tmp_path / "labels.csv"), np.full(100, -1), None, C, 0, (), ids)
-    np.testing.assert_array_equal(got, np.full(100, 2))
-    human = SimpleNamespace(read_human=lambda *arguments: arguments)
-    monkeypatch.setitem(sys.modules, "kdmlc_jax.data.noise.human", human)
-    assert noise.given_labels(config("human", file="x", human="aggre"), truth, None, C, 0) == ("x", "aggre", truth, C)
+    got, truth = given_labels(config("file", file=tmp_path / "labels.csv"), np.full(100, -1, np.int32), ids=ids)
+    np.testing.assert_array_equal(got, 2)
+    np.testing.assert_array_equal(truth, -1)
+    asked = []
+    for module in (human, file):
+        monkeypatch.setattr(module, "labels", lambda request: asked.append(request) or request.given)
+    given_labels(config("human", file="x", human="aggre"), labels, labels)
+    assert asked[0].file == "x" and asked[0].column == "aggre" and (asked[0].truth == labels).all()
 
 
 def test_given_labels_refuses_fields_that_do_not_fit():
     """Protects against settings without effect: exact counts of nothing, and a file that is not named."""
-    truth = np.zeros(4, np.int32)
+    labels = np.zeros(4, np.int32)
     for kind in ("instance", "human", "file"):
         with pytest.raises(UserError, match=rf'noise\.exact: noise\.kind "{kind}" has no transition matrix'):
-            noise.given_labels(config(kind, exact=True, file="x"), truth, None, C, 0)
+            given_labels(config(kind, exact=True, file="x"), labels)
     for kind in ("matrix", "file"):
         with pytest.raises(UserError, match=rf'noise\.file: is empty, expected the file that noise\.kind "{kind}"'):
-            noise.given_labels(config(kind), truth, None, C, 0)
-    with pytest.raises(UserError, match=r'noise\.kind: "matrx" is not one of .*\(did you mean "matrix"\?\)'):
-        noise.given_labels(config("matrx"), truth, None, C, 0)
+            given_labels(config(kind), labels)
 
 
 def test_other_arguments_are_checked():
@@ -266,9 +313,7 @@ def test_other_arguments_are_checked():
         noise.realised(np.array([0]), np.array([5]), C)
     with pytest.raises(UserError, match=r"labels: 0 given for 2 true ones"):
         noise.realised(np.array([0, 1]), np.zeros(0, int), C)
-    with pytest.raises(UserError, match=r"labels: float64 of shape \(2,\), expected integers"):
-        drawn(np.array([0.0, 1.0]), "uniform", 0.5, C, 0)
-    with pytest.raises(UserError, match=r"num_classes: 1 is out of range, expected 2 or more"):
+    with pytest.raises(UserError, match=r"num_classes: 1 is outside"):
         noise.transition_matrix("uniform_excluded", 0.5, 1, 0)
     with pytest.raises(UserError, match=r"seed: -1 is out of range, expected 0 or more"):
         drawn(LABELS, "uniform", 0.5, C, -1)

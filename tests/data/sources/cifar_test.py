@@ -1,10 +1,9 @@
-"""CIFAR in all its packages and the human labels that go with it: equal arrays, and one clear line for bad files."""
+"""CIFAR in all its packages: equal arrays, and one clear line for bad files."""
 
 import io
 import os
 import pickle
 import tarfile
-import zipfile
 
 import numpy as np
 import pytest
@@ -12,12 +11,9 @@ import pytest
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.data import sources
 from kdmlc_jax.data.formats import files
-from kdmlc_jax.data.noise.human import read_human
 from kdmlc_jax.data.sources import _cifar as cifar
 from kdmlc_jax.errors import UserError
 
-KEYS = ("clean_label", "aggre_label", "worse_label", "random_label1", "random_label2", "random_label3")
-RATES = {"aggre": 0.0901, "random1": 0.1723, "random2": 0.1812, "random3": 0.1764, "worst": 0.4021}
 VERSIONS = ("binary", "python")
 FOLDERS = {
     ("cifar10", "binary"): "cifar-10-batches-bin",
@@ -384,83 +380,3 @@ def test_real_file_with_one_bit_wrong(data_dir, tmp_path, version):
     (tmp_path / name).write_bytes(raw)
     assert f"{tmp_path}/{name}: md5 is " in error_of("cifar10", tmp_path)
     assert error_of("cifar10", tmp_path).endswith(f"{cifar.PUBLISHED['cifar10'][name][1]}: a damaged download")
-
-
-def write_human(path, **columns):
-    """A file as torch.save writes it."""
-    path.parent.mkdir(exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps(columns, 2))
-    return str(path)
-
-
-def human_error(path, labels, truth, num_classes=10):
-    with pytest.raises(UserError) as caught:
-        read_human(path, labels, truth, num_classes)
-    assert str(caught.value).isprintable()
-    return str(caught.value)
-
-
-def test_human_labels_by_name(tmp_path, monkeypatch):
-    """Protects which column a name of the config reads, for both sets, given or found below KDMLC_DATA."""
-    truth = np.arange(10, dtype=np.int32)
-    columns = {key: (truth + shift) % 10 for shift, key in enumerate(KEYS)}
-    write_human(
-        tmp_path / "cifar-10n" / "CIFAR-10_human.pt", **{key: value.astype(int) for key, value in columns.items()}
-    )
-    monkeypatch.setenv("KDMLC_DATA", str(tmp_path))
-    for shift, labels in enumerate(("aggre", "worst", "random1", "random2", "random3"), start=1):
-        got = read_human("", labels, truth, 10)
-        np.testing.assert_array_equal(got, (truth + shift) % 10)
-        assert got.dtype == np.int32
-    coarse = {"clean_coarse_label": truth, "noisy_coarse_label": truth}
-    path = write_human(
-        tmp_path / "cifar-100n" / "CIFAR-100_human.pt", clean_label=truth, noisy_label=truth + 90, **coarse
-    )
-    for place in ("", path):
-        np.testing.assert_array_equal(read_human(place, "noisy", truth, 100), truth + 90)
-
-
-def test_human_labels_of_another_name(tmp_path):
-    """Protects the answer to a typing error, and to the names of the other set."""
-    truth = np.zeros(3, np.int32)
-    path = write_human(tmp_path / "a.pt", clean_label=truth)
-    message = human_error(path, "wrost", truth)
-    assert message == (
-        'noise.human: "wrost" is not one of aggre, random1, random2, random3, worst (did you mean "worst"?)'
-    )
-    assert 'noise.human: "worst" is not one of noisy' in human_error(path, "worst", truth, 100)
-    assert 'noise.kind: "human" is for CIFAR-10 and CIFAR-100, this set has 7' in human_error(path, "worst", truth, 7)
-
-
-def test_human_labels_in_another_order(tmp_path):
-    """Protects the noise itself: labels of other images look like noise and are nothing of the kind."""
-    truth = np.array([0, 1, 2, 3, 4], np.int32)
-    path = write_human(tmp_path / "a.pt", clean_label=truth[[1, 0, 2, 3, 4]], worse_label=truth)
-    message = human_error(path, "worst", truth)
-    assert f"{path}: clean_label differs from the training labels at 2 of 5 rows, expected 0" in message
-    assert "another order" in message and "tfds" in message
-
-
-def test_human_labels_that_do_not_fit(tmp_path, monkeypatch):
-    """Protects the messages for another length, a missing column, a label beyond the classes, and no file."""
-    truth = np.arange(3, dtype=np.int32)
-    path = write_human(tmp_path / "a.pt", clean_label=truth, worse_label=truth + 8, aggre_label=truth[:2])
-    assert f"{path}: 3 labels in clean_label, expected 4, one per" in human_error(path, "worst", np.arange(4))
-    assert f"{path}: 2 labels in aggre_label, expected 3" in human_error(path, "aggre", truth)
-    assert f"{path} worse_label row 2: 10 is out of range" in human_error(path, "worst", truth)
-    assert f"{path}: no entry \"random_label1\", found 'clean_label'" in human_error(path, "random1", truth)
-    assert f"{tmp_path}/absent.pt: no such file" in human_error(f"{tmp_path}/absent.pt", "worst", truth)
-    monkeypatch.delenv("KDMLC_DATA", raising=False)
-    assert "noise.file is empty: give CIFAR-10_human.pt" in human_error("", "worst", truth)
-
-
-def test_real_human_labels(data_dir):
-    """Protects the published noise rates, and with them the order of the training images."""
-    if not (data_dir / "cifar-10n").is_dir() or not (data_dir / "cifar-10-batches-bin").is_dir():
-        pytest.skip("KDMLC_DATA holds no cifar-10n and cifar-10-batches-bin")
-    truth = load("cifar10").train.labels
-    for labels, rate in RATES.items():
-        assert np.mean(read_human("", labels, truth, 10) != truth) == pytest.approx(rate, abs=5e-5)
-    order = np.random.default_rng(0).permutation(len(truth))
-    assert "at 4" in human_error("", "worst", truth[order])  # nine in ten of 50 000
