@@ -34,11 +34,8 @@ NOISE = {
     "human": "worst",  # human: aggre, random1, random2, random3, worst (CIFAR-100N: noisy)
 }
 
-AUGMENT = {
-    "pad": 0,
-    "flip": False,
-    "cutout": 0,
-    "meta": "weak",  # none | weak (no Cutout) | all
+AUGMENT = {  # beside the field of each module of data.augment
+    "meta": "weak",  # what the meta images get: none | weak (no Cutout) | all
     "view_area": 0.2,  # SimCLR's views: a crop's least share of the area
     "view_blur": False,
 }
@@ -74,6 +71,8 @@ PARALLEL = {
 
 def base() -> ConfigDict:
     """A config of its own for a config file to fill in; `resolve` adds the method's options."""
+    from kdmlc_jax.data import augment  # imports JAX
+
     return ConfigDict(
         {
             "name": "run",
@@ -81,7 +80,7 @@ def base() -> ConfigDict:
             "init_from": "",  # the folder of another run, whose networks are the start of those here
             "data": DATA,
             "noise": NOISE,
-            "augment": AUGMENT,
+            "augment": augment.defaults() | AUGMENT,
             "teacher": {"net": "cnn16", "run": ""},  # run: the folder of another run, whose network is the teacher
             "student": {"net": "cnn6"},
             "optim": OPTIM,

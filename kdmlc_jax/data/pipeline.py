@@ -9,16 +9,18 @@ compiled step.
 import contextlib
 from collections.abc import Callable, Generator
 from functools import lru_cache, partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from kdmlc_jax.data import augment
 from kdmlc_jax.data.augment.views.simclr import simclr
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.methods.base import Batch, Streams
+from kdmlc_jax.shapes import Key
 
 # Mean and deviation are taken over the first images of the split, a permutation, up to this many bytes.
 STATS_BYTES = 1 << 28
@@ -37,6 +39,7 @@ def _as_is(feed: dict[str, np.ndarray]) -> Any:
     return feed
 
 
+@runtime_checkable
 class Pipeline(Protocol):
     """Where a step's rows come from."""
 
@@ -70,7 +73,7 @@ def stats(dataset: Dataset) -> dict[str, np.ndarray]:
     return {"mean": mean, "std": std}
 
 
-def select(dataset: Dataset, kind: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+def select(dataset: Dataset, kind: str, rows: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
     """What training reads of the images at `rows` of a split; the hidden truth is not among it.
 
     Args:
@@ -118,8 +121,7 @@ class Resident:
         """See `Pipeline`."""
         made: dict[str, Any] = {}
         for kind, order in feed.items():
-            held = NAMES["noisy" if kind == "noisy" else "trusted"]
-            pairs = zip(NAMES[kind], held, strict=True)
+            pairs = zip(NAMES[kind], NAMES["noisy" if kind == "noisy" else "trusted"], strict=True)
             made |= {name: fixed[of][order[position]] for name, of in pairs if of in fixed}
         return made
 
@@ -170,7 +172,7 @@ class Stream:
         return dict(feed)
 
 
-def trusted_order(seed: int, first: int, steps: int, width: int, size: int) -> np.ndarray:
+def trusted_order(seed: int, first: int, steps: int, width: int, size: int) -> Int[np.ndarray, "steps width"]:
     """i32[steps, width] from an endless row of permutations of range(size), each cut into whole batches.
 
     What is left of a permutation is dropped, so that no step sees an image twice.
@@ -197,26 +199,25 @@ def epoch_order(seed: int, epoch: int, steps: int, streams: Streams, noisy: int,
     return order
 
 
-def make_batch(rows: dict[str, jax.Array], fixed: Any, key: jax.Array, how: Any, views: bool = False) -> Batch:
+def make_batch(rows: dict[str, jax.Array], fixed: Any, key: Key, how: Any, views: bool = False) -> Batch:
     """The normalised and augmented batch of one step, inside jit.
 
     Args:
       rows: from `Pipeline.rows`.
       fixed: holds `mean` and `std`.
       key: this step's random key.
-      how: config fields pad, flip, cutout, and meta: what the meta images get, none | weak (no Cutout) | all; for
-        views flip, view_area and view_blur.
+      how: `config.augment`: the fields of all augmentations, and meta: what the meta images get, none | weak (those
+        that are `WEAK`) | all; for views flip, view_area and view_blur.
       views: also two views of the noisy images (`Streams.views`); u8 only.
     """
     batch = dict(rows)
     for number in (1, 2) if views else ():
-        drawn, pixels = jax.random.fold_in(key, 100 + number), rows["image"].astype(jnp.float32) / 255.0
-        seen = simclr(drawn, pixels, how.view_blur, how.flip, (how.view_area, 1.0))
-        batch[f"view{number}"] = augment.normalise(seen, fixed["mean"], fixed["std"])
+        view_key, pixels = jax.random.fold_in(key, 100 + number), rows["image"].astype(jnp.float32) / 255.0
+        view = simclr(view_key, pixels, how.view_blur, how.flip, (how.view_area, 1.0))
+        batch[f"view{number}"] = augment.normalise(view, fixed["mean"], fixed["std"])
     for number, name in enumerate(name for name in ("image", "trusted_image", "meta_image") if name in rows):
-        pixels = augment.normalise(rows[name], fixed["mean"], fixed["std"])
-        cutout = 0 if name == "meta_image" and how.meta != "all" else how.cutout
+        batch[name] = augment.normalise(rows[name], fixed["mean"], fixed["std"])
         if name != "meta_image" or how.meta != "none":
-            pixels = augment.augment(jax.random.fold_in(key, 3 * number), pixels, how.pad, how.flip, cutout)
-        batch[name] = pixels
+            weak, image_key = name == "meta_image" and how.meta == "weak", jax.random.fold_in(key, 3 * number)
+            batch[name] = augment.augmented(image_key, batch[name], how, weak)
     return batch

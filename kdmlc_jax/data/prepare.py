@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kdmlc_jax.data import noise, provenance, sources, splits
+from kdmlc_jax.data import augment, noise, provenance, sources, splits
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.data.images import copies
 from kdmlc_jax.data.sources.base import Images, Part, Source
@@ -28,7 +28,7 @@ def prepare(config: Any) -> Dataset:
 
 
 def relabelled(dataset: Dataset, folder: str) -> Dataset:
-    """`dataset` with the noisy images' labels as the run in `folder` has corrected them; see `labels.read`."""
+    """`dataset` with the noisy images' labels as the run in `folder` has corrected them; see `labels.table.read`."""
     rows = dataset.splits.noisy
     corrected, soft = label_table.read(folder, dataset.ids[rows], dataset.given_label[rows], len(dataset.class_names))
     given = dataset.given_label.copy()
@@ -40,11 +40,11 @@ def relabelled(dataset: Dataset, folder: str) -> Dataset:
 
 def from_source(config: Any, source: Source) -> Dataset:
     """`prepare` on a source that is already loaded."""
-    train, classes = source.train, len(source.class_names)
+    classes = len(source.class_names)
     if classes < 2:
         raise UserError(f"{source.name}: {classes} class, expected 2 or more")
-    train = train._replace(images=held(train.images, config.data))
-    test = source.test and source.test._replace(images=held(source.test.images, config.data))
+    train = source.train._replace(images=in_memory(source.train.images, config.data))
+    test = source.test and source.test._replace(images=in_memory(source.test.images, config.data))
     labels, truth = noise.given_labels(config.noise, train, source.class_names, config.seed)
     known = np.where(truth >= 0, truth, labels)
     group = None
@@ -54,8 +54,7 @@ def from_source(config: Any, source: Source) -> Dataset:
     parts = make_splits(config, source, known, group)
     check_batches(config, parts, train.images)
     # A trusted image carries the label that is trusted, whatever it carried before.
-    given, trusted_given = known.copy(), np.full_like(labels, -1)
-    given[labels >= 0] = labels[labels >= 0]
+    given, trusted_given = np.where(labels >= 0, labels, known), np.full_like(labels, -1)
     unchecked = int((truth[parts.trusted] < 0).sum()) if source.trusted is None else 0
     given[parts.trusted] = truth[parts.trusted] = known[parts.trusted]
     if config.data.trusted_given:
@@ -64,11 +63,23 @@ def from_source(config: Any, source: Source) -> Dataset:
     noisy = parts.noisy[truth[parts.noisy] >= 0]
     rate, matrix = noise.realised(truth[noisy], given[noisy], classes) if len(noisy) else (None, None)
     return Dataset(
-        source.name, source.class_names, train.images, given, labels, trusted_given, truth, parts,
-        test and test.images, test.labels if test else np.zeros(0, np.int32), rate, matrix,
-        ids_of(train), source.skipped,
-        (*source.notes, *trust_notes(config, unchecked), *(copied.notes() if copied else ())), copied,
-    )  # fmt: skip
+        name=source.name,
+        class_names=source.class_names,
+        images=train.images,
+        given_label=given,
+        carried_label=labels,
+        trusted_given=trusted_given,
+        truth=truth,
+        splits=parts,
+        test_images=test and test.images,
+        test_label=test.labels if test else np.zeros(0, np.int32),
+        rate=rate,
+        matrix=matrix,
+        ids=ids_of(train),
+        skipped=source.skipped,
+        notes=(*source.notes, *trust_notes(config, unchecked), *(copied.notes() if copied else ())),
+        duplicates=copied,
+    )
 
 
 def ids_of(part: Part) -> np.ndarray:
@@ -76,8 +87,8 @@ def ids_of(part: Part) -> np.ndarray:
     return np.arange(len(part.labels)) if part.ids is None else part.ids
 
 
-def held(images: Images, data: Any) -> Images:
-    """`images` in memory where they fit `data.resident_mb` or `data.pipeline` is resident.
+def in_memory(images: Images, data: Any) -> Images:
+    """`images` as an array where they fit `data.resident_mb` or `data.pipeline` is resident, else as they are.
 
     A stream of small images is fed from memory too: decoding a 32x32 PNG costs more than a step on it.
     """
@@ -116,12 +127,8 @@ def trust_notes(config: Any, unchecked: int) -> list[str]:
 
 
 def check_batches(config: Any, parts: splits.Splits, images: Images) -> None:
-    """Raises UserError where a batch is larger than the noisy split, or the augmentation than the image."""
-    size, batch, have = images.shape[1:3], config.train.batch_size, len(parts.noisy)
+    """Raises UserError where a batch is larger than the noisy split, or an augmentation does not fit the images."""
+    batch, have = config.train.batch_size, len(parts.noisy)
     if not 1 <= batch <= have:
         raise UserError(f"train.batch_size: {batch} is outside [1, {have}], the number of noisy images")
-    for field, limit in (("pad", min(size) - 1), ("cutout", max(size))):
-        if not 0 <= config.augment[field] <= limit:
-            raise UserError(f"augment.{field}: {config.augment[field]} is outside [0, {limit}] for {size} images")
-    if images.dtype != np.uint8 and (config.augment.pad or config.augment.flip or config.augment.cutout):
-        raise UserError("augment: features cannot be cropped, flipped or cut out; leave pad, flip and cutout at 0")
+    augment.check(config.augment, images.shape[1:3], images.dtype)

@@ -31,7 +31,7 @@ class Provenance(NamedTuple):
     realised_matrix: np.ndarray | None
     carried_labels: np.ndarray  # i32[N], before the trusted ones were checked; -1 where there was none
     images: str  # `fingerprint` of the images the rows are of
-    learned: str  # SHA-256 of what `data.labels` and `data.features` held, '' without them
+    learned: str  # SHA-256 of the contents of `data.labels` and `data.features`, '' without them
 
 
 def fingerprint(ids: np.ndarray, class_names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from kdmlc_jax.arrays import check_labels
 from kdmlc_jax.errors import UserError
@@ -52,13 +53,13 @@ class Named(NamedTuple):
 
 
 def split(
-    labels: np.ndarray,
-    trusted: float,
-    validation: float,
-    noisy: float,
+    labels: Int[np.ndarray, " N"],
+    trusted: float | int,
+    validation: float | int,
+    noisy: float | int,
     seed: int,
     num_classes: int,
-    groups: np.ndarray | None = None,
+    groups: Int[np.ndarray, " N"] | None = None,
     named: Named | None = None,
 ) -> Splits:
     """Cuts one seeded permutation of the training set into trusted, validation and noisy images, in that order.
@@ -83,46 +84,52 @@ def split(
     Raises:
       UserError: naming data.trusted, data.validation or data.noisy, its value and the allowed range.
     """
-    check_labels(labels, num_classes)
-    total = len(labels)
+    labels, total = check_labels(labels, num_classes), len(labels)
     order = generator(seed, Stream.SPLIT).permutation(total).astype(np.int64)
     groups, named = np.arange(total) if groups is None else groups, named or Named()
-    reserved = np.zeros(total, bool)
-    if named.validation is not None:
-        reserved[named.validation] = True
-    # One image at least stays for the noisy set. A share, as configs give it, yields to images that are named.
-    if named.trusted is None:
-        why = f"{num_classes} classes, {total} training images"
-        size = _size("data.trusted", trusted, num_classes, total - 1, why, total) if trusted else 0
-        free = order[~reserved[order]]
-        chosen = free[_balanced(labels[free], size, num_classes)]
-    else:
-        chosen = order[np.isin(order, named.trusted)]
-        size = len(chosen)
-        why = f"the source names its {size} trusted images"
-        _size("data.trusted", _unless_share(trusted), 0, 0, why, total)
+    chosen = _trusted(labels, order, trusted, num_classes, named)
     rest = _unlike(order, chosen, groups)
-    if named.validation is None:
-        why = f"{len(rest)} images left by data.trusted={size}"
-        held = rest[: _size("data.validation", validation, 0, len(rest) - 1, why, total)]
-    else:
-        held = rest[reserved[rest]]
-        why = f"the source names its {len(held)} validation images"
-        _size("data.validation", _unless_share(validation), 0, 0, why, total)
-    rest = _unlike(rest, held, groups)
-    beside = f"data.trusted={size} and data.validation={len(held)}"
+    beside = f"data.trusted={len(chosen)}"
+    kept_back = _validation(rest, validation, named, total, beside)
+    rest = _unlike(rest, kept_back, groups)
+    beside += f" and data.validation={len(kept_back)}"
     why = f"{len(rest)} of {total} images left by {beside}; 0 takes them all"
     wanted = _size("data.noisy", noisy, 0, len(rest), why, total)
     if not len(rest):
         raise UserError(f"data.noisy: no image of {total} is left by {beside}")
-    return Splits(noisy=rest[:wanted] if wanted else rest, trusted=chosen, validation=held)
+    return Splits(noisy=rest[:wanted] if wanted else rest, trusted=chosen, validation=kept_back)
 
 
-def without_copies(parts: Splits, groups: np.ndarray) -> Splits:
+def _trusted(labels: np.ndarray, order: np.ndarray, wanted: float | int, num_classes: int, named: Named) -> np.ndarray:
+    """The trusted rows: those that are named, or a balanced draw; one image at least stays for the noisy set."""
+    total = len(labels)
+    if named.trusted is not None:
+        chosen = order[np.isin(order, named.trusted)]
+        why = f"the source names its {len(chosen)} trusted images"
+        _size("data.trusted", _unless_share(wanted), 0, 0, why, total)
+        return chosen
+    why = f"{num_classes} classes, {total} training images"
+    size = _size("data.trusted", wanted, num_classes, total - 1, why, total) if wanted else 0
+    free = order if named.validation is None else order[~np.isin(order, named.validation)]
+    return free[_balanced(labels[free], size, num_classes)]
+
+
+def _validation(rest: np.ndarray, wanted: float | int, named: Named, total: int, beside: str) -> np.ndarray:
+    """The validation rows among the `rest`: those that are named, or the first."""
+    if named.validation is not None:
+        chosen = rest[np.isin(rest, named.validation)]
+        why = f"the source names its {len(chosen)} validation images"
+        _size("data.validation", _unless_share(wanted), 0, 0, why, total)
+        return chosen
+    why = f"{len(rest)} images left by {beside}"
+    return rest[: _size("data.validation", wanted, 0, len(rest) - 1, why, total)]
+
+
+def without_copies(parts: Splits, groups: Int[np.ndarray, " N"]) -> Splits:
     """`parts` without validation images that copy a trusted one, and noisy ones that copy either."""
-    held = _unlike(parts.validation, parts.trusted, groups)
-    noisy = _unlike(parts.noisy, np.concatenate([parts.trusted, held]), groups)
-    return Splits(noisy, parts.trusted, held)
+    validation = _unlike(parts.validation, parts.trusted, groups)
+    noisy = _unlike(parts.noisy, np.concatenate([parts.trusted, validation]), groups)
+    return Splits(noisy, parts.trusted, validation)
 
 
 def _unlike(rows: np.ndarray, others: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -130,11 +137,12 @@ def _unlike(rows: np.ndarray, others: np.ndarray, groups: np.ndarray) -> np.ndar
     return rows[~np.isin(groups[rows], groups[others])]
 
 
-def _unless_share(value: float) -> float:
+def _unless_share(value: float | int) -> float | int:
+    """A share, as configs give it, yields to images that are named."""
     return 0 if 0.0 < value < 1.0 else value
 
 
-def _size(field: str, value: float, low: int, high: int, why: str, total: int) -> int:
+def _size(field: str, value: float | int, low: int, high: int, why: str, total: int) -> int:
     """`value` as a number of images, a share of `total` if it is a fraction below 1."""
     if isinstance(value, float) and 0.0 < value < 1.0:
         value = round(value * total)

@@ -103,9 +103,9 @@ def to_source(listing: Listing, data: ConfigDict) -> Source:
         lost = [note.removeprefix("warning: ") for note in skip_notes(skipped)]
         raise UserError("; ".join([str(error), *lost])) from error
     listing.role[chosen] = Role.TRUSTED
-    seen = [header for header in headers if header is not None]
-    size, channels = _format(seen, data)
-    notes = (*listing.notes, *skip_notes(skipped), _count_note(listing), _size_note(seen, size, channels))
+    found = [header for header in headers if header is not None]
+    size, channels = _format(found, data)
+    notes = (*listing.notes, *skip_notes(skipped), _count_note(listing), _size_note(found, size, channels))
     return _assemble(listing, size, channels, data.max_megapixels)._replace(skipped=skipped, notes=notes)
 
 

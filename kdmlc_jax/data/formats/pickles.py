@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from kdmlc_jax.data.formats.files import read_at_most, read_bytes
 from kdmlc_jax.errors import UserError
@@ -195,7 +196,7 @@ def entry(content: dict[str, Any], key: str, place: object) -> Any:
     return content[key]
 
 
-def integers(values: Any, place: object, key: str) -> np.ndarray:
+def integers(values: Any, place: object, key: str) -> Int[np.ndarray, " N"]:
     """A list or an array of whole numbers as i64[N].
 
     Raises:

@@ -4,6 +4,7 @@ import hashlib
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int, Shaped
 
 from kdmlc_jax.data.sources.base import Images
 from kdmlc_jax.data.splits import Splits
@@ -14,7 +15,7 @@ class Duplicates(NamedTuple):
 
     extra: int  # training images beyond the first of each content
     conflicting: int  # contents that carry more than one given label
-    left_out: int  # copies kept out of the noisy and validation parts, because the original is held elsewhere
+    left_out: int  # copies kept out of the noisy and validation parts, because the original is trusted or validation
     leaked: int  # training images whose content is in the test part as well
 
     def notes(self) -> list[str]:
@@ -28,7 +29,7 @@ class Duplicates(NamedTuple):
         ]
 
 
-def digests(images: Images) -> np.ndarray:
+def digests(images: Images) -> Shaped[np.ndarray, " N"]:
     """V16[N], a hash of each image's content: of its pixels, or of its file where images are read from files."""
     if not isinstance(images, np.ndarray):
         made: np.ndarray = images.digests()  # type: ignore[attr-defined]
@@ -37,14 +38,16 @@ def digests(images: Images) -> np.ndarray:
     return np.array([np.void(row) for row in rows], "V16")
 
 
-def groups(images: Images, test_images: Images | None) -> tuple[np.ndarray, np.ndarray]:
+def groups(images: Images, test_images: Images | None) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " M"]]:
     """i64[N] and i64[M]: equal numbers for equal content, over both parts together."""
     both = [digests(part) for part in (images, test_images) if part is not None]
     _, group = np.unique(np.concatenate(both), return_inverse=True)
     return group[: len(images)], group[len(images) :]
 
 
-def count(train: np.ndarray, test: np.ndarray, given_label: np.ndarray, parts: Splits) -> Duplicates:
+def count(
+    train: Int[np.ndarray, " N"], test: Int[np.ndarray, " M"], given_label: Int[np.ndarray, " N"], parts: Splits
+) -> Duplicates:
     """Figures about the copies in a training set.
 
     Args:

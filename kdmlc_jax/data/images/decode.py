@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import (  # noqa: F401 (an import registers the format)
     BmpImagePlugin,
     GifImagePlugin,
@@ -52,7 +53,7 @@ class Header(NamedTuple):
     grey: bool  # by its mode; a colour image of equal channels is not
 
 
-def inspect(path: str | os.PathLike[str], max_megapixels: float) -> Header:
+def inspect(path: str | os.PathLike[str], max_megapixels: float | int) -> Header:
     """The header of an image file.
 
     Args:
@@ -68,7 +69,9 @@ def inspect(path: str | os.PathLike[str], max_megapixels: float) -> Header:
         return Header(*((height, width) if _orientation(image) >= 5 else (width, height)), image.mode in GREY_MODES)
 
 
-def decode(source: str | os.PathLike[str] | io.BytesIO, size: int, channels: int, max_megapixels: float) -> np.ndarray:
+def decode(
+    source: str | os.PathLike[str] | io.BytesIO, size: int, channels: int, max_megapixels: float | int
+) -> UInt8[np.ndarray, "H W K"]:
     """The pixels of an image file, or of one already in memory, upright.
 
     Modes: grey stays grey; transparency (alpha, palette or key colour) is composited over white; palette, CMYK and

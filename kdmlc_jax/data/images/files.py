@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
+from jaxtyping import Shaped
 
 from kdmlc_jax.data.images.decode import BadImage, Header, decode, inspect, regular
 from kdmlc_jax.errors import UserError
@@ -49,7 +50,7 @@ class ImageFiles:
       UserError: where S = 0 and the first file is no image.
     """
 
-    def __init__(self, paths: Sequence[str | os.PathLike[str]], size: int, channels: int, max_megapixels: float):
+    def __init__(self, paths: Sequence[str | os.PathLike[str]], size: int, channels: int, max_megapixels: float | int):
         """Reads no pixels."""
         self.paths = [os.fspath(path) for path in paths]
         self.size, self.channels, self.max_megapixels = size, channels, max_megapixels
@@ -77,7 +78,7 @@ class ImageFiles:
         _map(fill, range(len(index)))
         return images
 
-    def digests(self, rows: Any = slice(None)) -> np.ndarray:
+    def digests(self, rows: Any = slice(None)) -> Shaped[np.ndarray, " n"]:
         """V16[n], a BLAKE2b digest of each file's bytes, for the search of duplicates; nothing is decoded.
 
         Raises:
@@ -107,7 +108,7 @@ def _digest(path: str) -> bytes:
 
 
 def survey(
-    paths: Sequence[str | os.PathLike[str]], max_megapixels: float, verify: bool
+    paths: Sequence[str | os.PathLike[str]], max_megapixels: float | int, verify: bool
 ) -> tuple[list[Header | None], list[tuple[int, str]]]:
     """Looks at every file, by all cores.
 

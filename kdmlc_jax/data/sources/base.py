@@ -1,10 +1,11 @@
 """What every source yields: images with the labels they came with, under stable names."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 
+@runtime_checkable
 class Images(Protocol):
     """Images by row: an array, or something that reads rows only when asked (`images.files.ImageFiles`)."""
 

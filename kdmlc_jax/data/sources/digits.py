@@ -19,5 +19,5 @@ def load(data: ConfigDict) -> Source:
         # 36 rows of each class, evenly spaced because the file is ordered by writer; no generator, hence no seed.
         test[rows[np.arange(36) * rows.size // 36]] = True
     names = tuple(str(digit) for digit in range(10))
-    train, held_out = (Part(images[part], labels[part], labels[part]) for part in (~test, test))
-    return Source("digits", names, train, held_out)
+    train, tested = (Part(images[part], labels[part], labels[part]) for part in (~test, test))
+    return Source("digits", names, train, tested)

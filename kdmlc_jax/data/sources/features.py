@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from kdmlc_jax.arrays import check_labels, load_array
+from kdmlc_jax.arrays import check_features, check_labels, load_array
 from kdmlc_jax.data.formats.files import directory, read_lines
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError
@@ -14,7 +15,7 @@ from kdmlc_jax.errors import UserError
 def load(data: ConfigDict) -> Source:
     """Features as images of one pixel: f32[N, 1, 1, D].
 
-    The folder holds `features.npy` f16, f32 or f64[N, D] and `labels.npy` i[N], 0 to C - 1; it may hold
+    The folder holds `features.npy` f[N, D] and `labels.npy` i[N], 0 to C - 1; it may hold
     `true_labels.npy` i[N] (-1 = unknown), `trusted.npy` (bool[N], or the rows), `test_features.npy` with
     `test_labels.npy`, `classes.txt` (C names, a line each; without it C is the largest label + 1) and `ids.txt`
     (N names). Everything is read into memory, 4·N·D bytes; nothing is unpickled.
@@ -40,22 +41,10 @@ def load(data: ConfigDict) -> Source:
 
 def _features(path: Path) -> np.ndarray:
     """f32[N, 1, 1, D], finite."""
-    raw = load_array(path)
-    if raw.dtype.kind != "f" or raw.dtype.itemsize > 8:
-        raise UserError(f"{path}: {raw.dtype} values, expected float16, float32 or float64")
-    if raw.ndim != 2 or not raw.size:
-        raise UserError(f"{path}: shape {raw.shape}, expected [N, D] with at least one row and one column")
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which is refused below
-        features = np.array(raw, np.float32, order="C")
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if bad.size:
-        column = np.flatnonzero(~np.isfinite(features[bad[0]]))[0]
-        value = raw[bad[0], column]
-        raise UserError(f"{path} row {bad[0]}: column {column} is {value}, expected a finite float32")
-    return features[:, None, None, :]
+    return np.array(check_features(str(path), load_array(path)), order="C")[:, None, None, :]
 
 
-def read_features(path: Path, rows: int) -> np.ndarray:
+def read_features(path: Path, rows: int) -> Float[np.ndarray, "rows D"]:
     """f32[rows, D], finite, from a .npy file f[rows, D]; raises UserError naming the file."""
     features = _features(path)[:, 0, 0]
     if len(features) != rows:

@@ -3,11 +3,16 @@
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
+from kdmlc_jax import registry
+from kdmlc_jax.config import base
 from kdmlc_jax.data import augment
+from kdmlc_jax.data.augment import crop, cutout, flip
+from kdmlc_jax.errors import UserError
 
 KEY = jax.random.key(0)
 
@@ -17,6 +22,18 @@ def pictures(count, height=6, width=5, channels=2):
     size = count * height * width * channels
     values = np.random.default_rng(1).permutation(size).astype(np.float32) + 1.0
     return values.reshape(count, height, width, channels)
+
+
+def augmented(images, key=KEY, weak=False, **fields):
+    """What `config.augment` with these fields makes of the images."""
+    return np.asarray(augment.augmented(key, jnp.asarray(images), with_fields(**fields), weak))
+
+
+def with_fields(**fields):
+    """`config.augment` with these fields."""
+    how = base().augment
+    how.update(fields)
+    return how
 
 
 def crop_corner(before, after, pad):
@@ -32,7 +49,7 @@ def crop_corner(before, after, pad):
 def test_crop_is_a_window_of_the_reflected_image():
     """Protects the crop: each image is a window of its own padding, at every place equally often."""
     images, pad = pictures(1800), 2
-    cropped = np.asarray(jax.jit(augment.random_crop, static_argnums=2)(KEY, images, pad))
+    cropped = np.asarray(jax.jit(crop.apply, static_argnums=2)(KEY, images, pad))
     corners = [crop_corner(before, after, pad) for before, after in zip(images, cropped, strict=True)]
     counts = np.bincount([i * 5 + j for i, j in corners], minlength=25)
     assert ((counts - 72) ** 2 / 72).sum() <= 24 + 5 * np.sqrt(48)  # chi-square, 24 degrees of freedom
@@ -41,14 +58,17 @@ def test_crop_is_a_window_of_the_reflected_image():
 def test_flip_mirrors_half_of_the_images():
     """Protects the flip: left to right only, half of the images."""
     images = pictures(1000)
-    flipped = np.asarray(augment.random_flip(KEY, images))
+    flipped = np.asarray(jax.jit(flip.apply)(KEY, images, True))
     mirrored = np.array([np.array_equal(after, before[:, ::-1]) for before, after in zip(images, flipped, strict=True)])
     kept = np.array([np.array_equal(after, before) for before, after in zip(images, flipped, strict=True)])
     assert (mirrored ^ kept).all()
     assert mirrored.mean() == pytest.approx(0.5, abs=0.07)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 20])
+cut = jax.jit(cutout.apply, static_argnums=2)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 20])
 def test_cutout_is_one_square_with_its_centre_anywhere(size):
     """Protects Cutout: zeros where NumPy slices a square round some centre, all else untouched, all centres occur."""
     images = pictures(600)
@@ -59,20 +79,20 @@ def test_cutout_is_one_square_with_its_centre_anywhere(size):
         top, left = row - size // 2, column - size // 2
         mask[max(top, 0) : top + size, max(left, 0) : left + size] = False
         masks.setdefault(mask.tobytes(), []).append((row, column))
-    cut = np.asarray(augment.cutout(KEY, images, size))
-    seen = set()
-    for before, after in zip(images, cut, strict=True):
+    hidden = np.asarray(cut(KEY, images, size))
+    found = set()
+    for before, after in zip(images, hidden, strict=True):
         mask = (after != 0).all(axis=-1)
         np.testing.assert_array_equal(after, before * mask[..., None])
         assert mask.tobytes() in masks
-        seen.add(mask.tobytes())
-    assert seen == set(masks)
+        found.add(mask.tobytes())
+    assert found == set(masks)
 
 
 def test_cutout_row_and_column_are_independent():
     """Protects against one number used for both coordinates: off the diagonal there are squares too."""
-    cut = np.asarray(augment.cutout(KEY, pictures(600, 5, 5), 1))
-    places = {tuple(np.argwhere(image[..., 0] == 0)[0]) for image in cut}
+    hidden = np.asarray(cut(KEY, pictures(600, 5, 5), 1))
+    places = {tuple(np.argwhere(image[..., 0] == 0)[0]) for image in hidden}
     assert len(places) == 25
 
 
@@ -106,46 +126,73 @@ def test_constant_channel_can_be_normalised():
     np.testing.assert_allclose(augment.normalise(raw, mean, std), 0.0, atol=1e-5)
 
 
-def test_augment_composes_with_independent_keys():
-    """Protects ablations: switching one step off leaves the randomness of the others as it was."""
-    images = pictures(64)
-    full = augment.augment(KEY, images, 2, True, 3)
-    crop_only, flip_only = augment.augment(KEY, images, 2, False, 0), augment.augment(KEY, images, 0, True, 0)
-    cut_only = augment.augment(KEY, images, 0, False, 3)
-    mirrored = (np.asarray(flip_only) != images).any(axis=(1, 2, 3))
-    assert 0 < mirrored.sum() < 64
-    expected = np.where(mirrored[:, None, None, None], np.asarray(crop_only)[:, :, ::-1], crop_only)
-    np.testing.assert_array_equal(full, np.where(np.asarray(cut_only) == 0, 0.0, expected))
+def test_augmentations_keep_the_contract():
+    """Protects who adds one: each has its own field, place and stream, its default is off, and config has the field."""
+    found = augment.augmentations()
+    assert {module.__name__.rpartition(".")[2] for module in found} == set(registry.names(augment))
+    assert [module.ORDER for module in found] == sorted({module.ORDER for module in found})
+    assert len({module.FIELD for module in found}) == len(found)
+    for module in found:
+        assert base().augment[module.FIELD] == module.DEFAULT and type(module.WEAK) is bool
+        module.check(module.DEFAULT, (1, 1))
 
 
-def test_augment_is_pure_and_can_be_off():
-    """Protects repeatability: the key decides; with everything off nothing changes."""
-    images = pictures(16)
-    np.testing.assert_array_equal(augment.augment(KEY, images, 0, False, 0), images)
-    jitted = jax.jit(augment.augment, static_argnums=(2, 3, 4))
-    first = augment.augment(KEY, images, 2, True, 3)
-    np.testing.assert_array_equal(first, jitted(KEY, images, 2, True, 3))
-    assert (np.asarray(first) != np.asarray(jitted(jax.random.key(1), images, 2, True, 3))).any()
+def test_composition_keys_and_order():
+    """Protects old seeds and ablations: crop, flip, Cutout, with the three keys of one split, whichever are on."""
+    images = pictures(32, 5, 5)
+    keys = jax.random.split(KEY, 3)
+    cropped = np.asarray(jax.jit(crop.apply, static_argnums=2)(keys[0], images, 2))
+    mirrored = np.asarray(jax.jit(flip.apply)(keys[1], images, True))
+    which = (mirrored != images).any(axis=(1, 2, 3))
+    assert 0 < which.sum() < 32
+    both = np.where(which[:, None, None, None], cropped[:, :, ::-1], cropped)
+    hidden = np.asarray(cut(keys[2], jnp.ones((32, 5, 5, 2)), 3)) == 0
+    np.testing.assert_array_equal(augmented(images, pad=2), cropped)
+    np.testing.assert_array_equal(augmented(images, flip=True), mirrored)
+    np.testing.assert_array_equal(augmented(images, pad=2, flip=True, cutout=3), np.where(hidden, 0.0, both))
+    np.testing.assert_array_equal(augmented(images, weak=True, pad=2, flip=True, cutout=3), both)
+    np.testing.assert_array_equal(augmented(images), images)
+    assert (augmented(images, jax.random.key(1), pad=2) != cropped).any()
 
 
 @pytest.mark.parametrize("pad", [-1, 5, 9])
 def test_pad_beyond_the_image(pad):
     """Protects from a reflection that does not exist: refused before anything is compiled."""
-    with pytest.raises(ValueError, match=rf"augment\.pad: {pad} is out of range, expected 0 to 4 pixels"):
-        augment.augment(KEY, pictures(2), pad, False, 0)
+    message = rf"augment\.pad: {pad} is outside \[0, 4\]"
+    with pytest.raises(UserError, match=message):
+        crop.apply(KEY, jnp.asarray(pictures(2)), pad)
+    with pytest.raises(UserError, match=message):
+        augment.check(with_fields(pad=pad), (6, 5), np.dtype(np.uint8))
 
 
-def test_negative_cutout():
-    """Protects from a square of negative side."""
-    with pytest.raises(ValueError, match=r"augment\.cutout: -1 is out of range, expected 0 or more pixels"):
-        augment.augment(KEY, pictures(2), 0, False, -1)
+@pytest.mark.parametrize(("side", "fits"), [(-1, False), (0, True), (6, True), (7, False)])
+def test_cutout_beyond_the_image(side, fits):
+    """Protects from a square of negative side, and from one that hides every image whole."""
+    if fits:
+        augment.check(with_fields(cutout=side), (6, 5), np.dtype(np.uint8))
+    else:
+        with pytest.raises(UserError, match=rf"augment\.cutout: {side} is outside \[0, 6\]"):
+            augment.check(with_fields(cutout=side), (6, 5), np.dtype(np.uint8))
+
+
+@pytest.mark.parametrize(("field", "value"), [("pad", 1), ("flip", True), ("cutout", 1)])
+def test_features_cannot_be_augmented(field, value):
+    """Protects vectors from being cropped, mirrored or cut out."""
+    augment.check(with_fields(), (1, 1), np.dtype(np.float32))
+    with pytest.raises(UserError, match=rf"augment\.{field}: features cannot be augmented, leave it at"):
+        augment.check(with_fields(**{field: value}), (1, 1), np.dtype(np.float32))
 
 
 def test_mixup_against_numpy():
     """Protects MixUp: weights of Beta(α, α) folded to ½ and more, one partner each, and targets mixed alike."""
-    images = pictures(2000, 2, 2, 1)
-    mixed, mix = augment.mixup(KEY, images, 0.75)
-    shares = np.asarray(mix(np.eye(2000, dtype=np.float32)))
+    images = pictures(1000, 2, 2, 1)
+
+    @jax.jit
+    def both(images, targets):
+        mixed, mix = augment.mixup(KEY, images, 0.75)
+        return mixed, mix(targets)
+
+    mixed, shares = map(np.asarray, both(images, np.eye(1000, dtype=np.float32)))
     np.testing.assert_allclose(mixed, np.einsum("ij,jhwk->ihwk", shares, images), rtol=1e-5)
     weight = np.diag(shares)
     np.testing.assert_allclose(shares.sum(axis=1), 1.0, atol=1e-6)

