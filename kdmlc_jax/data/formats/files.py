@@ -27,45 +27,25 @@ class Readable(Protocol):
         ...
 
 
-def directory(data: ConfigDict, *folders: str) -> Path:
-    """`data.dir`, or the first of `folders` that exists below KDMLC_DATA.
+def locate(data: ConfigDict, *names: str, archive: bool = False) -> Path:
+    """`data.dir`, or the first of `names` that exists below KDMLC_DATA: a folder, or with `archive` also a file.
 
     Raises:
-      UserError: where neither is given, or what is given is not a directory that can be read.
+      UserError: where neither is given, or what is given is not there or cannot be read.
     """
-    origin, path = _candidate(data, folders)
-    if not os.path.isdir(path):
-        raise UserError(f'{origin}: {path} is not a directory, expected the folder with the files of "{data.source}"')
-    return _readable(path)
-
-
-def locate(data: ConfigDict, *names: str) -> Path:
-    """As `directory`, for sets that may also lie in one file.
-
-    Raises:
-      UserError: where neither is given, or what is given does not exist or cannot be read.
-    """
-    origin, path = _candidate(data, names)
-    if not os.path.exists(path):
-        raise UserError(f'{origin}: {path} does not exist, expected the folder or the .tar.gz of "{data.source}"')
-    return _readable(path)
-
-
-def _candidate(data: ConfigDict, names: tuple[str, ...]) -> tuple[str, Path]:
-    """The setting that decides, and the path that it gives."""
-    if data.dir:
-        return "data.dir", Path(data.dir).expanduser()
     root = os.environ.get("KDMLC_DATA", "")
-    if not root:
+    if not (data.dir or root):
         below = " or ".join(names)
         raise UserError(
             f'data.dir is empty: give the folder of "{data.source}", or set KDMLC_DATA to the parent of {below}'
         )
-    paths = [Path(root).expanduser() / name for name in names]
-    return "KDMLC_DATA", next((path for path in paths if os.path.exists(path)), paths[0])
-
-
-def _readable(path: Path) -> Path:
+    paths = [Path(data.dir)] if data.dir else [Path(root) / name for name in names]
+    paths = [path.expanduser() for path in paths]
+    path = next((path for path in paths if os.path.exists(path)), paths[0])
+    if not (os.path.exists(path) if archive else os.path.isdir(path)):
+        found, what = ("does not exist", "or the .tar.gz") if archive else ("is not a directory", "with the files")
+        origin = "data.dir" if data.dir else "KDMLC_DATA"
+        raise UserError(f'{origin}: {path} {found}, expected the folder {what} of "{data.source}"')
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
         raise UserError(f"{path}: cannot be read (Permission denied)")
     return path

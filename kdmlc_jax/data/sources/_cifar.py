@@ -97,7 +97,9 @@ def _open(data: ConfigDict) -> tuple[Files, Layout]:
     """The files and the version most of them belong to."""
     layouts = LAYOUTS[data.source]
     wanted = [(*layout.train, layout.test, layout.names) for layout in layouts]
-    files = open_files(locate(data, *WHERE[data.source]), frozenset(sum(wanted, ())), PUBLISHED[data.source])
+    files = open_files(
+        locate(data, *WHERE[data.source], archive=True), frozenset(sum(wanted, ())), PUBLISHED[data.source]
+    )
     counts = [sum(map(files.has, names)) for names in wanted]
     if not any(counts):
         first = " nor ".join(layout.train[0] for layout in layouts)

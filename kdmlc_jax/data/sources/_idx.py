@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdmlc_jax.arrays import check_labels
-from kdmlc_jax.data.formats.files import directory, read_at_most
+from kdmlc_jax.data.formats.files import locate, read_at_most
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError
 
@@ -27,7 +27,7 @@ FASHION = (
 def load(data: ConfigDict) -> Source:
     """The four files of `mnist` or `fashion_mnist`: u8[N, H, W, 1] and labels 0 to 9."""
     folder, names = {"mnist": ("mnist", DIGITS), "fashion_mnist": ("fashion-mnist", FASHION)}[data.source]
-    path = directory(data, folder)
+    path = locate(data, folder)
     return Source(data.source, names, _idx_pair(path, "train"), _idx_pair(path, "t10k"))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdmlc_jax.data.formats.files import directory, read_lines
+from kdmlc_jax.data.formats.files import locate, read_lines
 from kdmlc_jax.data.formats.listing import check_name, check_options, leave_out, skip_notes
 from kdmlc_jax.data.images.files import ImageFiles, survey
 from kdmlc_jax.data.sources.base import Part, Source
@@ -36,7 +36,7 @@ def load(data: ConfigDict) -> Source:
         of 0 to 13; for a bad image where data.on_bad_image is fail.
     """
     check_options(data)
-    root = directory(data, "clothing1m")
+    root = locate(data, "clothing1m")
     noisy, clean = (_labels(root / f"{kind}_label_kv.txt") for kind in ("noisy", "clean"))
     lists = {name: _images(_key_list(root, name)) for name in ("noisy_train", *CLEAN_LISTS)}
     for name, lines in lists.items():

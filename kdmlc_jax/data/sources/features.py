@@ -7,7 +7,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from kdmlc_jax.arrays import check_features, check_labels, load_array
-from kdmlc_jax.data.formats.files import directory, read_lines
+from kdmlc_jax.data.formats.files import locate, read_lines
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError
 
@@ -23,7 +23,7 @@ def load(data: ConfigDict) -> Source:
     Raises:
       UserError: naming the file, and the row where there is one.
     """
-    path = directory(data, "features")
+    path = locate(data, "features")
     features = _features(path / "features.npy")
     size = len(features)
     labels = {"labels.npy": _integers(path / "labels.npy", size)}

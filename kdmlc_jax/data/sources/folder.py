@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdmlc_jax.data.formats import manifest
-from kdmlc_jax.data.formats.files import directory
+from kdmlc_jax.data.formats.files import locate
 from kdmlc_jax.data.formats.listing import ROLES, Listing, Role, check_name, check_options, to_source
 from kdmlc_jax.data.sources.base import Source
 from kdmlc_jax.errors import UserError
@@ -35,7 +35,7 @@ def load(data: ConfigDict) -> Source:
     if not data.dir:
         raise UserError('data.dir is empty: give the folder of the images for data.source "folder"')
     check_options(data)
-    root = directory(data, "folder")
+    root = locate(data, "folder")
     return to_source(manifest.read(root, data.manifest) if data.manifest else by_folder(root), data)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdmlc_jax.arrays import check_labels
-from kdmlc_jax.data.formats.files import directory
+from kdmlc_jax.data.formats.files import locate
 from kdmlc_jax.data.images.decode import decode
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError
@@ -41,7 +41,7 @@ def load(data: ConfigDict) -> Source:
       UserError: for another folder, a format that needs TensorFlow, no or several features of one kind, damaged
         files, images of different shapes, and labels out of range.
     """
-    path = directory(data, "tfds")
+    path = locate(data, "tfds")
     builder = _builder(path)
     layout = _layout(path, builder.info, data)
     class_names = tuple(builder.info.features[layout.label].names)
