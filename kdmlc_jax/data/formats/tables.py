@@ -35,9 +35,9 @@ def read_columns(path: Path, wanted: Mapping[str, Sequence[str]], required: Coll
     except Exception as error:  # a damaged file makes pyarrow raise nearly anything
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason})") from error
-    chosen = {column: _position(path, column, names, header, required) for column, names in wanted.items()}
     if not rows:
         raise UserError(f"{path}: no rows, expected one per image")
+    chosen = {column: _position(path, column, names, header, required) for column, names in wanted.items()}
     return {column: ["" if at is None else row[at].strip() for row in rows] for column, at in chosen.items()}
 
 

@@ -354,7 +354,7 @@ def test_missing_column(tmp_path):
     fields = manifest(tmp_path, "path,lable\na.png,cat\n")
     assert 'labels.csv: no column "label", found path, lable (did you mean "lable"?)' in error_of(tmp_path, **fields)
     fields = manifest(tmp_path, "picture,label\na.png,cat\n")
-    assert 'labels.csv: no column "path", found picture, label' in error_of(tmp_path, **fields)
+    assert 'labels.csv: no column "path" (or image, file, filename), found picture, label' in error_of(tmp_path, **fields)
     parquet.write_table(pa.table({"path": ["a.png"], "klass": [1]}), tmp_path / "x.parquet")
     assert 'no column "label", found path, klass' in error_of(tmp_path, manifest="x.parquet")
     fields = manifest(tmp_path, "path,label,label\na.png,cat,dog\n")
@@ -366,7 +366,7 @@ def test_missing_column(tmp_path):
     [
         ("", "no rows"),
         ("path,label\n", "no rows"),
-        ("path,label\na.png,cat\nb.png\n", "row 2: 1 fields, expected 2 as in the header"),
+        ("path,label\na.png,cat\nb.png\n", "line 3: 1 fields, expected 2 as in the header"),
         ('path,label\na.png,"cat\n', "cannot be read (unexpected end of data)"),
         ("path,label\na.png,ca\xfft\n", "cannot be read ('utf-8' codec"),
         ("path,label\n,cat\n", "row 1: the path is empty"),
@@ -389,7 +389,7 @@ def test_manifests_with_mistakes(tmp_path, text, message):
 
 def test_manifest_that_is_none(tmp_path):
     """Protects from a traceback where the manifest is absent, a folder, or of another format."""
-    assert f"data.manifest: {tmp_path}/x.csv: no such file" in error_of(tmp_path, manifest="x.csv")
+    assert f"{tmp_path}/x.csv: no such file" in error_of(tmp_path, manifest="x.csv")
     assert "ends in neither .csv nor .parquet" in error_of(tmp_path, manifest="x.json")
     (tmp_path / "x.parquet").write_text("PAR?")
     assert f"{tmp_path}/x.parquet: cannot be read (" in error_of(tmp_path, manifest="x.parquet")
