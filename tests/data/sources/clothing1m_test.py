@@ -150,7 +150,7 @@ def test_the_shipped_config_runs(folder, tmp_path_factory):
     trusted = {str(made.ids[row])[-6:]: (made.given_label[row], made.trusted_given[row]) for row in made.splits.trusted}
     assert trusted == {"t0.jpg": (2, -1), "th.jpg": (5, 4)}
     assert made.splits.validation.tolist() == [5] and sorted(made.splits.noisy) == [0, 1, 2] and made.duplicates is None
-    train.Run(config, made)
+    train.Experiment(config, made)
     plain = config_lib.load(f"configs/clothing1m.py:dir={folder},method=ce", fields)
     summary = train.run(plain, tmp_path_factory.mktemp("run") / "work", quiet=True)
     assert summary["noise"]["realised"] == 1.0  # n2 alone has a known true label, and it is another

@@ -354,7 +354,9 @@ def test_missing_column(tmp_path):
     fields = manifest(tmp_path, "path,lable\na.png,cat\n")
     assert 'labels.csv: no column "label", found path, lable (did you mean "lable"?)' in error_of(tmp_path, **fields)
     fields = manifest(tmp_path, "picture,label\na.png,cat\n")
-    assert 'labels.csv: no column "path" (or image, file, filename), found picture, label' in error_of(tmp_path, **fields)
+    assert 'labels.csv: no column "path" (or image, file, filename), found picture, label' in error_of(
+        tmp_path, **fields
+    )
     parquet.write_table(pa.table({"path": ["a.png"], "klass": [1]}), tmp_path / "x.parquet")
     assert 'no column "label", found path, klass' in error_of(tmp_path, manifest="x.parquet")
     fields = manifest(tmp_path, "path,label,label\na.png,cat,dog\n")
