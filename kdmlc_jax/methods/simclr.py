@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from kdmlc_jax import losses, nets, optim, train_state
 from kdmlc_jax.errors import UserError, choose, in_range
 from kdmlc_jax.methods.base import Batch, Info, Legacy, Method, Metrics, Stage, Streams
-from kdmlc_jax.nets.projector import Projector
+from kdmlc_jax.nets.heads.projector import Projector
 from kdmlc_jax.train_state import NetState
 
 QUEUE = 4096  # trusted features that vote, at most

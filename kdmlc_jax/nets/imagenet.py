@@ -1,16 +1,19 @@
 """Residual networks in the form used on photographs of about 224x224 pixels."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
-from kdmlc_jax.nets import Output
-from kdmlc_jax.nets.resnet import Norm, he_fan_out
+from kdmlc_jax.nets.base import Norm, Output, conv
+from kdmlc_jax.shapes import Images
 
-
-def conv(channels: int, kernel: int, stride: int = 1) -> nn.Conv:
-    """A convolution padded by half its kernel on both sides; "SAME" would pad a stride of 2 on one side only."""
-    return nn.Conv(channels, (kernel, kernel), stride, kernel // 2, use_bias=False, kernel_init=he_fan_out)
+FORM = "imagenet_resnet<18|34|50>"
+FORMS = {  # name -> blocks per stage, bottleneck
+    "imagenet_resnet18": ((2, 2, 2, 2), False),
+    "imagenet_resnet34": ((3, 4, 6, 3), False),
+    "imagenet_resnet50": ((3, 4, 6, 3), True),
+}
+EXAMPLES = tuple(FORMS)
 
 
 class Block(nn.Module):
@@ -24,8 +27,8 @@ class Block(nn.Module):
     bottleneck: bool  # 1x1, 3x3, 1x1 with four times the channels, not 3x3 twice; the stride is on the (first) 3x3
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """f32[B, H, W, K] -> f32[B, H/stride, W/stride, channels], with `bottleneck` 4·channels."""
+    def __call__(self, x: Images, train: bool) -> Float[Array, "B h w k"]:
+        """[B, H, W, K] -> [B, H/stride, W/stride, channels], with `bottleneck` 4·channels."""
         layers = [(self.channels, 3, self.stride), (self.channels, 3, 1)]
         if self.bottleneck:
             layers = [(self.channels, 1, 1), (self.channels, 3, self.stride), (4 * self.channels, 1, 1)]
@@ -50,8 +53,8 @@ class ImageNetResNet(nn.Module):
     bottleneck: bool = False
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> Output:
-        """f32[B, H, W, K] -> logits f32[B, C], features f32[B, 512], with `bottleneck` f32[B, 2048]."""
+    def __call__(self, images: Images, train: bool) -> Output:
+        """Logits [B, C] and features [B, 512], with `bottleneck` [B, 2048]."""
         x = nn.relu(Norm(use_running_average=not train)(conv(64, 7, 2)(images)))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for stage, blocks in enumerate(self.blocks):
@@ -59,3 +62,8 @@ class ImageNetResNet(nn.Module):
                 x = Block(64 << stage, 2 if block == 0 and stage else 1, self.bottleneck)(x, train)
         features = jnp.mean(x, axis=(1, 2))
         return Output(nn.Dense(self.num_classes)(features), features)
+
+
+def build(name: str, num_classes: int) -> ImageNetResNet | None:
+    """The network, or None where the name is not of this form."""
+    return ImageNetResNet(num_classes, *FORMS[name]) if name in FORMS else None

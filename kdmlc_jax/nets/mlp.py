@@ -1,10 +1,14 @@
 """A fully connected network for precomputed features."""
 
-import jax
+import re
+
 from flax import linen as nn
 
-from kdmlc_jax.nets import Output
-from kdmlc_jax.nets.resnet import Norm
+from kdmlc_jax.nets.base import Norm, Output
+from kdmlc_jax.shapes import Images
+
+FORM = "mlp<width>"
+EXAMPLES = ("mlp256",)
 
 
 class MLP(nn.Module):
@@ -17,10 +21,16 @@ class MLP(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> Output:
-        """f32[B, H, W, K], flattened -> logits f32[B, C], features f32[B, width]."""
+    def __call__(self, images: Images, train: bool) -> Output:
+        """Logits [B, C] and features [B, width] of flattened images."""
         x = images.reshape(len(images), -1)
         for _ in range(2):
             x = nn.Dense(self.width, use_bias=False, kernel_init=nn.initializers.he_normal())(x)
             x = nn.relu(Norm(use_running_average=not train)(x))
         return Output(nn.Dense(self.num_classes)(x), x)
+
+
+def build(name: str, num_classes: int) -> MLP | None:
+    """The network, or None where the name is not of this form."""
+    match = re.fullmatch(r"mlp([1-9]\d{0,3})", name)
+    return MLP(num_classes, int(match[1])) if match else None

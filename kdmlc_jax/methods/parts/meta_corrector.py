@@ -24,7 +24,7 @@ from kdmlc_jax.errors import UserError, choose, in_range
 from kdmlc_jax.labels.transition import halfway, transition_matrix, update_joint
 from kdmlc_jax.methods.base import Batch, Info, Metrics
 from kdmlc_jax.nets import Output
-from kdmlc_jax.nets.corrector import Corrector
+from kdmlc_jax.nets.heads.corrector import Corrector
 from kdmlc_jax.train_state import NetState
 
 FORMS = ("plain", "skip", "residual", "transition")

@@ -1,9 +1,10 @@
 """The label-correction network: what the image and its given label say together about the true label."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import log_sigmoid, log_softmax
+
+from kdmlc_jax.shapes import Features, Labels, Logits
 
 
 class Corrector(nn.Module):
@@ -22,16 +23,16 @@ class Corrector(nn.Module):
     hidden: int = 128
 
     @nn.compact
-    def __call__(self, features: jax.Array, given_label: jax.Array, prior: jax.Array | None = None) -> jax.Array:
+    def __call__(self, features: Features, given_label: Labels, prior: Logits | None = None) -> Logits:
         """Log-probabilities of the true label.
 
         Args:
-          features: f32[B, D], h(x); the caller stops the gradient.
-          given_label: i32[B] in [0, C).
-          prior: f32[B, C] logits added to the last layer, or None.
+          features: h(x); the caller stops the gradient.
+          given_label: in [0, C).
+          prior: logits added to the last layer, or None.
 
         Returns:
-          f32[B, C], rows of exp sum to 1.
+          [B, C], rows of exp sum to 1.
         """
         xavier = nn.initializers.xavier_normal()
         embedded = nn.Embed(self.num_classes, 128, embedding_init=nn.initializers.xavier_uniform())(given_label)

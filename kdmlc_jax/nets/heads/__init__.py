@@ -1,0 +1,1 @@
+"""Small networks on the features of another: no families of `nets.build`."""
