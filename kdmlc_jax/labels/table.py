@@ -39,7 +39,8 @@ def table(
     is_label_issue = corrected_label ≠ given_label;
     label_score = (b_ỹ - max_{c≠ỹ} b_c + 1)/2 in [0, 1], up to 1/2 for the issues: the normalised margin of
     Northcutt et al. 2021, "Confident Learning" (cleanlab's `normalized_margin`);
-    rank = 1 for the lowest score, ties by id.
+    rank = 1 for the lowest score, ties by id; of the noisy images only, where a method scores those itself: its score
+    and the margin of the others cannot be compared.
 
     Args:
       ids: N stable indices or file names.
@@ -51,7 +52,8 @@ def table(
         is_label_issue and label_score replace those above; other columns are added, null for the other images.
 
     Returns:
-      The table; labels i32, confidence, p_given and label_score f32, rank i64 from 1 to N.
+      The table; labels i32, confidence, p_given and label_score f32, rank i64 from 1 to N, null where
+      there is none.
 
     Raises:
       UserError: for lengths that disagree, labels out of range, or beliefs that are not on the simplex.
@@ -80,7 +82,8 @@ def table(
         whole[noisy] = column
         values[name] = whole
     # Ranked after rounding to f32, so that the file agrees with itself.
-    values["rank"] = _rank(np.asarray(ids), values["label_score"])
+    ranked = noisy if "label_score" in examined else np.full(len(given), True)
+    values["rank"] = _rank(np.asarray(ids), values["label_score"], ranked)
     columns = {name: values[name] for name in COLUMNS}
     if class_names is not None:
         names = np.asarray(class_names)
@@ -89,10 +92,11 @@ def table(
     return pa.table(columns)
 
 
-def _rank(ids: np.ndarray, score: np.ndarray) -> np.ndarray:
-    rank = np.empty(len(score), np.int64)
-    rank[np.lexsort((ids, score))] = np.arange(1, len(score) + 1)
-    return rank
+def _rank(ids: np.ndarray, score: np.ndarray, ranked: np.ndarray) -> pa.Array:
+    """Of the rows bool[N] `ranked`, null elsewhere."""
+    rank, rows = np.empty(len(score), np.int64), np.flatnonzero(ranked)
+    rank[rows[np.lexsort((ids[rows], score[rows]))]] = np.arange(1, len(rows) + 1)
+    return pa.array(rank, mask=~ranked)
 
 
 def _check(

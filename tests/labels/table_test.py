@@ -54,8 +54,8 @@ def test_score_on_random_beliefs():
 
 
 def test_what_a_method_examined_itself():
-    """Protects a method's own test: its flags and scores replace those of the noisy images, in their order, before
-    ranking; what it adds is null elsewhere."""
+    """Protects a method's own test: its flags and scores replace those of the noisy images, in their order, and rank
+    them alone, not beside the margins of the others; what it adds is null elsewhere."""
     examined = {
         "is_label_issue": np.array([True, False, False, True]),
         "label_score": np.array([0.1, 0.9, 0.6, 0.4], np.float32),
@@ -64,7 +64,7 @@ def test_what_a_method_examined_itself():
     got = make(examined=examined).to_pydict()
     assert got["is_label_issue"] == [True, False, False, False, True]
     np.testing.assert_allclose(got["label_score"], [0.1, 0.9, 0.5, 0.6, 0.4], rtol=1e-6)
-    assert got["rank"] == [1, 5, 3, 4, 2] and got["corrected_label"] == [0, 2, 1, 2, 2]
+    assert got["rank"] == [1, 4, None, 3, 2] and got["corrected_label"] == [0, 2, 1, 2, 2]
     assert got["agreement"][2] is None and got["agreement"][3] == pytest.approx(0.6)
 
 

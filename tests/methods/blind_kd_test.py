@@ -12,9 +12,10 @@ import tiny
 from kdmlc_jax import compare, methods, train
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.errors import NoTrustedError, UserError
-from kdmlc_jax.labels import transition as estimate
-from kdmlc_jax.methods import blind_kd
+from kdmlc_jax.labels import thresholds
 from kdmlc_jax.methods.base import DatasetView, Info
+from kdmlc_jax.methods.parts import agreement as pair
+from kdmlc_jax.methods.parts import label_split
 from kdmlc_jax.train_state import train_forward
 
 CLASSES = 3
@@ -42,9 +43,9 @@ LABEL = jnp.array([0, 1, 2, 0, 1], jnp.int32)
 )
 def test_tipping_point(curve, epoch):
     """Protects the paper's rule: the first epoch above its two neighbours on each side."""
-    assert blind_kd.tipping_point(curve) == epoch
+    assert pair.tipping_point(curve) == epoch
     rows = [{"student_confidence": value} for value in curve]
-    assert blind_kd.ends_blind(rows) == (epoch is not None)
+    assert pair.ends_blind(rows) == (epoch is not None)
 
 
 def test_blind_loss():
@@ -53,8 +54,8 @@ def test_blind_loss():
     want = sum(
         float(teacher[i, c] - student[i, c]) ** 2 for i in range(5) for c in range(CLASSES) if c != int(LABEL[i])
     )
-    assert blind_kd.blind_loss(teacher, student, LABEL, 7.0) == pytest.approx(want / 7.0, rel=1e-5)
-    gradient = jax.grad(blind_kd.blind_loss, argnums=1)(teacher, student, LABEL, 7.0)
+    assert pair.blind_loss(teacher, student, LABEL, 7.0) == pytest.approx(want / 7.0, rel=1e-5)
+    gradient = jax.grad(pair.blind_loss, argnums=1)(teacher, student, LABEL, 7.0)
     own = jax.nn.one_hot(LABEL, CLASSES, dtype=bool)
     assert (gradient[own] == 0).all() and (gradient[~own] != 0).all()
 
@@ -63,25 +64,43 @@ def test_agreement():
     """Protects p^A: the normalised product, and a distribution where two certain networks differ (0/0 as a product)."""
     teacher, student = logits(0), logits(1)
     product = np.prod([np.asarray(jax.nn.softmax(z), np.float64) for z in (teacher, student)], axis=0)
-    got = np.exp(blind_kd.log_agreement(teacher, student))
+    got = np.exp(pair.log_agreement(teacher, student))
     np.testing.assert_allclose(got, product / product.sum(1, keepdims=True), rtol=1e-5)
     sure = jnp.array([[1e4, 0.0, -1e4], [1e4, 0.0, 0.0]]), jnp.array([[-1e4, 0.0, 1e4], [0.0, 1e4, 0.0]])
-    np.testing.assert_allclose(np.exp(blind_kd.log_agreement(*sure)).sum(1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(pair.log_agreement(*sure)).sum(1), 1.0, rtol=1e-5)
 
 
 def test_groups_and_targets():
     """Protects phase 2: β at and beside each border, and t ∝ ((1-β) onehot + β p)^(1+β) by hand."""
-    split = estimate.Split(*map(jnp.float32, (0.5, 0.2, 0.8)))
+    split = thresholds.Split(*map(jnp.float32, (0.5, 0.2, 0.8)))
     agreement = jnp.array([0.0, 0.19, 0.2, 0.49, 0.5, 0.79, 0.8, 1.0])
-    got = blind_kd.share_of_belief(agreement, split)
+    got = pair.belief_weight(agreement, split)
     np.testing.assert_allclose(got, [0.70, 0.70, 0.55, 0.55, 0.45, 0.45, 0.30, 0.30])
     p = np.array([[0.5, 0.3, 0.2]])
     mixed = np.array([0.3 + 0.7 * 0.5, 0.7 * 0.3, 0.7 * 0.2]) ** 1.7
-    target = blind_kd.refined_target(jnp.array([0]), jnp.log(jnp.asarray(p, jnp.float32)), jnp.array([0.7]))
+    target = pair.softened_label(jnp.array([0]), jnp.log(jnp.asarray(p, jnp.float32)), jnp.array([0.7]))
     np.testing.assert_allclose(target[0], mixed / mixed.sum(), rtol=1e-5)
 
 
+def test_label_score_by_hand():
+    """Protects the score: ½ at the border, 0 and 1 at the ends, straight between, and numbers for borders 0 and 1."""
+    got = pair.label_score(jnp.array([0.0, 0.1, 0.2, 0.6, 1.0]), jnp.float32(0.2))
+    np.testing.assert_allclose(got, [0.0, 0.25, 0.5, 0.75, 1.0], rtol=1e-6)
+    for border in (0.0, 1.0):
+        assert jnp.isfinite(pair.label_score(jnp.array([0.0, 0.5, 1.0]), jnp.float32(border))).all()
+
+
+@pytest.mark.parametrize(
+    "curve, want",
+    [([1, 2, 5, 3, 4], (2, True)), ([1, 2, 5, 3, 4, 4], (3, False)), ([1, 2, 3, 4], (1, False)), ([1], (0, False))],
+)
+def test_splitting_epoch(curve, want):
+    """Protects the epoch that splits: the third-last, and only a tipping point if it is that very one."""
+    assert label_split.splitting_epoch([{"student_confidence": value} for value in curve]) == want
+
+
 ROWS, STEPS = 12, 3
+INFO = Info(CLASSES, (1, 1, 4), STEPS, ROWS, 0)
 
 
 def settings(arguments="", epochs=6):
@@ -91,67 +110,136 @@ def settings(arguments="", epochs=6):
     return config_lib.resolve(base, given)
 
 
-def after_epochs(arguments, confidence):
-    """The method, its state after so many epochs and a view with this m_e, and both networks' weights after each."""
-    config = settings(arguments)
-    method = methods.get("blind_kd").make(config, Info(CLASSES, (1, 1, 4), STEPS, ROWS, 0))
-    rng = np.random.default_rng(3)
-    images = jnp.asarray(rng.normal(size=(ROWS, 1, 1, 4)), jnp.float32)
-    label = jnp.asarray(rng.integers(0, CLASSES, ROWS), jnp.int32)
-    state, weights, seen = method.init(jax.random.key(0), images[:2]), [], []
-    step = jax.jit(method.stages[0].step)
-    for epoch in range(len(confidence)):
-        order = rng.permutation(ROWS).reshape(STEPS, 4)
-        share = np.zeros(ROWS)
-        for rows in order:
-            batch = {"image": images[rows], "label": label[rows], "index": jnp.asarray(rows, jnp.int32)}
-            batch["epoch"] = jnp.int32(epoch)
-            before = state
-            state, _ = step(state, batch, jax.random.key(0))
-            pair = [
-                train_forward(net, net.params, batch["image"])[0].logits for net in (before.teacher, before.student)
-            ]
-            share[rows] = np.exp(blind_kd.log_agreement(*pair))[np.arange(4), label[rows]]
-        weights.append([net.params for net in (state.teacher, state.student)])
-        seen.append(share)
-    notes = []
-    view = DatasetView(
+def made(arguments="", epochs=6, info=INFO):
+    return methods.get("blind_kd").make(settings(arguments, epochs), info)
+
+
+def make_batch(rows, seed=3, classes=CLASSES, epoch=0):
+    """Rows of a fixed random set."""
+    rng = np.random.default_rng(seed)
+    images = jnp.asarray(rng.normal(size=(ROWS, 1, 1, 4)), jnp.float32)[jnp.asarray(rows)]
+    label = jnp.asarray(rng.integers(0, classes, ROWS), jnp.int32)[jnp.asarray(rows)]
+    return {"image": images, "label": label, "index": jnp.asarray(rows, jnp.int32), "epoch": jnp.int32(epoch)}
+
+
+def outputs(state, images):
+    return [train_forward(net, net.params, images)[0].logits for net in (state.teacher, state.student)]
+
+
+def view(label, images=None, confidence=(), trusted=(), notes=None):
+    return DatasetView(
         given_label=np.asarray(label),
-        trusted_label=np.zeros(0, np.int32),
-        map=lambda split, fn, current: jax.device_get(fn(current, images, label)),
+        trusted_label=np.asarray(trusted, np.int32),
+        map=lambda split, fn, current: jax.device_get(jax.jit(fn)(current, images, label)),
+        decide=lambda fn: fn(),
         fetch=jax.device_get,
         history=[{"student_confidence": value} for value in confidence],
-        note=notes.append,
+        note=[].append if notes is None else notes.append,
     )
-    return method, state, view, weights, seen, notes
+
+
+def after_epochs(arguments, confidence):
+    """The method, its state after so many epochs, a view with this m_e, both networks' weights after each, and p^A_ỹ
+    as each epoch met it."""
+    method, everything = made(arguments), make_batch(range(ROWS))
+    state, weights, met = method.init(jax.random.key(0), everything["image"][:2]), [], []
+    step, forward = jax.jit(method.stages[0].step), jax.jit(outputs)
+    rng = np.random.default_rng(3)
+    for epoch in range(len(confidence)):
+        share = np.zeros(ROWS)
+        for rows in rng.permutation(ROWS).reshape(STEPS, 4):
+            batch = make_batch(rows, epoch=epoch)
+            p = np.exp(pair.log_agreement(*forward(state, batch["image"])))
+            share[rows] = p[np.arange(4), batch["label"]]
+            state, _ = step(state, batch, jax.random.key(0))
+        weights.append([net.params for net in (state.teacher, state.student)])
+        met.append(share)
+    notes = []
+    return method, state, view(everything["label"], everything["image"], confidence, notes=notes), weights, met, notes
 
 
 @pytest.mark.parametrize("confidence, epoch", [([1, 2, 5, 3, 4], 3), ([1, 2, 3, 4], -2)])
 def test_weights_that_split_the_labels(confidence, epoch):
     """Protects the estimate's epoch: P comes from a clean pass with the weights of the tipping epoch, or of the
     third-last one where there is none, which the note says."""
-    method, state, view, weights, _, notes = after_epochs("rewind=true,measure=share", confidence)
-    begun = method.stages[1].begin(state, view)
+    method, state, whole, weights, _, notes = after_epochs("rewind=true,measure=share", confidence)
+    begun = method.stages[1].begin(state, whole)
     chosen = weights[abs(epoch) - 1]
     for net, want in zip((begun.teacher, begun.student), chosen, strict=True):
         jax.tree.map(np.testing.assert_array_equal, net.params, want)
-    images = view.map("noisy", lambda _, images, label: images, None)
-    p = np.exp(method.predict(begun, jnp.asarray(images)))
-    np.testing.assert_allclose(begun.agreement.rows, p[np.arange(ROWS), view.given_label], rtol=1e-5)
-    assert int(begun.epoch) == epoch and int(begun.teacher.step) == STEPS * len(confidence)
+    p = np.exp(method.predict(begun, make_batch(range(ROWS))["image"]))
+    agreement = begun.labels.agreement.rows
+    np.testing.assert_allclose(agreement, p[np.arange(ROWS), whole.given_label], rtol=1e-5)
+    assert int(begun.labels.epoch) == epoch and int(begun.teacher.step) == STEPS * len(confidence)
     assert f"epoch {abs(epoch)};" in notes[0] and ("no tipping point" in notes[0]) == (epoch < 0)
-    flags = method.examine(begun)["is_label_issue"]
-    np.testing.assert_array_equal(flags, begun.agreement.rows < begun.split.threshold)
+    flags = method.report(begun).columns["is_label_issue"]
+    np.testing.assert_array_equal(flags, agreement < begun.labels.split.threshold)
+    assert notes[0].endswith(f"{np.mean(flags):.1%} of the labels held wrong")
 
 
-def test_release_uses_what_training_saw():
+def test_release_uses_what_training_met():
     """Protects the release's form: P as the training steps of that epoch met it, flags below the lower mean."""
-    method, state, view, _, seen, _ = after_epochs("variant=release", [1, 2, 5, 3, 4])
-    begun = method.stages[1].begin(state, view)
-    np.testing.assert_allclose(begun.agreement.rows, seen[2], rtol=1e-4)
-    flags = method.examine(begun)["is_label_issue"]
-    np.testing.assert_array_equal(flags, begun.agreement.rows < begun.split.lower_mean)
+    method, state, whole, _, met, _ = after_epochs("variant=release", [1, 2, 5, 3, 4])
+    begun = method.stages[1].begin(state, whole)
+    agreement = begun.labels.agreement.rows
+    np.testing.assert_allclose(agreement, met[2], rtol=1e-4)
+    flags = method.report(begun).columns["is_label_issue"]
+    np.testing.assert_array_equal(flags, agreement < begun.labels.split.lower_mean)
     assert int(begun.teacher.step) == 5 * STEPS
+
+
+@pytest.mark.parametrize("variant", ["fixed", "release"])
+def test_loss_by_hand(variant):
+    """Protects L in both phases, by what the sum of squares is divided, and whether t has a gradient."""
+    method, batch = made(f"variant={variant}"), make_batch([0, 3, 5, 7])
+    state = method.init(jax.random.key(0), batch["image"])
+    z_t, z_s = outputs(state, batch["image"])
+    label, beta = batch["label"], jnp.array([0.3, 0.45, 0.55, 0.7])
+    count = 4 * (CLASSES - 1) if variant == "fixed" else 4 * CLASSES - 1
+    blind = float(pair.blind_loss(z_t, z_s, label, count))
+    params = state.teacher.params, state.student.params
+    for given, target in ((None, jax.nn.one_hot(label, CLASSES)), (beta, pair.softened_label(label, z_s, beta))):
+        want = blind - float(jnp.mean(jnp.sum(target * jax.nn.log_softmax(z_t), axis=1)))
+        assert float(method.loss(params, state, batch, given)[0]) == pytest.approx(want, rel=1e-5)
+
+    def softened_alone(student):
+        both = method.loss((params[0], student), state, batch, beta)[0]
+        return both - method.loss((params[0], student), state, batch, None)[0]
+
+    gradient = jax.tree.leaves(jax.jit(jax.grad(softened_alone))(params[1]))
+    largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in gradient)
+    assert largest < 1e-6 if variant == "fixed" else largest > 1e-3
+
+
+def test_softened_step_takes_each_image_s_own_belief():
+    """Protects the second phase's step: β by the image's own row of P."""
+    method, batch = made(), make_batch([10, 1, 4, 7])
+    state = method.init(jax.random.key(0), batch["image"])
+    split = thresholds.Split(*map(jnp.float32, (0.5, 0.2, 0.8)))
+    rows = jnp.linspace(0, 1, ROWS)
+    state = state.replace(labels=state.labels.replace(split=split, agreement=label_split.Bank(rows)))
+    beta = pair.belief_weight(rows[batch["index"]], split)
+    assert len(set(beta.tolist())) == 4
+    want = float(method.loss((state.teacher.params, state.student.params), state, batch, beta)[0])
+    moved, metrics = jax.jit(method.stages[1].step)(state, batch, jax.random.key(0))
+    assert float(metrics["loss"]) == pytest.approx(want, rel=1e-5)
+    assert int(moved.teacher.step) == int(moved.student.step) == 1
+
+
+@pytest.mark.parametrize("wrong", [0.0, 1.0])
+def test_all_right_and_all_wrong(wrong):
+    """Protects extreme data: nothing wrong, or nothing but noise, still ends with a split and finite figures."""
+    info, rng = Info(CLASSES, (1, 1, 4), STEPS, 300, 6), np.random.default_rng(0)
+    method, truth = made(info=info), np.arange(300) % CLASSES
+    given = np.where(rng.random(300) < wrong, rng.integers(0, CLASSES, 300), truth).astype(np.int32)
+    beliefs = np.asarray(jax.nn.softmax(3.0 * jax.nn.one_hot(truth, CLASSES) + rng.normal(size=(300, CLASSES))))
+    trusted = np.arange(6, dtype=np.int32) % CLASSES
+    found = method.decide(beliefs, None, beliefs[:6], view(given, confidence=[1, 2, 3], trusted=trusted))
+    agreement = np.asarray(found.agreement.rows)
+    assert ((agreement >= 0) & (agreement <= 1)).all()
+    assert all(0 <= float(figure) <= 1 for figure in found.split)
+    for matrix in (found.counted, found.trusted):
+        assert matrix.shape == (CLASSES, CLASSES) and np.allclose(matrix.sum(axis=1), 1.0, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -167,14 +255,14 @@ def test_release_uses_what_training_saw():
 def test_bad_options(arguments, epochs, words):
     """Protects the user: each wrong option is one line with its field, value and range."""
     with pytest.raises(UserError) as error:
-        methods.get("blind_kd").make(settings(arguments, epochs), Info(CLASSES, (1, 1, 4), STEPS, ROWS, 0))
+        made(arguments, epochs)
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
 
 
 def test_finds_noise_without_trusted_images(tmp_path):
     """Protects the point of it: on digits with 36 % wrong labels and no trusted image, most of them are found."""
     config = tiny.config(
-        "method=blind_kd,trusted=0,noisy=0,validation=200,teacher=cnn8,student=cnn8,epochs=14,noise=uniform,rate=0.4,"
+        "method=blind_kd,trusted=0,noisy=0,validation=200,teacher=mlp64,student=mlp64,epochs=14,noise=uniform,rate=0.4,"
         "longest_blind=0.7"
     )
     summary = train.run(config, tmp_path, quiet=True)
@@ -199,35 +287,18 @@ def test_finds_noise_without_trusted_images(tmp_path):
     assert all(0 <= row["agreement_fit_wrong_true"] <= 1 for row in rows)
 
 
-@pytest.mark.parametrize("noise", ["noise=none", "noise=uniform,rate=1.0"])
-def test_all_clean_and_all_noise(noise, tmp_path):
-    """Protects extreme data: nothing wrong, or nothing but noise, still ends with a split and finite figures."""
-    config = tiny.config(f"method=blind_kd,epochs=4,{noise}")
-    if noise == "noise=none":
-        config.data.noisy = 200
-    summary = train.run(config, tmp_path, quiet=True)
-    assert 0.0 <= summary["noise"]["estimated"] <= 1.0
-    assert np.isfinite(summary["diagnostics"]["threshold"])
-    matrix = np.array(summary["diagnostics"]["transition_trusted"])
-    assert matrix.shape == (10, 10) and np.allclose(matrix.sum(axis=1), 1.0, rtol=1e-4)
-
-
 def test_two_classes():
     """Protects C = 2, where a blind student sees a single logit of each image."""
-    config = settings(epochs=4)
-    method = methods.get("blind_kd").make(config, Info(2, (1, 1, 4), STEPS, ROWS, 0))
-    images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 1, 1, 4)), jnp.float32)
-    state = method.init(jax.random.key(0), images)
-    batch = {"image": images, "label": jnp.array([0, 1, 1, 0], jnp.int32), "index": jnp.arange(4, dtype=jnp.int32)}
-    batch["epoch"] = jnp.int32(0)
+    method, batch = made(epochs=4, info=INFO._replace(num_classes=2)), make_batch(range(4), classes=2)
+    state = method.init(jax.random.key(0), batch["image"])
     for stage in method.stages:
-        state, metrics = stage.step(state, batch, jax.random.key(0))
+        state, metrics = jax.jit(stage.step)(state, batch, jax.random.key(0))
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((state, metrics)))
 
 
 def test_baselines_that_need_trusted_images_are_left_out(tmp_path, capsys):
     """Protects a run without trusted images from failing after its training: what cannot be compared is named once."""
-    config = tiny.config("method=blind_kd,trusted=0,epochs=4")
+    config = tiny.config("method=blind_kd,trusted=0,epochs=4,teacher=mlp3,student=mlp2")
     config.baselines = (("plain, noisy", "ce:train_on=noisy,network=student"), ("plain, both", "ce:train_on=both"))
     compare.run_with_baselines(config, tmp_path)
     said = capsys.readouterr()
