@@ -2,64 +2,106 @@
 
     min_α E_D CE(y, f_{w*(α)}(x))    s.t.    w*(α) = argmin_w E_D̃ CE(g_α(sg[h(x)], ỹ), f_w(x))
 
-The step is `teacher.Teacher.step`, shared with KDMLC. `preset = "paper"` is MLC and no more; `preset = "strong"`
-[ours] adds the switches listed at `teacher.default_options`.
+Its formulas are in `parts.meta_corrector`, shared with KDMLC. `preset = "paper"` is MLC and no more; `preset =
+"strong"` [ours] adds the switches listed at `corrector_options.default_options`.
 
 Departures from the release: the gradient through the look-ahead is exact (no finite difference); splits are disjoint;
 γ of the k-step recursion is clipped to [0, 1]; α moves by Adam without amsgrad.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from kdmlc_jax import train_state
 from kdmlc_jax.errors import choose, in_range
 from kdmlc_jax.labels.transition import transition_matrix
-from kdmlc_jax.methods.base import Batch, Info, Legacy, Method, Metrics, Stage, Streams
-from kdmlc_jax.methods.parts.meta_corrector import CLOTHING1M, Teacher, TeacherState, default_options
+from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Report, Stage, Streams, Traits
+from kdmlc_jax.methods.parts import corrector_options, meta_corrector
+from kdmlc_jax.methods.parts.meta_corrector import MetaCorrector, MetaCorrectorState
+from kdmlc_jax.shapes import Images, Key, Labels, Logits, SoftLabels
+from kdmlc_jax.train_state import NetState
 
-RECIPES = {"clothing1m": CLOTHING1M}
+RECIPES = {"clothing1m": corrector_options.CLOTHING1M}
 
 
 def default_config(preset: str = "paper") -> ConfigDict:
-    """The options of `teacher.default_options` and network: whose architecture MLC trains, teacher | student."""
-    return ConfigDict({"name": "mlc", "preset": preset, "network": "teacher", **default_options(preset)})
+    """`corrector_options.default_options`, and network: whose architecture MLC trains, teacher | student."""
+    options = corrector_options.default_options(preset)
+    return ConfigDict({"name": "mlc", "preset": preset, "network": "teacher", **options})
 
 
-def make(config: Any, info: Info) -> Method:
-    """The method's functions; see `base.Method`."""
+def make(config: Any, info: Info) -> "MLC":
+    """The method that `config` describes; raises UserError for an option outside its range."""
     network = choose("method.network", config.method.network, ("teacher", "student"))
-    teacher = Teacher(config, info, network)
-
-    def step(warm_up: bool, current: TeacherState, batch: Batch, key: jax.Array) -> tuple[TeacherState, Metrics]:
-        moved, _, _, metrics = teacher.step(current, batch, warm_up, key)
-        return moved, metrics
-
-    def predict(current: TeacherState, images: jax.Array) -> jax.Array:
-        return train_state.evaluate(current.net, images).logits
-
-    return Legacy(
-        init=teacher.init,
-        stages=stages(config, step),
-        predict=predict,
-        correct=lambda current, images, given_label, index: teacher.correct(current, images, given_label),
-        networks={network: lambda current: current.net},
-        deployed=network,
-        transition=lambda current: transition_matrix(current.joint),
+    return MLC(
+        traits=Traits(deployed=network),
+        meta=meta_corrector.build(config, info, network),
+        spans=spans(config),
+        streams=streams(config),
     )
 
 
-def stages(config: Any, step: Any) -> tuple[Stage, ...]:
-    """A warm-up stage, if asked for, then correction; `step` takes `warm_up` as its first argument.
+def spans(config: Any) -> tuple[int, int]:
+    """Epochs of the warm-up and of correction."""
+    return config.method.warm_up, config.train.epochs - config.method.warm_up
 
-    Each trusted batch is halved: one half in the inner loss, the other in the meta loss (as MLC does).
-    """
+
+def streams(config: Any) -> Streams:
+    """Each trusted batch is halved: one half in the inner loss, the other in the meta-loss (as MLC does)."""
     in_range("train.trusted_batch_size", config.train.trusted_batch_size, 2)
     half = config.train.trusted_batch_size // 2
-    streams = Streams(config.train.batch_size, config.train.trusted_batch_size - half, half)
-    warm_up = config.method.warm_up
+    return Streams(config.train.batch_size, config.train.trusted_batch_size - half, half)
+
+
+def stages(step: Any, spans: tuple[int, int], streams: Streams) -> tuple[Stage, ...]:
+    """A warm-up stage, if it has epochs, then correction; `step` takes `warm_up` as its first argument."""
+    warm_up, correct = spans
     first = (Stage("warm_up", warm_up, streams, partial(step, True)),) if warm_up else ()
-    return *first, Stage("correct", config.train.epochs - warm_up, streams, partial(step, False))
+    return *first, Stage("correct", correct, streams, partial(step, False))
+
+
+@dataclass(frozen=True, eq=False)
+class MLC(Method):
+    """One network and its corrector."""
+
+    traits: Traits
+    meta: MetaCorrector
+    spans: tuple[int, int]
+    streams: Streams
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Warm-up and correction."""
+        return stages(self.step, self.spans, self.streams)
+
+    def init(self, key: Key, images: Images) -> MetaCorrectorState:
+        """See `Method.init`."""
+        return self.meta.init(key, images)
+
+    def step(
+        self, warm_up: bool, state: MetaCorrectorState, batch: Batch, key: Key
+    ) -> tuple[MetaCorrectorState, Metrics]:
+        """The look-ahead's loss on trusted images moves the corrector; the look-ahead is committed."""
+        ahead, gradients, metrics = self.meta.look_ahead(state, batch, warm_up, key)
+        state = self.meta.move_corrector(state, gradients)
+        _, evenness = self.meta.corrected(state, ahead, batch["label"])
+        return self.meta.commit(state, ahead, batch["label"]), metrics | evenness
+
+    def predict(self, state: MetaCorrectorState, images: Images) -> Logits:
+        """See `Method.predict`."""
+        return train_state.evaluate(state.net, images).logits
+
+    def correct(self, state: MetaCorrectorState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
+        """The corrector's."""
+        return self.meta.correct(state, images, given_label)
+
+    def networks(self, state: MetaCorrectorState) -> dict[str, NetState]:
+        """See `Method.networks`."""
+        return {self.traits.deployed: state.net}
+
+    def report(self, state: MetaCorrectorState) -> Report:
+        """T̂."""
+        return Report(transition=transition_matrix(state.joint))

@@ -1,0 +1,79 @@
+"""What a user may choose of `parts.meta_corrector`."""
+
+from typing import Any
+
+from kdmlc_jax.errors import UserError, choose, in_range
+
+FORMS = ("plain", "skip", "residual", "transition")
+BILEVEL = ("off", "joint", "normalised", "separate")
+# The recipe of MLC's release on that set.
+CLOTHING1M = {
+    "method.preset": "paper",
+    "method.form": "skip",
+    "method.look_ahead_steps": 5,
+    "method.corrector_lr": 3e-3,
+}
+
+
+def default_options(preset: str) -> dict[str, Any]:
+    """Options of network and corrector: preset "paper" is MLC and no more, "strong" [ours] repairs what we measured.
+
+    form: the corrector: plain | skip | residual (prior z_T) | transition (prior z_T + log T̂[:, ỹ]).
+    supervised: weight of CE(y, g_α(h, ỹ)), ỹ ~ T̂(·|y), on trusted images in the meta objective; 0 = off.
+    pairs: T̂ "estimated" from the teacher's beliefs, or the "real" given label of trusted images, where known.
+    bilevel: the bi-level term off | joint (one sum, one optimiser) | normalised (scaled to the supervised
+      gradient's norm) | separate (its own Adam with bilevel_lr). bilevel_weight scales it in the sums.
+    look_ahead_steps: k of MLC's recursion. corrector_lr: Adam on α.
+    ema: decay of the averaged teacher that gives features and beliefs; 0 = the live teacher.
+    warm_up: epochs of CE before correction starts, on trusted | both (warm_up_on).
+    teacher_mixup: Beta(a, a) of MixUp in the inner loss; 0 = off.
+    """
+    choose("method.preset", preset, ("paper", "strong"))
+    paper: dict[str, Any] = {
+        "form": "plain",
+        "supervised": 0.0,
+        "pairs": "estimated",
+        "bilevel": "joint",
+        "bilevel_weight": 1.0,
+        "bilevel_lr": 3e-4,
+        "look_ahead_steps": 1,
+        "corrector_lr": 3e-4,
+        "ema": 0.0,
+        "warm_up": 0,
+        "warm_up_on": "both",
+        "teacher_mixup": 0.0,
+    }
+    strong = {
+        "supervised": 1.0,
+        "form": "transition",
+        "bilevel": "separate",
+        "corrector_lr": 1e-3,
+        "ema": 0.99,
+        "warm_up": 1,
+        "teacher_mixup": 1.0,
+    }
+    return paper if preset == "paper" else {**paper, **strong}
+
+
+def check(config: Any) -> None:
+    """Raises UserError for an option outside its range."""
+    options, epochs = config.method, config.train.epochs
+    choose("method.form", options.form, FORMS)
+    choose("method.bilevel", options.bilevel, BILEVEL)
+    choose("method.pairs", options.pairs, ("estimated", "real"))
+    choose("method.warm_up_on", options.warm_up_on, ("trusted", "both"))
+    if options.pairs == "real" and not config.data.trusted_given:
+        raise UserError('method.pairs: "real" needs data.trusted_given=true, the labels before they were checked')
+    in_range("method.supervised", options.supervised, 0.0)
+    in_range("method.bilevel_weight", options.bilevel_weight, 0.0)
+    if options.bilevel == "separate" and options.bilevel_weight != 1:
+        raise UserError(
+            f"method.bilevel_weight: {options.bilevel_weight} does nothing under an Adam of its own, expected 1 with "
+            'method.bilevel "separate"; method.bilevel_lr sets how far it moves'
+        )
+    in_range("method.corrector_lr", options.corrector_lr, 0.0, 1e6)
+    in_range("method.bilevel_lr", options.bilevel_lr, 0.0, 1e6)
+    in_range("method.look_ahead_steps", options.look_ahead_steps, 1)
+    in_range("method.ema", options.ema, 0.0, 1.0)
+    in_range("method.warm_up", options.warm_up, 0, epochs - 1)
+    in_range("method.teacher_mixup", options.teacher_mixup, 0.0)
