@@ -7,32 +7,41 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from kdmlc_jax import export, metrics, parallel
+from kdmlc_jax import metrics, parallel
 from kdmlc_jax.data import noise
 from kdmlc_jax.labels import table as labels
 from kdmlc_jax.methods.base import Report
+from kdmlc_jax.storage import networks as saved_networks
 
 if TYPE_CHECKING:
     from kdmlc_jax.experiment import Experiment
 
 
-def finish(experiment: "Experiment", current: Any, progress: dict, workdir: pathlib.Path) -> dict:
-    """Corrects the labels, writes the table and the networks, and returns the summary."""
+def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, workdir: pathlib.Path) -> dict:
+    """Corrects the labels, writes the table and the networks, and returns the summary.
+
+    Args:
+      experiment: that was run.
+      state: what it leaves, the method's state after `epoch` epochs.
+      epoch: counted from 1.
+      progress: the loop's (`progress.fresh`).
+      workdir: of the run.
+    """
     data, config, method, history = experiment.dataset, experiment.config, experiment.method, progress["history"]
     rows = np.concatenate(data.splits)
     names = np.repeat(data.splits._fields, [len(part) for part in data.splits])
-    beliefs = experiment.evaluator.beliefs(current, rows)
+    beliefs = experiment.evaluator.beliefs(state, rows)
     trusted = names == "trusted"
     beliefs[trusted] = np.eye(experiment.info.num_classes, dtype=np.float32)[data.given_label[rows[trusted]]]
-    report: Report = parallel.fetch(method.report(current))
+    report: Report = parallel.fetch(method.report(state))
     if data.soft_label is not None:
         report = report.without_flags()
     table = labels.table(data.ids[rows], names, data.reported_label[rows], beliefs, data.class_names, report.columns)
-    nets = parallel.fetch(method.networks(current))
+    nets = parallel.fetch(method.networks(state))
     if parallel.is_main():
         labels.write(table, workdir, beliefs)
         for name, net in nets.items():
-            export.save(workdir / name, net, describe(experiment, name))
+            saved_networks.save(workdir / name, net, describe(experiment, name))
     return {
         "method": config.method.name,
         "options": config.method.to_dict(),
@@ -46,7 +55,8 @@ def finish(experiment: "Experiment", current: Any, progress: dict, workdir: path
             "realised": data.rate,
             "estimated": estimated_rate(experiment, report, beliefs[names == "noisy"], table),
         },
-        "networks": networks(experiment, current, counted(experiment, history)),
+        "deploy": config.deploy,
+        "networks": networks(experiment, state, epoch, counted(experiment, history)),
         "diagnostics": {name: value.tolist() for name, value in report.figures.items()},
         "notes": progress["notes"],
         "data": {
@@ -86,12 +96,12 @@ def describe(experiment: "Experiment", network: str) -> dict:
     }
 
 
-def networks(experiment: "Experiment", current: Any, history: list[dict]) -> dict[str, dict]:
-    """Size and accuracies of each network, and of their ensemble under its name."""
+def networks(experiment: "Experiment", state: Any, epoch: int, history: list[dict]) -> dict[str, dict]:
+    """Size, deployed epoch and accuracies of each network, and of their ensemble under its name."""
     method, config = experiment.method, experiment.config
     sizes = {
         name: (config[name].net, sum(leaf.size for leaf in jax.tree.leaves(net.params)))
-        for name, net in method.networks(current).items()
+        for name, net in method.networks(state).items()
     }
     if method.traits.ensemble:
         names, counts = zip(*sizes.values(), strict=True)
@@ -100,6 +110,7 @@ def networks(experiment: "Experiment", current: Any, history: list[dict]) -> dic
         name: {
             "name": net,
             "parameters": count,
+            "epoch": epoch,
             **metrics.network_summary(history, name, config.data.select_on),
         }
         for name, (net, count) in sizes.items()

@@ -1,6 +1,5 @@
 """The one host loop: build → restore → for stage: for step → evaluate → save → correct labels → summary."""
 
-import collections
 import contextlib
 import json
 import pathlib
@@ -9,15 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
+import jax
 from ml_collections import ConfigDict
 
 from kdmlc_jax import config as config_lib
 from kdmlc_jax import metrics, parallel, stopping, warm_start, writers
+from kdmlc_jax import progress as progress_lib
 from kdmlc_jax import summary as summary_lib
 from kdmlc_jax.data import provenance
 from kdmlc_jax.data.prepare import prepare
-from kdmlc_jax.data.provenance import Provenance
 from kdmlc_jax.errors import NonFiniteError, StoppedError, UserError
 from kdmlc_jax.experiment import Experiment
 from kdmlc_jax.methods.base import Stage
@@ -37,9 +36,9 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
     workdir = pathlib.Path(workdir)
     config_lib.check(config)
     changed, summary_path = config_lib.changes(config, workdir / "config.json"), workdir / "summary.json"
-    longer = any(change.startswith("train.epochs") for change in changed)
+    again = any(change.startswith(("train.epochs", "deploy")) for change in changed)
     say = (lambda line: None) if quiet or not parallel.is_main() else (lambda line: print(line, file=sys.stderr))
-    if summary_path.exists() and not longer:
+    if summary_path.exists() and not again:
         say(f"{title or config.name}  finished before, read from {summary_path}")
         summary: dict = json.loads(summary_path.read_text())
         return summary
@@ -55,7 +54,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
         parallel.on_main(lambda: lock() if workdir.is_dir() else None)
         dataset = prepare(config)
         kept = dataset.provenance()
-        check_same_data(kept, workdir / "noise.npz")
+        provenance.check_same(kept, workdir / "noise.npz")
         experiment = Experiment(config, dataset)
         carry = experiment.init()
         starts: list[str] = []
@@ -69,7 +68,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
             say(parallel.show_table(experiment.memory()))
 
         def begin() -> None:
-            summary_path.unlink(missing_ok=True)  # a longer run is not finished
+            summary_path.unlink(missing_ok=True)  # a run with other epochs or networks is not finished
             files.write_json(workdir / "config.json", config.to_dict())
             files.write_csv(workdir / "bad_images.csv", ("image", "reason"), dataset.skipped)
             provenance.save(workdir / "noise.npz", kept)
@@ -86,7 +85,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
             if parallel.in_any(bool(request.name)):
                 raise StoppedError(f"{request.name or 'another process'}: trained to the end; the same command goes on")
             trained = time.monotonic()
-            summary = summary_lib.finish(experiment, loop.carry["method"], loop.progress, workdir)
+            summary = summary_lib.finish(experiment, *loop.deployed(), loop.progress, workdir)
             summary["seconds"] = loop.progress["seconds"] + time.monotonic() - trained
             if parallel.is_main():
                 files.write_json(summary_path, summary)
@@ -95,36 +94,11 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
         return summary
 
 
-def check_same_data(new: Provenance, path: pathlib.Path) -> None:
-    """Raises UserError where the data are not those that the run in `path`'s folder began with."""
-    if not path.exists():
-        return
-    old = provenance.load(path)
-    same = {
-        "images or classes": old.images == new.images,
-        "given labels": np.array_equal(old.given_labels, new.given_labels),
-        "data.labels or data.features": old.learned == new.learned,
-        "splits": all(map(np.array_equal, old.splits, new.splits)),
-    }
-    for what, equal in same.items():
-        if not equal:
-            raise UserError(f"{path.parent} holds a run that began with other {what}: choose another --workdir")
-
-
-def visible(history: list[dict]) -> list[dict]:
-    """The epochs' rows without what is measured on the test set or by true labels."""
-    return [{name: row[name] for name in row if not name.endswith(("_test", "_true"))} for row in history]
-
-
-def fresh_progress() -> dict[str, Any]:
-    """What the host knows before the first step; JSON, saved with every checkpoint.
-
-    stage, stage_epoch, epoch_step: how many are done; meter: of the epoch's steps so far (`metrics.Meter.kept`); early:
-    the last stage ended itself; changes: fields that a resumed run was given anew, against `config` as of the save;
-    notes: what methods have said.
-    """
-    progress: dict[str, Any] = {"stage": 0, "stage_epoch": 0, "epoch_step": 0, "meter": None, "early": False}
-    return progress | {"history": [], "changes": [], "notes": [], "seconds": 0.0, "images_per_second": 0.0}
+def changed_leaves(before: Any, after: Any) -> dict[str, Any]:
+    """The arrays of `after`, by their paths, that are not those of `before` themselves."""
+    same = {id(leaf) for leaf in jax.tree.leaves(before)}
+    found = jax.tree_util.tree_leaves_with_path(after)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in found if id(leaf) not in same}
 
 
 class Loop:
@@ -146,9 +120,9 @@ class Loop:
         self.experiment, self.carry, self.checkpoints = experiment, carry, checkpoints
         self.workdir, self.began = workdir, began
         self._stop: Any = False
-        self.config, self.stages = experiment.config, experiment.method.stages
+        self.config, self.stages, self.traits = experiment.config, experiment.method.stages, experiment.method.traits
         self.steps = experiment.info.steps_per_epoch
-        self.progress = fresh_progress()
+        self.progress = progress_lib.fresh()
         if (restored := checkpoints.restore(carry)) is not None:
             self.carry, self.progress = restored[0], self.progress | restored[1]
             at = len(self.progress["history"]) * self.steps + self.progress["epoch_step"]
@@ -202,15 +176,18 @@ class Loop:
                 self.history.append(row)
                 self.reporter.epoch(row)
                 progress |= {"stage_epoch": progress["stage_epoch"] + 1, "epoch_step": 0, "meter": None}
-                early = stage.done is not None and stage.done(visible(self.history))
+                early = stage.done is not None and stage.done(progress_lib.visible(self.history))
                 ended = early or self._left(stage) <= 0
                 if ended:
                     progress |= {"stage": progress["stage"] + 1, "stage_epoch": 0}
                 last = progress["stage"] == len(self.stages)
                 progress["early"] = early and last
-                if len(self.history) % self.config.checkpoint.every == 0 or last:
-                    metric = f"{self.experiment.method.traits.deployed}_validation_{self.config.data.select_on}"
-                    self._save(row["step"], None if self._prepares(stage) else row.get(metric))
+                if (
+                    len(self.history) % self.config.checkpoint.every == 0
+                    or last
+                    or progress_lib.is_deployed(self.config, self.traits, self.history)
+                ):
+                    self._save(row["step"], progress_lib.chosen_by(self.config, self.traits, row))
                 if not ended:
                     self._begin(stage)
 
@@ -219,8 +196,11 @@ class Loop:
         done, inside = self.progress["stage_epoch"], self.progress["epoch_step"] > 0
         if stage.begin is None or inside or (done % stage.every if stage.every else done):
             return
-        view = self.experiment.evaluator.view(visible(self.history), self._note)
-        self.carry = self.experiment.place({**self.carry, "method": stage.begin(self.carry["method"], view)})
+        view = self.experiment.evaluator.view(progress_lib.visible(self.history), self._note)
+        before = self.carry["method"]
+        begun = stage.begin(before, view)
+        parallel.assert_same(changed_leaves(before, begun), f"the beginning of stage {stage.name}")
+        self.carry = self.experiment.place({**self.carry, "method": begun})
 
     def _epoch(self, stage: Stage, calls: dict[int, Callable], feeds: Iterator, request: stopping.Request) -> dict:
         """What is left of one epoch of `stage`, and its evaluation; returns the epoch's row."""
@@ -259,13 +239,13 @@ class Loop:
         return {"epoch": epoch + 1, "stage": stage.name, "step": (epoch + 1) * self.steps, **means, **evaluated}
 
     def _total(self) -> int:
-        """Epochs of the run; a stage that only prepares others, once it is over, has had those that it was trained."""
-        trained = collections.Counter(row["stage"] for row in self.progress["history"])
-        over = self.stages[: self.progress["stage"]]
-        return sum(trained[each.name] if each in over and self._prepares(each) else each.epochs for each in self.stages)
+        return progress_lib.total_epochs(self.stages, self.traits, self.progress)
 
-    def _prepares(self, stage: Stage) -> bool:
-        return stage.name in self.experiment.method.traits.preparing
+    def deployed(self) -> tuple[Any, int]:
+        """The state that the run leaves, and how many epochs it has: the last one, or the best on validation."""
+        found = self.checkpoints.restore(self.carry, best=True) if self.config.deploy == "best_val" else None
+        carry, progress = found or (self.carry, self.progress)
+        return carry["method"], len(progress["history"])
 
     def _left(self, stage: Stage) -> int:
         """Epochs that `stage` still has; the last one has all that the run has. One that was begun is ended in it."""

@@ -11,7 +11,7 @@ import tiny
 from pyarrow import parquet
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax import evaluate, export, optim, train
+from kdmlc_jax import evaluate, export, optim, progress, train
 from kdmlc_jax.data import provenance
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.data.provenance import Provenance
@@ -241,11 +241,11 @@ def test_a_cut_run_refuses_other_data(tmp_path, change, what):
     """Protects a run from files that changed since it began: it would train on its own validation images."""
     parts = Splits(np.array([0]), np.array([1]), np.array([2]))
     begun = Provenance(parts, np.arange(3, dtype=np.int32), None, None, np.arange(3, dtype=np.int32), "a", "")
-    train.check_same_data(begun, tmp_path / "noise.npz")
+    provenance.check_same(begun, tmp_path / "noise.npz")
     provenance.save(tmp_path / "noise.npz", begun)
-    train.check_same_data(begun, tmp_path / "noise.npz")
+    provenance.check_same(begun, tmp_path / "noise.npz")
     with pytest.raises(UserError, match=f"holds a run that began with other {what}: choose another --workdir"):
-        train.check_same_data(begun._replace(**change), tmp_path / "noise.npz")
+        provenance.check_same(begun._replace(**change), tmp_path / "noise.npz")
 
 
 def test_methods_see_no_oracle_in_the_history():
@@ -257,7 +257,7 @@ def test_methods_see_no_oracle_in_the_history():
         "student_validation_true": 0.8,
         "student_validation_given": 0.3,
     }
-    assert train.visible([row]) == [{"epoch": 1, "loss": 0.5, "student_validation_given": 0.3}]
+    assert progress.visible([row]) == [{"epoch": 1, "loss": 0.5, "student_validation_given": 0.3}]
 
 
 @pytest.mark.parametrize("rows", [1, 4, 7, 8, 9])

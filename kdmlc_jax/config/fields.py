@@ -89,6 +89,7 @@ def base() -> ConfigDict:
             "checkpoint": {"every": 1, "every_steps": 0, "keep": 2},
             "devices": 0,  # 0 = all
             "parallel": PARALLEL,
+            "deploy": "last",  # or best_val (see data.select_on): the epoch whose networks a run leaves and corrects by
             "baselines": (),
         }
     )

@@ -11,6 +11,7 @@ CHOICES = {
     "data.on_bad_image": ("fail", "skip"),
     "augment.meta": ("none", "weak", "all"),
     "train.on_nonfinite": ("stop", "skip"),
+    "deploy": ("last", "best_val"),
     "parallel.mode": ("jit", "pmap"),
     "parallel.sharding": ("replicated", "fsdp"),
 }

@@ -100,3 +100,19 @@ def load(path: str | Path) -> Provenance:
         raise UserError(f"{path}: no such file, expected the noise.npz of a run") from error
     except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read as the noise.npz of a run ({error})") from error
+
+
+def check_same(new: Provenance, path: Path) -> None:
+    """Raises UserError where the data are not those that the run in `path`'s folder began with."""
+    if not path.exists():
+        return
+    old = load(path)
+    same = {
+        "images or classes": old.images == new.images,
+        "given labels": np.array_equal(old.given_labels, new.given_labels),
+        "data.labels or data.features": old.learned == new.learned,
+        "splits": all(map(np.array_equal, old.splits, new.splits)),
+    }
+    for what, equal in same.items():
+        if not equal:
+            raise UserError(f"{path.parent} holds a run that began with other {what}: choose another --workdir")
