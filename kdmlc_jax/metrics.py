@@ -33,7 +33,7 @@ class Meter:
         self.settle()
         return {"sums": self._sums, "count": self._count, "skipped": self._skipped}
 
-    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    def add(self, step: int, metrics: dict[str, Any]) -> None:
         """Takes the device metrics of step `step`, or of the steps from there on, and settles those before.
 
         Args:

@@ -25,7 +25,15 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory()
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 
+import flax.struct  # noqa: E402
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+
+# Before the package is imported: each call checks the shapes and types that its function is annotated with (within jit,
+# when it is traced). An int is a float, as for mypy.
+jaxtyping.install_import_hook("kdmlc_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+# But not the leaves of pytrees, which jax itself fills with shapes, shardings and placeholders.
+flax.struct.PyTreeNode.__no_type_check__ = True
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -108,7 +108,7 @@ def convert(path: str, text: str, old: Any) -> Any:
     return value
 
 
-def find(path: str) -> pathlib.Path:
+def find(path: str | pathlib.PurePath) -> pathlib.Path:
     """The config file at `path`; names under `configs/` are also found in the installed package."""
     here = pathlib.Path(__file__).parents[1]
     for candidate in (pathlib.Path(path), here / path, here.parent / path):

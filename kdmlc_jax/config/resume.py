@@ -25,7 +25,7 @@ def read(path: pathlib.Path) -> ConfigDict:
         raise UserError(f"{path}: cannot be read as the config of a run ({error})") from None
 
 
-def from_json(value: dict) -> ConfigDict:
+def from_json(value: Any) -> ConfigDict:
     """A config from what JSON has made of its `to_dict()`."""
     return ConfigDict(_tuples(value))
 

@@ -50,7 +50,7 @@ class Pipeline(Protocol):
         """What each step from `start` to `stop` is given, host arrays that `place` has put where they are used."""
         ...
 
-    def rows(self, fixed: Any, feed: Any, position: jax.Array) -> dict[str, jax.Array]:
+    def rows(self, fixed: Any, feed: Any, position: jax.Array | int) -> dict[str, jax.Array]:
         """Inside jit: the step's rows under the names of a `Batch`, images still uint8; `position` in its epoch."""
         ...
 
@@ -117,7 +117,7 @@ class Resident:
             first, last = max(start, epoch * self.steps), min(stop, (epoch + 1) * self.steps)
             yield from [order] * (last - first)
 
-    def rows(self, fixed: Any, feed: Any, position: jax.Array) -> dict[str, jax.Array]:
+    def rows(self, fixed: Any, feed: Any, position: jax.Array | int) -> dict[str, jax.Array]:
         """See `Pipeline`."""
         made: dict[str, Any] = {}
         for kind, order in feed.items():
@@ -167,7 +167,7 @@ class Stream:
         with contextlib.closing(self.iterator(streams, start, stop, place)) as iterator:
             yield from iterator
 
-    def rows(self, fixed: Any, feed: Any, position: jax.Array) -> dict[str, jax.Array]:
+    def rows(self, fixed: Any, feed: Any, position: jax.Array | int) -> dict[str, jax.Array]:
         """See `Pipeline`."""
         return dict(feed)
 

@@ -82,7 +82,7 @@ def update_joint(joint: Matrix, logits: Logits, given_label: Labels, keep: float
     return keep * joint + (1.0 - keep) * (posterior.T @ given / logits.shape[0] + floor)
 
 
-def trusted_transition(beliefs: Float[ArrayLike, "M C"], label: Int[ArrayLike, " M"]) -> Float[np.ndarray, "C C"]:
+def trusted_transition(beliefs: ArrayLike, label: ArrayLike) -> Float[np.ndarray, "C C"]:
     """T̂[y, ỹ] = mean of p(ỹ | x) over the trusted images of class y (GLC, Hendrycks et al. 2018, equation 1).
 
     Args:

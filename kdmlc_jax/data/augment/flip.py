@@ -13,7 +13,7 @@ def check(flip: bool, size: tuple[int, ...]) -> None:
     """Any image can be mirrored."""
 
 
-def apply(key: Key, images: Images, flip: bool = True) -> Images:
+def apply(key: Key, images: Images, flip: bool | jax.Array = True) -> Images:
     """Mirrors each image left to right with probability 1/2.
 
     Args:

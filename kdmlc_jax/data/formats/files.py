@@ -8,7 +8,7 @@ import tarfile
 import zlib
 from collections.abc import Container, Mapping
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple, Protocol
+from typing import IO, NamedTuple, Protocol, runtime_checkable
 
 from ml_collections import ConfigDict
 
@@ -19,6 +19,7 @@ MAX_UNPACKED_BYTES = 1 << 29
 _PIECE = 1 << 20
 
 
+@runtime_checkable
 class Readable(Protocol):
     """What files, archive members and decompressed streams have in common."""
 
