@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from kdmlc_jax.data import augment
-from kdmlc_jax.data.augment.views.simclr import simclr
+from kdmlc_jax.data.augment.views.contrastive import contrastive_view
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.methods.base import Batch, Streams
 from kdmlc_jax.shapes import Key
@@ -213,7 +213,7 @@ def make_batch(rows: dict[str, jax.Array], fixed: Any, key: Key, how: Any, views
     batch = dict(rows)
     for number in (1, 2) if views else ():
         view_key, pixels = jax.random.fold_in(key, 100 + number), rows["image"].astype(jnp.float32) / 255.0
-        view = simclr(view_key, pixels, how.view_blur, how.flip, (how.view_area, 1.0))
+        view = contrastive_view(view_key, pixels, how.view_blur, how.flip, (how.view_area, 1.0))
         batch[f"view{number}"] = augment.normalise(view, fixed["mean"], fixed["std"])
     for number, name in enumerate(name for name in ("image", "trusted_image", "meta_image") if name in rows):
         batch[name] = augment.normalise(rows[name], fixed["mean"], fixed["std"])

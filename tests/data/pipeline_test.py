@@ -11,7 +11,7 @@ import tiny
 
 from kdmlc_jax import parallel, train
 from kdmlc_jax.data import augment, pipeline
-from kdmlc_jax.data.augment.views.simclr import simclr
+from kdmlc_jax.data.augment.views.contrastive import contrastive_view
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.methods.base import Stage, Streams
 
@@ -263,7 +263,10 @@ def test_views_are_two_augmentations_of_the_noisy_images(dataset):
 
     @jax.jit
     def both(rows, fixed):
-        drawn = [simclr(jax.random.fold_in(key, 100 + number), rows["image"] / 255.0, flip=False) for number in (1, 2)]
+        drawn = [
+            contrastive_view(jax.random.fold_in(key, 100 + number), rows["image"] / 255.0, flip=False)
+            for number in (1, 2)
+        ]
         views = pipeline.make_batch(rows, fixed, key, how, views=True)
         return views, pipeline.make_batch(rows, fixed, key, how), drawn
 

@@ -10,7 +10,7 @@ from scipy import ndimage, stats
 
 from kdmlc_jax.data.augment import flip
 from kdmlc_jax.data.augment.views import color
-from kdmlc_jax.data.augment.views import simclr as views
+from kdmlc_jax.data.augment.views import contrastive as views
 
 KEY = jax.random.key(0)
 H, W = 9, 12
@@ -167,7 +167,7 @@ RANDOM = {
     "jitter": (color.color_jitter, 0.8),
     "grey": (color.random_grey, 0.2),
     "blur": (lambda key, images: views.gaussian_blur(key, images, 3, (0.5, 2.0)), 0.5),
-    "simclr": (lambda key, images: views.simclr(key, images, True), None),
+    "simclr": (lambda key, images: views.contrastive_view(key, images, True), None),
 }
 
 
@@ -254,7 +254,9 @@ def test_simclr_is_the_composition_of_its_steps():
 
     @jax.jit
     def both(key):
-        return (views.simclr(key, images), views.simclr(key, images, blur=True)), composed(key, images)
+        return (views.contrastive_view(key, images), views.contrastive_view(key, images, blur=True)), composed(
+            key, images
+        )
 
     got, expected = both(KEY)
     for mine, written in zip(got, expected, strict=True):
@@ -271,7 +273,7 @@ def test_blur_beyond_the_image(size):
         views.gaussian_blur(KEY, jax.numpy.asarray(pictures(1)), size)
 
 
-@pytest.mark.parametrize("change", [color.color_jitter, color.random_grey, views.simclr])
+@pytest.mark.parametrize("change", [color.color_jitter, color.random_grey, views.contrastive_view])
 def test_other_numbers_of_channels(change):
     """Protects from features and RGBA images taken for colours."""
     with pytest.raises(ValueError, match=r"images: 4 channels, expected 1 \(grey\) or 3 \(RGB\)"):

@@ -19,7 +19,7 @@ from kdmlc_jax.shapes import Images, Key, Scalar
 _ATTEMPTS = 10
 
 
-def simclr(
+def contrastive_view(
     key: Key,
     images: Images,
     blur: bool = False,
