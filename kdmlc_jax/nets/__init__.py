@@ -30,6 +30,6 @@ def build(name: str, num_classes: int, place: str = "network") -> nn.Module:
     for family in families:
         if (module := family.build(name, num_classes)) is not None:
             return module
-    forms = ", ".join(family.FORM for family in families)
+    forms = ", ".join(f"{family.FORM} (such as {', '.join(family.EXAMPLES)})" for family in families)
     near = suggest(name, [example for family in families for example in family.EXAMPLES])
     raise UserError(f'{place}: "{name}" is not one of {forms}{near}')

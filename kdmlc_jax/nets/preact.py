@@ -7,8 +7,8 @@ from jaxtyping import Array, Float
 from kdmlc_jax.nets.base import Norm, Output, conv
 from kdmlc_jax.shapes import Images
 
-FORM = "preact_resnet18"
-EXAMPLES = (FORM,)
+FORM = "preact_resnet<18>"
+EXAMPLES = ("preact_resnet18",)
 
 
 class PreActBlock(nn.Module):
@@ -51,4 +51,4 @@ class PreActResNet(nn.Module):
 
 def build(name: str, num_classes: int) -> PreActResNet | None:
     """The network, or None where the name is not of this form."""
-    return PreActResNet(num_classes, 64, (64, 128, 256, 512), 2) if name == FORM else None
+    return PreActResNet(num_classes, 64, (64, 128, 256, 512), 2) if name in EXAMPLES else None

@@ -215,6 +215,6 @@ def test_look_ahead_through_the_stem():
 )
 def test_unknown_network(name, nearest):
     """Protects the user from a typing error and from depths there are not: the value, all forms, a near name."""
-    with pytest.raises(UserError, match=rf'^student.net: "{name}" is not one of cnn<width>, .*wrn<6n\+4>') as error:
+    with pytest.raises(UserError, match=rf'^student.net: "{name}" is not one of cnn<width> .*wrn<6n\+4>') as error:
         nets.build(name, 10, "student.net")
     assert nearest is None or f'did you mean "{nearest}"' in str(error.value)
