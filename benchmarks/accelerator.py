@@ -19,7 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from kdmlc_jax import compare, config
+from kdmlc_jax import config
+from kdmlc_jax.config.words import expand, join
 from kdmlc_jax.data.prepare import from_source, prepare
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.experiment import Experiment
@@ -56,7 +57,7 @@ class Timed:
 
     def __init__(self, spec: str, method: str, has_data: bool, together: int):
         began = time.perf_counter()
-        run = config.load(compare.join(spec, compare.expand(method)[0]))
+        run = config.load(join(spec, expand(method)[0]))
         run.data.verify = has_data
         self.experiment = Experiment(run, prepare(run) if has_data else from_source(run, random_source()))
         self.stage, self.together = self.experiment.method.stages[-1], together

@@ -37,8 +37,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from kdmlc_jax import compare, config, parallel
+from kdmlc_jax import config, parallel
 from kdmlc_jax.cli import parse
+from kdmlc_jax.config.words import expand, join
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.data.splits import Splits
@@ -235,7 +236,7 @@ def main() -> None:
     rows, counted = [], []
     for method in flags.methods.split():
         for placement in flags.placements.split():
-            spec = compare.join(flags.config, compare.expand(method)[0])
+            spec = join(flags.config, expand(method)[0])
             made = config.load(spec, {**given, **PLACEMENTS[placement], **overrides})
             batch = made.train.batch_size, made.train.trusted_batch_size
             data = random_dataset(flags.random, max(batch)) if flags.random else prepare(made)

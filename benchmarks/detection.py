@@ -15,12 +15,14 @@ import pathlib
 
 import numpy as np
 
-from kdmlc_jax import compare, train
 from kdmlc_jax import config as config_lib
+from kdmlc_jax import train
+from kdmlc_jax.compare import grid, table
+from kdmlc_jax.config import words as words_lib
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import UserError
-from kdmlc_jax.labels import table as labels
+from kdmlc_jax.labels.detection import detection
 from kdmlc_jax.storage import files
 
 FILTERS = ("prune_by_noise_rate", "prune_by_class", "both", "confident_learning", "predicted_neq_given")
@@ -52,9 +54,9 @@ def cross_validated(config, dataset: Dataset, folds: int) -> dict[str, np.ndarra
 
 def peer(spec: str, overrides: dict, seed: int, folds: int, workdir: pathlib.Path) -> dict[str, dict]:
     """cleanlab's detection scores, {"last" | "best_val": {filter: scores}}, kept in `workdir`."""
-    config = config_lib.load(compare.join(spec, f"{PLAIN},seed={seed}"), overrides)
+    config = config_lib.load(words_lib.join(spec, f"{PLAIN},seed={seed}"), overrides)
     asked = {"folds": folds, "config": config.to_dict()}
-    kept = workdir / compare.cell_folder(spec, "cleanlab", seed) / "scores.json"
+    kept = workdir / grid.cell_folder(spec, "cleanlab", seed) / "scores.json"
     if kept.exists():
         found = json.loads(kept.read_text())
         if found["asked"] != json.loads(json.dumps(asked)):
@@ -75,7 +77,7 @@ def peer(spec: str, overrides: dict, seed: int, folds: int, workdir: pathlib.Pat
         scores[epoch] = {}
         for how in FILTERS:
             flags = find_label_issues(given, beliefs, filter_by=how, n_jobs=1)
-            scores[epoch][how] = labels.detection(wrong, quality, flags) | {"estimated": float(flags.mean())}
+            scores[epoch][how] = detection(wrong, quality, flags) | {"estimated": float(flags.mean())}
     files.make_directory(kept.parent)
     files.write_json(kept, {"asked": asked, "scores": scores})
     return scores
@@ -85,18 +87,18 @@ def rows_of(spec: str, summaries: dict[str, list[dict]], peers: list[dict]) -> l
     """One row a method and two for cleanlab; {"mean", "std"} of each figure over the seeds."""
     rows = []
     for words, cells in summaries.items():
-        row = {"config": spec, "method": compare.short(words)}
-        row |= {name: compare.spread([cell["labels"][name] for cell in cells]) for name in SCORES}
-        row |= {name: compare.spread([cell["noise"][name] for cell in cells]) for name in ("realised", "estimated")}
+        row = {"config": spec, "method": words_lib.short(words)}
+        row |= {name: table.mean_std([cell["labels"][name] for cell in cells]) for name in SCORES}
+        row |= {name: table.mean_std([cell["noise"][name] for cell in cells]) for name in ("realised", "estimated")}
         for network in cells[0]["networks"]:
             for name in ("last", "best_val"):
-                row[f"{network}_{name}"] = compare.spread([cell["networks"][network][name] for cell in cells])
+                row[f"{network}_{name}"] = table.mean_std([cell["networks"][network][name] for cell in cells])
         row["diagnostics"] = [cell["diagnostics"].get("epoch") for cell in cells]
         rows.append(row)
     for epoch in peers[0]:
         for how in FILTERS:
             row = {"config": spec, "method": f"cleanlab {how}, {epoch}"}
-            row |= {name: compare.spread([each[epoch][how][name] for each in peers]) for name in (*SCORES, "estimated")}
+            row |= {name: table.mean_std([each[epoch][how][name] for each in peers]) for name in (*SCORES, "estimated")}
             rows.append(row | {"realised": rows[0]["realised"]})
     return rows
 
@@ -110,9 +112,9 @@ def markdown(rows: list[dict]) -> str:
         if row["method"].startswith("cleanlab") and DEFAULT not in row["method"]:
             continue
         cells = [row["config"], row["method"]]
-        cells += [compare.show(row[name]) for name in ("f1", "precision", "recall", "auroc", "realised", "estimated")]
+        cells += [table.show(row[name]) for name in ("f1", "precision", "recall", "auroc", "realised", "estimated")]
         for network in ("teacher", "student", "agreement"):
-            cells += [compare.show(row.get(f"{network}_{name}")) for name in ("last", "best_val")]
+            cells += [table.show(row.get(f"{network}_{name}")) for name in ("last", "best_val")]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -128,10 +130,10 @@ def main() -> None:
     flags, rest = parser.parse_known_args()
     overrides = dict(field.removeprefix("--config.").split("=", 1) for field in rest)
     seeds, rows = [int(seed) for seed in flags.seeds.split(",")], []
-    arguments = [words for method in flags.methods.split() for words in compare.expand(method)]
+    arguments = [words for method in flags.methods.split() for words in words_lib.expand(method)]
     for spec in flags.config:
         summaries: dict[str, list[dict]] = {}
-        for config, folder, words in compare.cells_of([spec], arguments, seeds, overrides):
+        for config, folder, words in grid.cells_of([spec], arguments, seeds, overrides):
             title = f"{words} seed {config.seed}"
             summaries.setdefault(words, []).append(train.run(config, flags.workdir / folder, title=title))
         rows += rows_of(spec, summaries, [peer(spec, overrides, seed, flags.folds, flags.workdir) for seed in seeds])

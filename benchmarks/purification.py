@@ -22,8 +22,10 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from kdmlc_jax import compare, train_state, warm_start
 from kdmlc_jax import config as config_lib
+from kdmlc_jax import train_state, warm_start
+from kdmlc_jax.compare import grid, table
+from kdmlc_jax.config.words import join
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.evaluate import map_rows
@@ -116,7 +118,7 @@ def markdown(rows: list[dict]) -> str:
     lines = ["| " + " | ".join([*head, "probe, test", "seconds"]) + " |", "|" + "---|" * (len(head) + 2)]
     for row in rows:
         cells = [row["config"], row["features"], row["columns"]]
-        cells += [compare.show(row[name], 1 if name == "seconds" else 3) for name in FIGURES]
+        cells += [table.show(row[name], 1 if name == "seconds" else 3) for name in FIGURES]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -134,9 +136,9 @@ def main() -> None:
         found: dict[str, list[dict]] = {}
         columns: dict[str, str] = {}
         for seed in map(int, flags.seeds.split(",")):
-            config = config_lib.load(compare.join(spec, f"method=simclr,seed={seed}"))
+            config = config_lib.load(join(spec, f"method=simclr,seed={seed}"))
             dataset = prepare(config)
-            ssl = pathlib.Path(folder.replace(compare.SEED, str(seed)))
+            ssl = pathlib.Path(folder.replace(grid.SEED, str(seed)))
             kinds = {"pixels": pixels(dataset), "pca": components(dataset), **learned(config, dataset, ssl)}
             if kinds["pixels"][0]["noisy"].shape[1] > MOST:
                 del kinds["pixels"]
@@ -144,7 +146,7 @@ def main() -> None:
                 found.setdefault(kind, []).append(measure(dataset, views, seed))
                 columns[kind] = " + ".join(str(view["noisy"].shape[1]) for view in views)
         for kind, cells in found.items():
-            figures = {name: compare.spread([cell[name] for cell in cells]) for name in FIGURES}
+            figures = {name: table.mean_std([cell[name] for cell in cells]) for name in FIGURES}
             rows.append({"config": spec, "features": kind, "columns": columns[kind], **figures})
         files.make_directory(flags.workdir)
         files.write_json(flags.workdir / "purification.json", rows)

@@ -15,7 +15,8 @@ import time
 
 import jax
 
-from kdmlc_jax import compare, config, train
+from kdmlc_jax import config, train
+from kdmlc_jax.config.words import expand, join
 from kdmlc_jax.data.prepare import prepare
 
 METHODS = "ce:train_on=noisy,network=teacher mlc:network=teacher kdmlc:preset=paper kdmlc:preset=strong,warm_up=0 "
@@ -26,7 +27,7 @@ class Timed:
     """One method's compiled step, and its own state."""
 
     def __init__(self, spec: str, method: str):
-        run_config = config.load(compare.join(spec, compare.expand(method)[0]))
+        run_config = config.load(join(spec, expand(method)[0]))
         self.job = train.Experiment(run_config, prepare(run_config))
         stage = self.job.method.stages[-1]
         self.carry, self.feeds = self.job.init(), self.job.feeds(stage, 0, 1 << 20)

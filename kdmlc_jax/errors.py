@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
+from typing import Any
 
 
 class UserError(ValueError):
@@ -66,12 +67,12 @@ def whole(place: str, value: object, low: int) -> None:
         raise UserError(f"{place}: {value!r} is out of range, expected a whole number, {low} or more")
 
 
-def in_range(place: str, value: float, low: float, high: float = float("inf")) -> float:
+def in_range(place: str, value: Any, low: float | int, high: float | int = math.inf) -> Any:
     """Returns `value` if low <= value <= high.
 
     Raises:
       UserError: naming the config field, the value and the range (NaN and infinity are in none).
     """
-    if not isinstance(value, Real) or not low <= value <= high or math.isinf(value):
+    if not isinstance(value, Real) or not low <= float(value) <= high or math.isinf(value):
         raise UserError(f"{place}: {value} is outside [{low:g}, {high:g}]")
     return value

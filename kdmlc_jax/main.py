@@ -6,6 +6,8 @@ Flags only; everything heavy is imported after they are understood.
 import argparse
 import pathlib
 
+from ml_collections import ConfigDict
+
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.cli import EXITS, add_launch, guarded, parse, start
 
@@ -31,13 +33,13 @@ def main(argv: list[str]) -> None:
     config, workdir = resolve(flags.config, flags.workdir, overrides)
     config_lib.check(config)
 
-    from kdmlc_jax import compare
+    from kdmlc_jax import baselines
 
     start(flags)
-    compare.run_with_baselines(config, workdir)
+    baselines.run(config, workdir)
 
 
-def resolve(spec: str | None, workdir: str | None, overrides: dict[str, str]) -> tuple:
+def resolve(spec: str | None, workdir: str | None, overrides: dict[str, str]) -> tuple[ConfigDict, pathlib.Path]:
     """The config and its folder; a folder that holds a run and no --config mean: go on with that run."""
     if spec is None and workdir and (pathlib.Path(workdir) / "config.json").exists():
         config = config_lib.read(pathlib.Path(workdir) / "config.json")

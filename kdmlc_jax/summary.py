@@ -1,4 +1,4 @@
-"""The end of a run: labels corrected and written, the networks saved, all figures in one dictionary."""
+"""The end of a run: labels corrected, outputs written, all figures in one dictionary."""
 
 import importlib.metadata
 import pathlib
@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from kdmlc_jax import metrics, parallel
+from kdmlc_jax import metrics, outputs, parallel
 from kdmlc_jax.data import noise
-from kdmlc_jax.labels import table as labels
+from kdmlc_jax.labels.detection import detection
+from kdmlc_jax.labels.table import table as label_table
 from kdmlc_jax.methods.base import Report
-from kdmlc_jax.storage import networks as saved_networks
 
 if TYPE_CHECKING:
     from kdmlc_jax.experiment import Experiment
 
 
 def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, workdir: pathlib.Path) -> dict:
-    """Corrects the labels, writes the table and the networks, and returns the summary.
+    """Corrects the labels, writes all outputs, and returns the summary.
 
     Args:
       experiment: that was run.
@@ -36,13 +36,8 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
     report: Report = parallel.fetch(method.report(state))
     if data.soft_label is not None:
         report = report.without_flags()
-    table = labels.table(data.ids[rows], names, data.reported_label[rows], beliefs, data.class_names, report.columns)
-    nets = parallel.fetch(method.networks(state))
-    if parallel.is_main():
-        labels.write(table, workdir, beliefs)
-        for name, net in nets.items():
-            saved_networks.save(workdir / name, net, describe(experiment, name))
-    return {
+    table = label_table(data.ids[rows], names, data.reported_label[rows], beliefs, data.class_names, report.columns)
+    summary = {
         "method": config.method.name,
         "options": config.method.to_dict(),
         "dataset": data.name,
@@ -69,6 +64,10 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
         "seconds": progress["seconds"],
         "images_per_second": progress["images_per_second"],
     }
+    nets, mean, std = parallel.fetch((method.networks(state), experiment.fixed["mean"], experiment.fixed["std"]))
+    result = outputs.Result(config, data, rows, beliefs, table, nets, mean, std, history, summary)
+    parallel.on_main(lambda: outputs.write_all(result, workdir))
+    return summary
 
 
 def counted(experiment: "Experiment", history: list[dict]) -> list[dict]:
@@ -83,17 +82,6 @@ def device(experiment: "Experiment") -> str:
     chosen = experiment.config.parallel
     how += [word for word in (chosen.mode, chosen.sharding) if word in ("pmap", "fsdp")]
     return ", ".join(how)
-
-
-def describe(experiment: "Experiment", network: str) -> dict:
-    """What a program needs, beside the weights, to run the network: see `export.save`."""
-    return {
-        "net": experiment.config[network].net,
-        "class_names": list(experiment.dataset.class_names),
-        "image_shape": list(experiment.info.image_shape),
-        "mean": np.asarray(experiment.fixed["mean"]).tolist(),
-        "std": np.asarray(experiment.fixed["std"]).tolist(),
-    }
 
 
 def networks(experiment: "Experiment", state: Any, epoch: int, history: list[dict]) -> dict[str, dict]:
@@ -145,6 +133,6 @@ def label_summary(table: Any, truth: np.ndarray) -> dict[str, float | None]:
     return {
         "accuracy_before": metrics.accuracy(given, truth[noisy]),
         "accuracy_after": metrics.accuracy(corrected, truth[noisy]),
-        **labels.detection(given != truth[noisy], score, flags),
+        **detection(given != truth[noisy], score, flags),
         "flagged": flagged,
     }

@@ -1,45 +1,47 @@
 """The command line: flags, errors in one line, a tiny run from end to end, resume by its folder alone."""
 
+import os
 import pathlib
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 import tiny
 
-from kdmlc_jax import cli, compare, main, train
+from kdmlc_jax import cli, main, train
 from kdmlc_jax.errors import NonFiniteError, UserError
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
+SPEC = "configs/digits.py:method=kd,teacher_epochs=1,teacher=mlp3,student=mlp2,noisy=200,validation=20,epochs=2"
 BASELINE = '--config.baselines=(("trusted_only", "ce:train_on=trusted,network=student"),)'
 
 
 def command(*words):
-    """The program as a person starts it: exit status, standard output, standard error."""
+    """The program as a person starts it: exit status, standard output, standard error, imports, CPU seconds."""
+    before = os.times()
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "kdmlc_jax.main", *words],
         cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
+    after = os.times()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
     imported = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")]
     said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
-    return done.returncode, done.stdout, said, imported
+    return done.returncode, done.stdout, said, imported, spent
 
 
 def test_help_answers_at_once():
-    """Protects --help: exit 0, everything a newcomer needs, no JAX imported, in well under 3 seconds."""
-    began = time.monotonic()
-    status, out, said, imported = command("--help")
-    assert time.monotonic() - began < 3
-    assert status == 0 and not said
+    """Protects --help: exit 0, everything a newcomer needs, no JAX imported, in less than a second."""
+    status, out, said, imported, spent = command("--help")
+    assert status == 0 and not said and spent < 1
     assert all(word in out for word in ("--config", "--workdir", "--config.optim.lr=0.05", "exit codes"))
     assert "argparse" in imported and not {"jax", "flax", "sklearn"} & set(imported)
 
 
 def test_wrong_flag_is_one_line():
     """Protects a mistyped flag: exit 2, one error line with the nearest flag, no traceback and no JAX."""
-    status, out, said, imported = command("--confg=x")
+    status, out, said, imported, _ = command("--confg=x")
     assert status == 2 and not out
     errors = [line for line in said if "error:" in line]
     assert len(errors) == 1 and errors[0].endswith('unknown flag --confg (did you mean "--config"?)')
@@ -112,7 +114,7 @@ def resumed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train.Experiment, "evaluate", evaluate_or_end)
         with pytest.raises(KeyboardInterrupt):
-            main.main(["--config", tiny.SPEC, *tiny.FLAGS, BASELINE, "--workdir", str(workdir)])
+            main.main(["--config", SPEC, *tiny.FLAGS, BASELINE, "--workdir", str(workdir)])
     return workdir
 
 
@@ -123,9 +125,9 @@ def test_workdir_alone_goes_on_and_prints_the_table(resumed, capsys):
     assert "going on after epoch 1" in err and "epoch   3" in err
     table = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith("  ")}
     assert table["student"] == ["teacher"]
-    assert all(0 <= float(value) <= 1 for value in table["kdmlc"]) and len(table["kdmlc"]) == 2
+    assert all(0 <= float(value) <= 1 for value in table["kd"]) and len(table["kd"]) == 2
     assert table["trusted_only"][1] == "–"
-    assert re.search(r"cnn2: \d+ weights +cnn3: [\d,]+ weights", out)
+    assert re.search(r"mlp2: \d+ weights +mlp3: [\d,]+ weights", out)
     assert re.search(r"Labels right: \d+\.\d% before, \d+\.\d% after correction", out)
     assert re.search(r"Noise rate: 0\.\d{3} realised, 0\.\d{3} estimated", out)
     for name in ("labels.csv", "labels.parquet", "student/", "summary.json", "metrics.jsonl", str(resumed)):
@@ -141,21 +143,8 @@ def test_finished_workdir_prints_the_same_table(resumed, capsys, monkeypatch):
     assert "Test accuracy after the last epoch" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("given", [["--config", f"{tiny.SPEC},seed=1", *tiny.FLAGS, BASELINE], ["--config.seed=1"]])
+@pytest.mark.parametrize("given", [["--config", f"{SPEC},seed=1", *tiny.FLAGS, BASELINE], ["--config.seed=1"]])
 def test_other_config_in_the_same_workdir_is_refused(resumed, given):
     """Protects a run from another config in its folder: the error names the field and both values."""
     with pytest.raises(UserError, match=r"holds a run with seed=0, not 1: choose another --workdir"):
         main.main([*given, "--workdir", str(resumed)])
-
-
-def test_report_shows_what_is_missing_as_a_dash():
-    """Protects the closing lines of a run without a teacher, a transition matrix or flagged labels."""
-    summary = {
-        "label": "ce",
-        "networks": {"student": {"name": "cnn2", "parameters": 1234, "last": 0.5}},
-        "noise": {"realised": 0.25, "estimated": None},
-        "labels": {"accuracy_before": 0.75, "accuracy_after": 0.8, "precision": None, "recall": 0.0, "flagged": 7},
-    }
-    text = compare.report([summary], pathlib.Path("runs/x"))
-    assert "cnn2: 1,234 weights" in text and "75.0% before, 80.0% after" in text
-    assert "precision –, recall 0.000" in text and "0.250 realised, – estimated" in text and "runs/x" in text

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from flax import serialization
 
-from kdmlc_jax import compare, train, warm_start
+from kdmlc_jax import train, warm_start
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.experiment import Experiment
@@ -279,16 +279,6 @@ def test_an_average_starts_from_the_same_weights(ce, tmp_path):
     nets, _ = started(made(CE), tmp_path / "averaged")
     assert nets["student"].ema is None
     assert_same(variables(nets["student"]), exported(tmp_path / "averaged" / "student"))
-
-
-def test_baselines_start_afresh(ce, tmp_path):
-    """Protects the comparison below a run: plain training starts from random weights and the labels first given, and a
-    network that the other folder does not have is no reason to end without a table."""
-    config = tiny.config(CE, {"init_from": str(ce), "train.epochs": 1})
-    config.baselines = (("plain", "ce:train_on=noisy,network=teacher"),)
-    compare.run_with_baselines(config, tmp_path)
-    kept = json.loads((tmp_path / "baselines" / "ce,train_on=noisy,network=teacher" / "config.json").read_text())
-    assert kept["init_from"] == kept["data"]["labels"] == kept["data"]["features"] == ""
 
 
 def test_weights_that_have_seen_other_splits(ce, tmp_path):

@@ -37,8 +37,8 @@ import common
 import numpy as np
 
 from kdmlc_jax import (
+    baselines,  # noqa: F401 (imported before the forks)
     cli,
-    compare,  # noqa: F401 (imported before the forks)
     main,
 )
 

@@ -11,7 +11,7 @@ from kdmlc_jax.data.images import copies
 from kdmlc_jax.data.sources.base import Images, Part, Source
 from kdmlc_jax.data.sources.features import read_features
 from kdmlc_jax.errors import UserError
-from kdmlc_jax.labels import table as label_table
+from kdmlc_jax.storage import labels as label_table
 
 
 def prepare(config: Any) -> Dataset:
@@ -28,7 +28,7 @@ def prepare(config: Any) -> Dataset:
 
 
 def relabelled(dataset: Dataset, folder: str) -> Dataset:
-    """`dataset` with the noisy images' labels as the run in `folder` has corrected them; see `labels.table.read`."""
+    """`dataset` with the noisy images' labels as the run in `folder` has corrected them; see `storage.labels.read`."""
     rows = dataset.splits.noisy
     corrected, soft = label_table.read(folder, dataset.ids[rows], dataset.given_label[rows], len(dataset.class_names))
     given = dataset.given_label.copy()

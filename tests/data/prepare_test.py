@@ -8,7 +8,8 @@ from kdmlc_jax.data import pipeline, prepare, provenance
 from kdmlc_jax.data.images.copies import Duplicates
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError
-from kdmlc_jax.labels import table as labels
+from kdmlc_jax.labels.table import table
+from kdmlc_jax.storage import labels
 
 SIZE, NAMES = 30, ("cat", "dog", "owl")
 IMAGES = np.random.default_rng(0).integers(0, 256, (SIZE, 4, 4, 1), np.uint8)
@@ -277,7 +278,7 @@ def corrected(folder, dataset):
     names = np.repeat(dataset.splits._fields, [len(part) for part in dataset.splits])
     beliefs = np.full((len(rows), 3), 0.2, np.float32)
     beliefs[np.arange(len(rows)), (dataset.given_label[rows] + 1) % 3] = 0.6
-    labels.write(labels.table(dataset.ids[rows], names, dataset.given_label[rows], beliefs), folder, beliefs)
+    labels.write(table(dataset.ids[rows], names, dataset.given_label[rows], beliefs), folder, beliefs)
     return str(folder)
 
 

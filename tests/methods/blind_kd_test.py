@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 
-from kdmlc_jax import compare, methods, train
 from kdmlc_jax import config as config_lib
+from kdmlc_jax import methods, train
 from kdmlc_jax.errors import NoTrustedError, UserError
 from kdmlc_jax.labels import thresholds
 from kdmlc_jax.methods.base import DatasetView, Info
@@ -294,19 +294,6 @@ def test_two_classes():
     for stage in method.stages:
         state, metrics = jax.jit(stage.step)(state, batch, jax.random.key(0))
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((state, metrics)))
-
-
-def test_baselines_that_need_trusted_images_are_left_out(tmp_path, capsys):
-    """Protects a run without trusted images from failing after its training: what cannot be compared is named once."""
-    config = tiny.config("method=blind_kd,trusted=0,epochs=4,teacher=mlp3,student=mlp2")
-    config.baselines = (("plain, noisy", "ce:train_on=noisy,network=student"), ("plain, both", "ce:train_on=both"))
-    compare.run_with_baselines(config, tmp_path)
-    said = capsys.readouterr()
-    assert said.err.count("baseline left out: plain, both (data.trusted: no trusted images") == 1
-    (head,) = [line for line in said.out.splitlines() if "agreement" in line]
-    assert head.split() == ["student", "teacher", "agreement"]
-    assert (tmp_path / "baselines" / "ce,train_on=noisy,network=student" / "summary.json").exists()
-    assert (tmp_path / "student" / "network.json").exists()
 
 
 def test_methods_that_need_trusted_images_say_so(tmp_path):

@@ -10,7 +10,8 @@ from kdmlc_jax.data.noise.file import read_labels
 from kdmlc_jax.data.noise.matrix import read_matrix
 from kdmlc_jax.data.provenance import Provenance, fingerprint, save
 from kdmlc_jax.errors import UserError
-from kdmlc_jax.labels import table as labels_lib
+from kdmlc_jax.labels.table import table
+from kdmlc_jax.storage import labels as labels_lib
 
 C, N = 3, 4
 MATRIX = np.array([[0.7, 0.2, 0.1], [0, 1, 0], [0.25, 0.25, 0.5]])
@@ -154,7 +155,7 @@ def test_labels_of_tables(tmp_path, suffix, column):
 def test_labels_that_a_run_has_written(tmp_path):
     """Protects runs that go on from another: labels.csv and labels.parquet give what that run was given."""
     beliefs = np.full((N, C), 1 / C)
-    for path in labels_lib.write(labels_lib.table(IDS, ["noisy"] * N, GIVEN, beliefs), tmp_path):
+    for path in labels_lib.write(table(IDS, ["noisy"] * N, GIVEN, beliefs), tmp_path):
         np.testing.assert_array_equal(read_labels(path, N, C, IDS), GIVEN)
 
 

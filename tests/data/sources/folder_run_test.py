@@ -7,8 +7,9 @@ import numpy as np
 import photos
 import pytest
 
-from kdmlc_jax import compare, train
+from kdmlc_jax import closing, train
 from kdmlc_jax import config as config_lib
+from kdmlc_jax.compare.table import aggregate, markdown
 from kdmlc_jax.data import provenance
 from kdmlc_jax.data.prepare import prepare
 
@@ -96,13 +97,13 @@ def test_noise_file_gives_the_run_again(finished):
 def test_closing_lines_say_what_is_known(finished):
     """Protects the end of a person's first run: without test images and true labels, validation and flags remain."""
     _, workdir, summary = finished
-    text = compare.report([summary | {"label": "mine"}], workdir)
+    text = closing.report([summary | {"label": "mine"}], workdir)
     (line,) = (line for line in text.splitlines() if line.strip().startswith("mine"))
     known = [f"{network['validation_given']:.3f}" for network in summary["networks"].values()]
     assert line.split()[1:] == known and "agreement with the given labels of validation images" in text
     assert f"held to be wrong: {summary['labels']['flagged']} " in text
     assert "Labels right" not in text and "Noise rate: – realised" in text
-    assert "| –" in compare.markdown(compare.aggregate([summary | {"label": "", "config": "photos"}]))
+    assert "| –" in markdown(aggregate([summary | {"label": "", "config": "photos"}]))
 
 
 def numbers(value):

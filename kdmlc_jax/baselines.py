@@ -1,0 +1,44 @@
+"""A run and the plain baselines below it."""
+
+import pathlib
+import sys
+
+from ml_collections import ConfigDict
+
+from kdmlc_jax import closing, parallel, train
+from kdmlc_jax import config as config_lib
+from kdmlc_jax.config.words import expand, short, slug
+from kdmlc_jax.errors import NoTrustedError
+
+
+def baseline(config: ConfigDict, arguments: str) -> ConfigDict:
+    """`config` with the method that `arguments` say: plain, from random weights, on the labels first given.
+
+    It is trained as `config` is, so no recipe of its own counts.
+    """
+    made = config.copy_and_resolve_references()
+    config_lib.resolve(made, config_lib.parse_arguments(arguments), recipe="")
+    made.baselines = ()
+    made.init_from = made.teacher.run = made.data.labels = made.data.features = ""
+    return made
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains `config` in `workdir` and its baselines below it, and prints what a newcomer wants to know.
+
+    A baseline that learns from trusted images is left out where there are none, and that is said.
+    """
+    summaries = [train.run(config, workdir, title=config.method.name) | {"label": config.method.name}]
+    left_out: dict[str, NoTrustedError] = {}
+    for label, method in config.baselines:
+        for arguments in expand(method):
+            folder = workdir / "baselines" / slug(short(arguments))
+            try:
+                summary = train.run(baseline(config, arguments), folder, title=label)
+                summaries.append(summary | {"label": label})
+            except NoTrustedError as error:
+                left_out[label] = error
+    if parallel.is_main():
+        for label, reason in left_out.items():
+            print(f"baseline left out: {label} ({reason})", file=sys.stderr)
+        print(closing.report(summaries, workdir))

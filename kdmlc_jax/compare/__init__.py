@@ -1,0 +1,1 @@
+"""Compares methods honestly: methods × networks × seeds × configs, one folder a cell, one table."""

@@ -1,0 +1,82 @@
+"""Compares methods honestly: methods × networks × seeds × configs, one folder a cell, one table.
+
+    python -m kdmlc_jax.compare --config configs/fashion_mnist.py:noise=uniform,rate=0.8 \\
+        --methods "ce:train_on=noisy mlc:network=student kdmlc:preset=strong" --seeds 0,1,2 --workdir runs/compare
+
+A method whose `network` is not said runs on the student's and on the teacher's network; `{seed}` in a method's
+arguments is the cell's seed (`dmlp:init_from=runs/simclr/seed{seed}`). Finished cells are read, cut ones go on.
+`table.json` and `table.md` give mean ± sample standard deviation over the seeds.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from kdmlc_jax.cli import add_launch, guarded, parse, start
+from kdmlc_jax.compare.grid import Cell, cells_of
+from kdmlc_jax.compare.table import aggregate, markdown
+from kdmlc_jax.config.words import expand, short
+from kdmlc_jax.errors import UserError
+from kdmlc_jax.storage import files
+
+
+def compare(
+    specs: Sequence[str],
+    method_list: Sequence[str],
+    seeds: Sequence[int],
+    overrides: Mapping[str, str],
+    workdir: pathlib.Path,
+) -> str:
+    """Runs all cells, writes table.json and table.md at the end, and returns the table."""
+    from kdmlc_jax import parallel
+
+    arguments = [expanded for method in method_list for expanded in expand(method)]
+    cells = cells_of(specs, arguments, seeds, overrides)
+    rows = aggregate([run_cell(cell, workdir) for cell in cells])
+    table = markdown(rows)
+    if parallel.is_main():
+        files.write_json(workdir / "table.json", rows)
+        files.write_text(workdir / "table.md", table)
+    return table
+
+
+def run_cell(cell: Cell, workdir: pathlib.Path) -> dict:
+    """One run's summary, with what names its row: `label`, the method's options but its network, and `config`."""
+    from kdmlc_jax import train
+
+    options = [part for part in cell.arguments.split(",")[1:] if not part.startswith("network=")]
+    title = f"{short(cell.arguments).replace(',', ' ')} seed {cell.config.seed}"
+    summary = train.run(cell.config, workdir / cell.folder, title=title)
+    return summary | {"label": " ".join(options), "config": cell.data}
+
+
+def main(argv: list[str]) -> None:
+    """Flags of the comparison."""
+    parser = argparse.ArgumentParser(
+        "python -m kdmlc_jax.compare",
+        description="Run methods x networks x seeds x configs and print one table; finished cells are kept.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="append", required=True, metavar="FILE.py[:a=1]", help="may be repeated")
+    parser.add_argument("--methods", required=True, metavar="'ce:train_on=noisy kdmlc:preset=strong'")
+    parser.add_argument("--seeds", default="0,1,2", help="comma-separated whole numbers (default: 0,1,2)")
+    parser.add_argument("--workdir", required=True, metavar="DIR")
+    add_launch(parser)
+    flags, overrides = parse(parser, argv)
+    try:
+        seeds = [int(seed) for seed in flags.seeds.split(",")]
+    except ValueError:
+        raise UserError(f'--seeds: "{flags.seeds}" is not a comma-separated list of whole numbers') from None
+    for flag, values in (("--seeds", seeds), ("--methods", flags.methods.split()), ("--config", flags.config)):
+        if len(set(values)) < len(values):
+            raise UserError(f"{flag}: {values} names one twice; a cell counts once")
+    from kdmlc_jax import parallel
+
+    start(flags)
+    table = compare(flags.config, flags.methods.split(), seeds, overrides, pathlib.Path(flags.workdir))
+    if parallel.is_main():
+        print(table)
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,119 @@
+"""A label table on disk: written when a run ends, read where another learns from its labels."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float, Int, Shaped
+from pyarrow import csv, parquet
+
+from kdmlc_jax.arrays import check_labels, load_array
+from kdmlc_jax.errors import UserError
+from kdmlc_jax.labels.table import check_simplex
+from kdmlc_jax.storage.files import atomic_write
+
+TABLE, SOFT = "labels.parquet", "soft_labels.npy"
+
+
+def write(rows: pa.Table, directory: str | Path, beliefs: Float[np.ndarray, "N C"] | None = None) -> tuple[Path, Path]:
+    """Writes labels.csv and labels.parquet, and soft_labels.npy beside them, each whole or not at all.
+
+    Args:
+      rows: from `table`.
+      directory: an existing directory.
+      beliefs: f32[N, C] of the same rows; None = no soft_labels.npy.
+
+    Returns:
+      The paths of the CSV and the Parquet file.
+
+    Raises:
+      UserError: where a file cannot be written.
+    """
+    paths = Path(directory) / "labels.csv", Path(directory) / TABLE
+    if beliefs is not None:
+        with atomic_write(Path(directory) / SOFT) as file:
+            np.save(file, np.asarray(beliefs, np.float32))
+    else:  # one of another table would be read with this one
+        (Path(directory) / SOFT).unlink(missing_ok=True)
+    for path, writer in zip(paths, (csv.write_csv, parquet.write_table), strict=True):
+        with atomic_write(path) as file:
+            writer(rows, file)
+    return paths
+
+
+def read(
+    source: str | Path,
+    ids: Shaped[np.ndarray, " n"],
+    given: Int[np.ndarray, " n"],
+    num_classes: int,
+) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n C"]]:
+    """The corrected labels that a run has left, for the noisy images of another.
+
+    Args:
+      source: the run's folder, or the labels.parquet in it. soft_labels.npy is read beside it; without one (a table
+        of one's own) corrected_label is taken as certain. The table needs the columns id, split, given_label,
+        corrected_label only.
+      ids: str[n] or i[n], the noisy images here; each must be among the noisy ones there.
+      given: i32[n], their given labels, which must be those that were corrected there.
+      num_classes: C.
+
+    Returns:
+      corrected_label i32[n], and beliefs f32[n, C], rows on the simplex.
+
+    Raises:
+      UserError: naming the file and the first image that does not fit.
+    """
+    path = Path(source) / TABLE if Path(source).is_dir() else Path(source)
+    there = _columns(path, num_classes)
+    soft = _soft(path.with_name(SOFT), there["corrected_label"], num_classes)
+    row_of = {name: row for row, name in enumerate(there["id"].tolist()) if there["split"][row] == "noisy"}
+    rows = np.array([row_of.get(name, -1) for name in np.asarray(ids).tolist()])
+    if (rows < 0).any():
+        absent = np.flatnonzero(rows < 0)
+        raise UserError(
+            f"{path}: {len(absent)} of {len(rows)} noisy images are not among the noisy ones there, the first is "
+            f"{ids[absent[0]]}; take that run's splits (data.splits=…/noise.npz) or its seed"
+        )
+    other = np.flatnonzero(there["given_label"][rows] != given)
+    if other.size:
+        was, here = there["given_label"][rows[other[0]]], given[other[0]]
+        raise UserError(
+            f"{path}: image {ids[other[0]]} has the given label {was} there and {here} here ({other.size} such "
+            "images); expected labels corrected from these"
+        )
+    return there["corrected_label"][rows].astype(np.int32), soft[rows]
+
+
+def _columns(path: Path, num_classes: int) -> dict[str, np.ndarray]:
+    """The columns that `read` needs, with labels in range."""
+    columns = ("id", "split", "given_label", "corrected_label")
+    try:
+        table = parquet.read_table(path, columns=list(columns)).to_pydict()
+        values = {name: np.asarray(table[name]) for name in columns}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, expected the folder of a finished run") from None
+    except Exception as error:  # damaged bytes raise nearly anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: cannot be read as a label table ({reason})") from None
+    for name in columns[2:]:
+        check_labels(values[name], num_classes, f"{path} {name}")
+    return values
+
+
+def _soft(path: Path, corrected: Int[np.ndarray, " N"], num_classes: int) -> Float[np.ndarray, "N C"]:
+    """From the file beside a table, or one-hot where there is none."""
+    if not path.exists():
+        return np.eye(num_classes, dtype=np.float32)[corrected]
+    soft = load_array(path)
+    if soft.shape != (len(corrected), num_classes) or soft.dtype.kind != "f":
+        want = f"floats of shape ({len(corrected)}, {num_classes}), a row for each of the table"
+        raise UserError(f"{path}: {soft.dtype} of shape {soft.shape}, expected {want}")
+    check_simplex(str(path), soft.astype(np.float64))
+    other = np.flatnonzero(soft[np.arange(len(corrected)), corrected] < soft.max(axis=1))
+    if other.size:
+        row = other[0]
+        raise UserError(
+            f"{path} row {row}: class {soft[row].argmax()} is believed most, but the table beside it has "
+            f"corrected_label {corrected[row]}; without this file the table's labels are taken as certain"
+        )
+    return soft.astype(np.float32)
