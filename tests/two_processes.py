@@ -1,50 +1,131 @@
 """Started twice by `processes_test.py`: one of two processes with two devices each, on real sockets.
 
-python two_processes.py PORT PROCESS WHAT FOLDER [ARGUMENT…]
+python two_processes.py PORT PROCESS FOLDER
+
+Each process writes what it found to FOLDER/found-<process>.json.
 """
 
+import json
 import os
 import pathlib
+import shutil
+import signal
 import sys
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
+import numpy as np
+import pytest
 
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+from kdmlc_jax import parallel, train, writers
+from kdmlc_jax.data.prepare import prepare
+from kdmlc_jax.errors import StoppedError, UserError
 
-from kdmlc_jax import cli, parallel, train  # noqa: E402
-
-
-def equality(folder, *names):
-    """What `method_contract_test.few_steps` gives for each method, as arrays in a file; process 0 writes them."""
-    import method_contract_test as contract
-    import numpy as np
-
-    for name in names:
-        for pipeline in ("resident", "stream") if name == "ce" else ("resident",):
-            chosen = contract.digits(name, contract.SPREAD.get(name, ""), **{"data.pipeline": pipeline, "devices": 0})
-            job = train.Experiment(chosen, contract.prepare(chosen))
-            assert job.mesh.size == 4 and jax.process_count() == 2
-            got = contract.few_steps(job)
-            if parallel.is_main():
-                np.savez(folder / f"{name}-{pipeline}.npz", **got)
+# Several fields at once: what is under test is that processes are as devices are.
+RUN = {"devices": 0, "checkpoint.every_steps": 1, "parallel.sharding": "fsdp", "parallel.shard_above": 64}
+STOP, EPOCHS = 7, 3
 
 
-def run(folder, *fields):
-    """The tiny run in `folder`; fields are `a.b=value`."""
-    import tiny
+def told(fn, *arguments):
+    """The error of a call that must fail, in one line."""
+    with pytest.raises((UserError, StoppedError, ZeroDivisionError)) as error:
+        fn(*arguments)
+    return f"{error.type.__name__}: {error.value}"
 
-    from kdmlc_jax import config as config_lib
 
-    config = tiny.config("method=ce", {"devices": 0})
-    for field in fields:
-        config_lib.assign(config, *field.split("=", 1))
-    train.run(config, folder, quiet=True)
+def conversation():
+    """What the processes say to each other on the host."""
+    me = jax.process_index()
+
+    def fails(error):
+        raise error
+
+    def tree(**changed):
+        return {"labels": np.arange(6), "net": {"w": np.ones((2, 3), np.float32), "n": 3}, **changed}
+
+    other_row = np.arange(6)
+    other_row[4] += me
+    decided = parallel.decide(lambda: {"rows": np.arange(5) + 10 * me, "threshold": 0.25, "name": f"from {me}"})
+    parallel.assert_same(tree(), "equal")
+    parallel.assert_same({}, "empty")
+    return {
+        "decided": {**decided, "rows": decided["rows"].tolist()},
+        "nothing": parallel.decide(lambda: None),
+        "refused": told(parallel.decide, lambda: fails(UserError("no such label"))),
+        "failed": told(parallel.decide, lambda: fails(ZeroDivisionError("by zero"))),
+        "in any": [parallel.in_any(me == 1), parallel.in_any(False)],
+        "from main": parallel.from_main(7 + me),
+        "other row": told(parallel.assert_same, tree(labels=other_row), "stage purify"),
+        "other shape": told(parallel.assert_same, tree(labels=np.arange(6 + me)), "stage purify"),
+        "own rows": [parallel.own_rows(8).start, parallel.own_rows(8).stop],
+    }
+
+
+def equality(folder):
+    """What steps come to, by name of the case; process 0 writes it."""
+    import processes_test
+    import toy
+
+    for name, config in processes_test.cases(devices=0).items():
+        job = train.Experiment(config, prepare(config))
+        assert job.mesh.size == 4 and jax.process_count() == 2
+        got = toy.few_steps(job)
+        if parallel.is_main():
+            np.savez(folder / f"{name}.npz", **got)
+
+
+def differing():
+    """A `begin` that is not the same by one row in one process."""
+    import toy
+
+    class Differing(toy.Toy):
+        def begin(self, state, view):
+            new = super().begin(state, view)
+            rows = np.array(new.labels.rows)
+            rows[3] = np.roll(rows[3], jax.process_index())
+            return new.replace(labels=toy.Bank(rows))
+
+    return Differing
+
+
+def stop_and_go_on(folder):
+    """The toy run, stopped by a signal to process 1 alone, and gone on with."""
+    import toy
+
+    said = []
+    step = writers.Reporter.step
+
+    def signalled(reporter, at, count=1):
+        step(reporter, at, count)
+        if at == STOP and parallel.is_main() is False:
+            signal.raise_signal(signal.SIGTERM)
+
+    config = toy.config(f"epochs={EPOCHS}", RUN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writers.Reporter, "step", signalled)
+        said.append(told(train.run, config, folder / "work", True))
+    parallel.on_main(lambda: shutil.copytree(folder / "work", folder / "stopped"))
+    train.run(config, folder / "work", quiet=True)
+    return said
+
+
+def main():
+    port, process, folder = int(sys.argv[1]), int(sys.argv[2]), pathlib.Path(sys.argv[3])
+    parallel.join_processes(parallel.Launch(f"127.0.0.1:{port}", 2, process))
+    import toy
+
+    found = {"conversation": conversation()}
+    with pytest.MonkeyPatch.context() as patch:
+        toy.install(patch)
+        equality(folder)
+        found["stopped"] = stop_and_go_on(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        toy.install(patch, differing())
+        found["differing"] = told(train.run, toy.config("epochs=2", {"devices": 0}), folder / "differing", True)
+    (folder / f"found-{process}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    port, process, what, folder, *arguments = sys.argv[1:]
-    parallel.join_processes(parallel.Launch(f"127.0.0.1:{port}", 2, int(process)))
-    cli.guarded(lambda _: {"equality": equality, "run": run}[what](pathlib.Path(folder), *arguments))
+    main()
