@@ -17,13 +17,14 @@ import pytest
 import tiny
 import toy
 
-from kdmlc_jax import optim, stopping, train, writers
+from kdmlc_jax import optim, train, writers
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import NonFiniteError, StoppedError, StorageError, UserError
 from kdmlc_jax.evaluate import Evaluator
 from kdmlc_jax.methods import ce
-from kdmlc_jax.storage import checkpoint, files
+from kdmlc_jax.storage import files
 from kdmlc_jax.storage.checkpoint import Checkpoints
+from kdmlc_jax.storage.checksums import damage
 
 FILES = ("metrics.jsonl", "labels.csv", "student/weights.msgpack", "student/network.json")
 LAST = 25  # step of the toy: the first stage has five, the second begins after steps 5 and 15
@@ -157,17 +158,6 @@ def test_dead_without_a_word_equals_uninterrupted(kept, straight, tmp_path, call
             assert len(calls) == 7
     train.run(expected[0], tmp_path, quiet=True)
     assert_same_end(tmp_path, expected)
-
-
-def test_handlers_are_as_before_and_a_second_signal_ends_at_once():
-    """Protects the program around a run: its own handlers come back, and an impatient person is obeyed."""
-    before = [signal.getsignal(number) for number in stopping.SIGNALS]
-    with pytest.raises(KeyboardInterrupt), stopping.requests() as request:
-        assert not request.name
-        signal.raise_signal(signal.SIGINT)
-        assert request.name == "SIGINT"
-        signal.raise_signal(signal.SIGTERM)
-    assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
 
 
 def test_fewer_epochs_than_the_first_stage_was_given(tmp_path, monkeypatch):
@@ -347,21 +337,10 @@ def test_numbers_too_large_to_evaluate_are_not_saved(tmp_path, monkeypatch):
 
 
 def test_two_writers_are_refused(tmp_path):
-    """Protects a folder from two runs: the second is told who holds it, and waits for nobody."""
-    workdir = tmp_path / "work"
-    script = (
-        "import sys, pathlib, kdmlc_jax.storage.files as f\n"
-        "with f.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", script, str(workdir)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=rf"work is in use by process {other.pid} on "):
-            train.run(tiny.config(), workdir, quiet=True)
-        assert [path.name for path in workdir.iterdir()] == ["lock"]
-        other.kill()
-    with files.locked(workdir):
-        pass
+    """Protects a folder from two runs: the second writes nothing."""
+    with files.locked(tmp_path), pytest.raises(UserError, match=rf"is in use by process {os.getpid()} on "):
+        train.run(tiny.config(), tmp_path, quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
@@ -385,6 +364,6 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert result.returncode == 4, result.stderr
     assert len(errors) == 1 and "cannot be written" in errors[0] and "Traceback" not in result.stderr
-    assert checkpoint.damage(tmp_path / "checkpoints" / str(tiny.STEPS)) == ""
+    assert damage(tmp_path / "checkpoints" / str(tiny.STEPS)) == ""
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "going on after epoch 1" in done.stderr

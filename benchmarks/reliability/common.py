@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 
 from kdmlc_jax import config as config_lib
 from kdmlc_jax import parallel
-from kdmlc_jax.storage import checkpoint
+from kdmlc_jax.storage import checkpoint, checksums
 
 # Two networks, two stages (an epoch of warm-up comes first), a validation split, five steps an epoch.
 SPEC = "configs/digits.py:teacher=cnn3,student=cnn2,noisy=200,validation=20"
@@ -56,7 +56,7 @@ def digests(leaves: Mapping[str, Any], progress: dict) -> dict[str, str]:
 
 def saved(folder: pathlib.Path) -> dict[str, str]:
     """`digests` of the checkpoint in `folder`, read by Orbax into the shapes that are written beside it."""
-    if wrong := checkpoint.damage(folder):
+    if wrong := checksums.damage(folder):
         raise ValueError(f"{folder}: {wrong}")
     about = json.loads((folder / checkpoint.PROGRESS).read_text())
     where = jax.sharding.SingleDeviceSharding(jax.devices()[0])

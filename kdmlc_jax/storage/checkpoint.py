@@ -11,12 +11,13 @@ written is checked against its sums before it is used: Orbax itself restores cha
 import contextlib
 import json
 import logging
+import math
 import os
 import pathlib
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -120,18 +121,18 @@ class Checkpoints:
             if step not in kept:
                 self._delete(self._directory / str(step))
 
-    def _rank(self, step: int) -> tuple[float, ...]:
+    def _rank(self, step: int, unreadable: float | None = None) -> tuple[float, ...]:
         """Highest for the best, the earliest of equals; steps without a metric come after all others, newest first."""
-        metric = self._metric(step)
+        metric = self._metric(step, unreadable)
         return (0, step) if metric is None else (1, metric, -step)
 
-    def _metric(self, step: int) -> float | None:
-        """A saved checkpoint's metric; None where it cannot be read, for what is old must not stop what is new."""
+    def _metric(self, step: int, unreadable: float | None) -> float | None:
+        """A saved checkpoint's metric, or `unreadable`, for what is old must not stop what is new."""
         try:
             found = json.loads((self._directory / str(step) / PROGRESS).read_text())["metric"]
             return None if found is None else float(found)
         except (OSError, ValueError, LookupError, TypeError):
-            return None
+            return unreadable
 
     def _delete(self, folder: pathlib.Path) -> None:
         """A folder that is being deleted is never taken for a checkpoint."""
@@ -172,14 +173,16 @@ class Checkpoints:
           UserError: where the state has other arrays than `like`; the first one is named.
         """
         self.wait()
-        order = (lambda: sorted(self.steps(), key=self._rank)) if best else self.steps
-        step = parallel.from_main(self._last_intact(order()) if parallel.is_main() else 0)
+        step = parallel.from_main(self._last_intact(best) if parallel.is_main() else 0)
         if step == -2:
             raise StorageError(f"{self._directory}: every checkpoint is damaged; to train afresh, delete this folder")
         return None if step < 0 else self._read(step, like)
 
-    def _last_intact(self, order: Sequence[int]) -> int:
-        """The last of these steps that is as it was written; -1 where there was none ever, -2 where all are damaged."""
+    def _last_intact(self, best: bool) -> int:
+        """The newest or best step that is as it was written; -1 where there was none ever, -2 where all are damaged."""
+        order = self.steps()
+        if best:  # what cannot be read is damaged, and told before another takes its place
+            order.sort(key=lambda step: self._rank(step, unreadable=math.inf))
         for step in reversed(order):
             folder = self._directory / str(step)
             wrong = damage(folder)

@@ -13,6 +13,7 @@ from kdmlc_jax import parallel
 from kdmlc_jax.errors import StorageError, UserError
 from kdmlc_jax.storage import checkpoint
 from kdmlc_jax.storage.checkpoint import Checkpoints
+from kdmlc_jax.storage.checksums import SUMS, damage
 
 
 def state(step):
@@ -52,9 +53,9 @@ def test_nothing_saved(tmp_path):
 
 def test_sums_are_what_sha256sum_understands(saved):
     """Protects a person without this program: the tool every system has verifies a checkpoint."""
-    result = subprocess.run(["sha256sum", "--check", "--quiet", checkpoint.SUMS], cwd=saved / "3", check=False)
+    result = subprocess.run(["sha256sum", "--check", "--quiet", SUMS], cwd=saved / "3", check=False)
     assert result.returncode == 0
-    listed = {line.split("  ")[1] for line in (saved / "3" / checkpoint.SUMS).read_text().splitlines()}
+    listed = {line.split("  ")[1] for line in (saved / "3" / SUMS).read_text().splitlines()}
     assert {"progress.json"} < listed and len(listed) == len([p for p in (saved / "3").rglob("*") if p.is_file()]) - 1
 
 
@@ -83,12 +84,12 @@ def test_damage_is_noticed_in_every_file(saved, harm):
     rng = np.random.default_rng(0)
     files = sorted(path.relative_to(saved / "3") for path in (saved / "3").rglob("*") if path.is_file())
     files = [name for name in files if (saved / "3" / name).stat().st_size]
-    assert len(files) > 5 and pathlib.Path(checkpoint.SUMS) in files
+    assert len(files) > 5 and pathlib.Path(SUMS) in files
     keep = {name: (saved / "3" / name).read_bytes() for name in files}
     for name in files:
-        assert checkpoint.damage(saved / "3") == ""
+        assert damage(saved / "3") == ""
         harm(saved / "3" / name, rng)
-        assert checkpoint.damage(saved / "3"), name
+        assert damage(saved / "3"), name
         (saved / "3" / name).with_name("other").unlink(missing_ok=True)
         (saved / "3" / name).write_bytes(keep[name])
     harm(saved / "3" / files[0], rng)
@@ -156,6 +157,40 @@ def test_newest_and_best_are_kept(tmp_path, metrics, left):
             checkpoints.save(step, state(step), {}, metrics[step - 1])
         checkpoints.close()
     assert checkpoints.steps() == left
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """Steps 1 to 5, all kept, the second and the fourth equally good; the last one has no metric."""
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    for step, metric in enumerate([0.1, 0.9, 0.2, 0.9, None], 1):
+        checkpoints.save(step, state(step), {"epoch": step}, metric)
+    checkpoints.close()
+    return tmp_path
+
+
+def test_the_best_is_restored(scored):
+    """Protects `deploy=best_val`: the first of the best comes back, the next best where that one is damaged, and what
+    was saved without a metric only where nothing else is left."""
+    lines = []
+    for step in (2, 4, 3, 1, 5):
+        got, progress = opened(scored, lines).restore(state(0), best=True)
+        assert_state(got, step)
+        assert progress == {"epoch": step}
+        (scored / str(step) / checkpoint.PROGRESS).write_text("{}")
+    assert len(lines) == 4
+    with pytest.raises(StorageError, match="every checkpoint is damaged"):
+        opened(scored, []).restore(state(0), best=True)
+
+
+def test_the_best_of_none_is_none(tmp_path):
+    """Protects a first start, and a run without a validation split: the newest stands in."""
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.restore(state(0), best=True) is None
+    for step in (1, 2):
+        checkpoints.save(step, state(step), {})
+    assert_state(checkpoints.restore(state(0), best=True)[0], 2)
+    checkpoints.close()
 
 
 def test_a_step_saved_again_replaces_the_old_one(saved):

@@ -1,0 +1,90 @@
+"""Files: whole or not there, and one line where the disk refuses."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kdmlc_jax.errors import StorageError, UserError
+from kdmlc_jax.storage import files
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    """Protects who reads while it is written: until the end there is the old file, then the new one, and no remains."""
+    path = tmp_path / "summary.json"
+    path.write_text("old")
+    with files.atomic_write(path) as file:
+        file.write(b"ne")
+        file.flush()
+        assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 2
+        file.write(b"w")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_fails_leaves_the_old_file(tmp_path):
+    """Protects a finished file from an error in the middle of its successor."""
+    path = tmp_path / "summary.json"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), files.atomic_write(path) as file:
+        file.write(b"half")
+        file.write(b"%d" % (1 // 0))
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(path, {"loss": float("nan")})
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_is_durable_before_it_is_visible(tmp_path, monkeypatch):
+    """Protects against power cuts: the bytes are on the disk before the name is theirs."""
+    order = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (order.append("fsync"), sync(handle))[1])
+    monkeypatch.setattr(os, "replace", lambda *paths: (order.append("replace"), replace(*paths))[1])
+    files.write_text(tmp_path / "a", "text")
+    assert order == ["fsync", "replace"] and (tmp_path / "a").read_text() == "text"
+
+
+def test_a_disk_that_refuses_is_one_line(tmp_path, monkeypatch):
+    """Protects a person from a stack of errors: the file and the system's word, and no remains."""
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"a: cannot be written \(No space left on device\)"):
+        files.write_text(tmp_path / "a", "text")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"file/folder: cannot be created \(Not a directory\)"):
+        files.make_directory(tmp_path / "file" / "folder")
+
+
+def test_tables_and_json_are_what_other_programs_read(tmp_path):
+    """Protects readers: text with commas comes back from CSV, JSON is indented, and an empty table is no file."""
+    files.write_csv(tmp_path / "bad.csv", ("image", "reason"), [("a,b.png", 'says "no"')])
+    assert (tmp_path / "bad.csv").read_text() == 'image,reason\n"a,b.png","says ""no"""\n'
+    files.write_csv(tmp_path / "none.csv", ("image", "reason"), [])
+    assert not (tmp_path / "none.csv").exists()
+    files.write_json(tmp_path / "a.json", {"rate": 0.5})
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == {"rate": 0.5} and text.endswith("}\n") and "\n  " in text
+
+
+def test_a_folder_has_one_writer(tmp_path):
+    """Protects a folder from two runs: the second is told who holds it, a dead one's lock is open, and it waits for
+    nobody."""
+    workdir = tmp_path / "work"
+    script = (
+        "import sys, pathlib, kdmlc_jax.storage.files as f\n"
+        "with f.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(workdir)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=rf"work is in use by process {other.pid} on "), files.locked(workdir):
+            pass
+        other.kill()
+    with files.locked(workdir):
+        pass
