@@ -137,7 +137,7 @@ def collectives(program: str, devices: int) -> tuple[list[Collective], list[Coll
 def averaged(job: Experiment, state: Any) -> int:
     """Bytes of the gradients that a step must average over the devices; see the module."""
     weigh = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # noqa: E731
-    options, networks = job.config.method, {name: net(state) for name, net in job.method.networks.items()}
+    options, networks = job.config.method, job.method.networks(state)
     if options.name == "ce":
         return sum(weigh(net.params) for net in networks.values())
     teacher = getattr(state, "teacher", state)

@@ -23,10 +23,6 @@ from kdmlc_jax import parallel, train, writers
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import StoppedError, UserError
 
-# Several fields at once: what is under test is that processes are as devices are.
-RUN = {"devices": 0, "checkpoint.every_steps": 1, "parallel.sharding": "fsdp", "parallel.shard_above": 64}
-STOP, EPOCHS = 7, 3
-
 
 def told(fn, *arguments):
     """The error of a call that must fail, in one line."""
@@ -93,8 +89,8 @@ def differing():
 def stop_and_go_on(folder):
     """The toy run, stopped by a signal to process 1 alone, and gone on with."""
     import toy
+    from processes_test import EPOCHS, RUN, STOP
 
-    said = []
     step = writers.Reporter.step
 
     def signalled(reporter, at, count=1):
@@ -105,7 +101,7 @@ def stop_and_go_on(folder):
     config = toy.config(f"epochs={EPOCHS}", RUN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writers.Reporter, "step", signalled)
-        said.append(told(train.run, config, folder / "work", True))
+        said = told(train.run, config, folder / "work", True)
     parallel.on_main(lambda: shutil.copytree(folder / "work", folder / "stopped"))
     train.run(config, folder / "work", quiet=True)
     return said

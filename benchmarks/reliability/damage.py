@@ -5,7 +5,7 @@
 A tiny run leaves its newest checkpoints. Each trial copies them and harms one file of the newest, chosen uniformly
 over all of its files (arrays, Orbax' metadata, progress.json, SHA256SUMS), in every fourth trial by size, as a disk
 would: one random bit is flipped (six trials in ten), the file is cut to a random shorter length (three in ten),
-deleted, or an extra file is laid beside it. Then `kdmlc_jax.checkpoint.Checkpoints` restores. Counted:
+deleted, or an extra file is laid beside it. Then `storage.checkpoint.Checkpoints` restores. Counted:
 
     detected         reported, and the step before was restored, equal to the bit to what was saved
     harmless         not reported, and the newest was restored, equal to the bit to what was saved

@@ -36,8 +36,8 @@ def noting(folder: pathlib.Path) -> type[Checkpoints]:
             note(folder / f"saved-{step}-{jax.process_index()}.json", state, progress)
             super().save(step, state, progress, metric)
 
-        def restore(self, like):
-            found = super().restore(like)
+        def restore(self, like, best: bool = False):
+            found = super().restore(like, best)
             if found is not None:
                 note(folder / f"restored-{jax.process_index()}.json", *found)
             return found
