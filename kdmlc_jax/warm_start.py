@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdmlc_jax import export, train_state
+from kdmlc_jax import train_state
 from kdmlc_jax.data import provenance
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.storage import networks
 
 if TYPE_CHECKING:
     from kdmlc_jax.experiment import Experiment
@@ -59,7 +60,7 @@ def start_from(
             lines.append(f"{name} ({wanted}) starts from random weights: there is none in {folder}")
             continue
         path, about, weights = saved[name if name in fits else fits[0]]
-        new, whole = export.start(net, about, weights, experiment.dataset.class_names, f"{field}: {path}")
+        new, whole = networks.start(net, about, weights, experiment.dataset.class_names, f"{field}: {path}")
         if as_it_is:
             check_teacher(experiment, about, whole, path)
         state = train_state.replace_net(state, net, new)
@@ -74,7 +75,7 @@ def start_from(
 def saved_networks(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, dict, Any]]:
     """(folder, description, weights) of each network in the folder of a run, or in that of one network, by name."""
     found = sorted(path.parent for path in (*folder.glob("network.json"), *folder.glob("*/network.json")))
-    return {path.absolute().name: (path, *export.read(path)) for path in found}
+    return {path.absolute().name: (path, *networks.read(path)) for path in found}
 
 
 def check_teacher(experiment: "Experiment", about: dict, whole: bool, path: pathlib.Path) -> None:

@@ -72,33 +72,17 @@ def equality(folder):
             np.savez(folder / f"{name}.npz", **got)
 
 
-def differing():
-    """A `begin` that is not the same by one row in one process."""
-    import toy
-
-    class Differing(toy.Toy):
-        def begin(self, state, view):
-            new = super().begin(state, view)
-            rows = np.array(new.labels.rows)
-            rows[3] = np.roll(rows[3], jax.process_index())
-            return new.replace(labels=toy.Bank(rows))
-
-    return Differing
-
-
-def stop_and_go_on(folder):
+def stop_and_go_on(folder, config):
     """The toy run, stopped by a signal to process 1 alone, and gone on with."""
-    import toy
-    from processes_test import EPOCHS, RUN, STOP
+    from processes_test import STOP
 
     step = writers.Reporter.step
 
     def signalled(reporter, at, count=1):
         step(reporter, at, count)
-        if at == STOP and parallel.is_main() is False:
+        if at == STOP and not parallel.is_main():
             signal.raise_signal(signal.SIGTERM)
 
-    config = toy.config(f"epochs={EPOCHS}", RUN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writers.Reporter, "step", signalled)
         said = told(train.run, config, folder / "work", True)
@@ -107,19 +91,37 @@ def stop_and_go_on(folder):
     return said
 
 
+def differing(folder, config):
+    """The toy run with a `begin` that is not the same by one row in one process."""
+    import toy
+
+    begin = toy.Toy.begin
+
+    def other_row(method, state, view):
+        new = begin(method, state, view)
+        rows = np.array(new.labels.rows)
+        rows[3] = np.roll(rows[3], jax.process_index())
+        return new.replace(labels=toy.Bank(rows))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(toy.Toy, "begin", other_row)
+        return told(train.run, config, folder / "differing", True)
+
+
 def main():
     port, process, folder = int(sys.argv[1]), int(sys.argv[2]), pathlib.Path(sys.argv[3])
     parallel.join_processes(parallel.Launch(f"127.0.0.1:{port}", 2, process))
     import toy
+    from processes_test import EPOCHS, RUN
 
     found = {"conversation": conversation()}
     with pytest.MonkeyPatch.context() as patch:
         toy.install(patch)
         equality(folder)
-        found["stopped"] = stop_and_go_on(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        toy.install(patch, differing())
-        found["differing"] = told(train.run, toy.config("epochs=2", {"devices": 0}), folder / "differing", True)
+        toy.keep(patch, {})
+        config = toy.config(f"epochs={EPOCHS}", RUN)
+        found["stopped"] = stop_and_go_on(folder, config)
+        found["differing"] = differing(folder, config)
     (folder / f"found-{process}.json").write_text(json.dumps(found))
 
 
