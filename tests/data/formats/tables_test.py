@@ -1,0 +1,59 @@
+"""Tables as text: the same columns from both formats, and one line for a table that cannot be read."""
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from kdmlc_jax.data.formats.tables import read_columns
+from kdmlc_jax.errors import UserError
+
+WANTED = {"path": ("path", "file"), "label": ("label",), "note": ("note",)}
+
+
+def read(path):
+    return read_columns(path, WANTED, required=("path", "label"))
+
+
+def refused(path):
+    with pytest.raises(UserError) as caught:
+        read(path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+    return str(caught.value).removeprefix(str(path))
+
+
+def test_both_formats_give_the_same_text(tmp_path):
+    """Protects ids from being read as numbers, names of columns in any case, blanks, and what is absent or null."""
+    (tmp_path / "a.csv").write_text("\ufeffFile,other, LABEL \n007,x, cat \n\nb,y,\n", encoding="utf-8")
+    columns = {"File": ["007", "b"], "other": ["x", "y"], " LABEL ": [" cat ", None]}
+    parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    expected = {"path": ["007", "b"], "label": ["cat", ""], "note": ["", ""]}
+    assert read(tmp_path / "a.csv") == read(tmp_path / "a.parquet") == expected
+
+
+def test_the_first_known_name_is_read(tmp_path):
+    """Protects tables that have two of the names: the order of the names decides, not that of the columns."""
+    (tmp_path / "a.csv").write_text("file,label,path\nwrong,1,right\n")
+    assert read(tmp_path / "a.csv")["path"] == ["right"]
+
+
+def test_tables_that_are_none(tmp_path):
+    """Protects from tracebacks and guesses: the file, the line, and what was found."""
+    path = tmp_path / "a.csv"
+    assert refused(path) == ": no such file"
+    assert refused(tmp_path / "a.txt") == ": ends in neither .csv nor .parquet"
+    for text, message in (
+        ("", ": no rows, expected one per image"),
+        ("path,label\n", ": no rows, expected one per image"),
+        ("path,lable\na,1\n", ': no column "label", found path, lable (did you mean "lable"?)'),
+        ("label\n1\n", ': no column "path" (or file), found label'),
+        ("path,label,label\na,1,2\n", ': 2 columns "label", expected one'),
+        ("path,label\na,1\nb,1,2\n", " line 3: 3 fields, expected 2 as in the header"),
+        ('path,label\na,"1\n', ": cannot be read (unexpected end of data)"),
+    ):
+        path.write_text(text)
+        assert refused(path) == message
+    path.write_bytes(b"path,label\na,\xff\n")
+    assert refused(path).startswith(": cannot be read (")
+    for raw in (b"", b"PAR1PAR1"):
+        (tmp_path / "a.parquet").write_bytes(raw)
+        assert refused(tmp_path / "a.parquet").startswith(": cannot be read (")
