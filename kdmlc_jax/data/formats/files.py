@@ -65,7 +65,8 @@ def read_bytes(path: Path) -> bytes:
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file, stripped; raises UserError naming it."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+        text = path.read_text(encoding="utf-8-sig").removesuffix("\n")
+        return [line.strip() for line in text.split("\n")] if text else []
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except OSError as error:

@@ -67,14 +67,7 @@ def transition_matrix(
     """T[y, ỹ] = P(given label ỹ | true label y) of a kind that has it without a file.
 
     Args:
-      kind: such as uniform, flip, pair, semantic.
-      rate: a fraction in [0, 1]; what it means, each kind says.
-      num_classes: C, 2 or more.
-      seed: draws the targets of flip; 0 or more.
-      class_names: C names, those of CIFAR-10 or CIFAR-100, for semantic.
-
-    Returns:
-      f64[C, C], rows sum to 1.
+      kind, rate, num_classes, seed, class_names: as in `Request`.
 
     Raises:
       UserError: naming noise.kind or noise.rate, its value and what is allowed.

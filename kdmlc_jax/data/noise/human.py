@@ -17,13 +17,7 @@ RATED, CORRUPTS = False, False
 PUBLISHED = {
     10: (
         "cifar-10n/CIFAR-10_human.pt",
-        {
-            "aggre": "aggre_label",
-            "random1": "random_label1",
-            "random2": "random_label2",
-            "random3": "random_label3",
-            "worst": "worse_label",
-        },
+        {"aggre": "aggre_label", **{f"random{k}": f"random_label{k}" for k in (1, 2, 3)}, "worst": "worse_label"},
     ),
     100: ("cifar-100n/CIFAR-100_human.pt", {"noisy": "noisy_label"}),
 }

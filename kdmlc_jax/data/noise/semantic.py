@@ -11,13 +11,7 @@ from kdmlc_jax.errors import UserError
 RATED, CORRUPTS = True, True
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CIFAR10_TARGET = {
-    "truck": "automobile",
-    "bird": "airplane",
-    "deer": "horse",
-    "cat": "dog",
-    "dog": "cat",
-}
+CIFAR10_TARGET = {"truck": "automobile", "bird": "airplane", "deer": "horse", "cat": "dog", "dog": "cat"}
 
 # The 20 superclasses of CIFAR-100; within each, the order of the class numbers.
 CIFAR100 = {

@@ -141,7 +141,7 @@ def test_labels_beyond_classes_txt(folder):
         ("classes.txt", b"cat\n", "classes.txt: 1 lines, expected at least 2"),
         ("classes.txt", b"cat\n\ndog\n", "classes.txt line 2: empty, expected a name"),
         ("classes.txt", b"cat\ndog\ncat\n", 'classes.txt line 3: "cat" is in line 1 already'),
-        ("classes.txt", b"caf\xe9\ndog\n", "classes.txt: not UTF-8 text (invalid continuation byte at byte 3)"),
+        ("classes.txt", b"caf\xe9\ndog\n", "classes.txt: byte 3 is not UTF-8 text"),
         ("ids.txt", b"a\nb\n", "ids.txt: 2 lines, expected 6, the rows of features.npy"),
         ("ids.txt", b"a\nb\nc\nd\na\nf\n", 'ids.txt line 5: "a" is in line 1 already'),
     ],
