@@ -50,7 +50,7 @@ class Pipeline(Protocol):
         """What each step from `start` to `stop` is given, host arrays that `place` has put where they are used."""
         ...
 
-    def rows(self, fixed: Any, feed: Any, position: jax.Array | int) -> dict[str, jax.Array]:
+    def rows(self, fixed: Any, feed: Any, position: jax.Array | int) -> dict[str, Any]:
         """Inside jit: the step's rows under the names of a `Batch`, images still uint8; `position` in its epoch."""
         ...
 
@@ -117,7 +117,7 @@ class Resident:
             first, last = max(start, epoch * self.steps), min(stop, (epoch + 1) * self.steps)
             yield from [order] * (last - first)
 
-    def rows(self, fixed: Any, feed: Any, position: jax.Array | int) -> dict[str, jax.Array]:
+    def rows(self, fixed: Any, feed: Any, position: jax.Array | int) -> dict[str, Any]:
         """See `Pipeline`."""
         made: dict[str, Any] = {}
         for kind, order in feed.items():
@@ -167,7 +167,7 @@ class Stream:
         with contextlib.closing(self.iterator(streams, start, stop, place)) as iterator:
             yield from iterator
 
-    def rows(self, fixed: Any, feed: Any, position: jax.Array | int) -> dict[str, jax.Array]:
+    def rows(self, fixed: Any, feed: Any, position: jax.Array | int) -> dict[str, Any]:
         """See `Pipeline`."""
         return dict(feed)
 
@@ -199,7 +199,7 @@ def epoch_order(seed: int, epoch: int, steps: int, streams: Streams, noisy: int,
     return order
 
 
-def make_batch(rows: dict[str, jax.Array], fixed: Any, key: Key, how: Any, views: bool = False) -> Batch:
+def make_batch(rows: dict[str, Any], fixed: Any, key: Key, how: Any, views: bool = False) -> Batch:
     """The normalised and augmented batch of one step, inside jit.
 
     Args:

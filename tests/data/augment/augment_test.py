@@ -58,7 +58,7 @@ def test_crop_is_a_window_of_the_reflected_image():
 def test_flip_mirrors_half_of_the_images():
     """Protects the flip: left to right only, half of the images."""
     images = pictures(1000)
-    flipped = np.asarray(jax.jit(flip.apply)(KEY, images, True))
+    flipped = np.asarray(jax.jit(flip.apply, static_argnums=2)(KEY, images, True))
     mirrored = np.array([np.array_equal(after, before[:, ::-1]) for before, after in zip(images, flipped, strict=True)])
     kept = np.array([np.array_equal(after, before) for before, after in zip(images, flipped, strict=True)])
     assert (mirrored ^ kept).all()
@@ -142,7 +142,7 @@ def test_composition_keys_and_order():
     images = pictures(32, 5, 5)
     keys = jax.random.split(KEY, 3)
     cropped = np.asarray(jax.jit(crop.apply, static_argnums=2)(keys[0], images, 2))
-    mirrored = np.asarray(jax.jit(flip.apply)(keys[1], images, True))
+    mirrored = np.asarray(jax.jit(flip.apply, static_argnums=2)(keys[1], images, True))
     which = (mirrored != images).any(axis=(1, 2, 3))
     assert 0 < which.sum() < 32
     both = np.where(which[:, None, None, None], cropped[:, :, ::-1], cropped)
