@@ -12,7 +12,7 @@ from kdmlc_jax import config as config_lib
 from kdmlc_jax.cli import EXITS, add_launch, guarded, parse, start
 
 EPILOG = f"""any field of the config can be set:  --config.optim.lr=0.05 --config.method.kd_weight=0.5
-arguments in the config's name set the usual ones:  --config configs/digits.py:method=mlc,rate=0.8,seed=1
+arguments in the config's name set the usual ones:  --config configs/digits.py:preset=paper,rate=0.8,seed=1
 a run that was cut goes on where it stopped when given the same --workdir
 {EXITS}"""
 

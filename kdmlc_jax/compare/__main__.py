@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="append", required=True, metavar="FILE.py[:a=1]", help="may be repeated")
-    parser.add_argument("--methods", required=True, metavar="'ce:train_on=noisy kdmlc:preset=strong'")
+    parser.add_argument("--methods", required=True, metavar="'NAME NAME:a=1,b=2'", help="and their options")
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated whole numbers (default: 0,1,2)")
     parser.add_argument("--workdir", required=True, metavar="DIR")
     add_launch(parser)

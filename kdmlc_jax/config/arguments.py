@@ -52,8 +52,8 @@ def resolve(config: ConfigDict, arguments: Mapping[str, str], recipe: str | None
 
     Args:
       config: a `base()` that a config file has filled in.
-      arguments: short names or method options to values, as text; `method` ("kdmlc" where none is given) and `preset`
-        are read first.
+      arguments: short names or method options to values, as text; `method` (`methods.DEFAULT` where none is given) and
+        `preset` are read first.
       recipe: the name in RECIPES, by default `config.name`.
 
     Raises:
@@ -62,7 +62,7 @@ def resolve(config: ConfigDict, arguments: Mapping[str, str], recipe: str | None
     from kdmlc_jax import methods
 
     arguments = dict(arguments)
-    module = methods.get(arguments.pop("method", "kdmlc"))
+    module = methods.get(arguments.pop("method", methods.DEFAULT))
     own = dict(getattr(module, "RECIPES", {}).get(config.name if recipe is None else recipe, {}))
     preset = arguments.pop("preset", own.pop("method.preset", None))
     with config.unlocked():

@@ -5,6 +5,8 @@ from types import ModuleType
 
 from kdmlc_jax import registry
 
+DEFAULT = "kdmlc"  # of a config that names none
+
 
 def names() -> tuple[str, ...]:
     """All methods there are."""
