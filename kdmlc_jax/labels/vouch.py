@@ -1,0 +1,233 @@
+"""Labels it can vouch for: from features and trusted rows to corrected labels, a confidence, a decision and a verdict.
+
+Two answers that are not mixed up. For training, `corrected` holds the labels that teach better classifiers, as far as
+held-out rows can tell; for a person, `decision` names the changes that keep a promised precision.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from kdmlc_jax.labels import decide
+from kdmlc_jax.labels.cross_fit import Chain, cross_fit
+from kdmlc_jax.labels.linear import LinearBeliefs, coordinates
+from kdmlc_jax.labels.posterior import Interval
+from kdmlc_jax.labels.referee import head_coordinates, judge
+from kdmlc_jax.labels.verdict import Verdict
+
+THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+class Candidate(NamedTuple):
+    """Labels changed where the posterior of the suggestion is at least `threshold`; gains over the given labels."""
+
+    threshold: float  # infinity: the given labels
+    changes: int
+    taught: float  # cross-entropy that heads taught these labels save on held-out rows, with its standard error
+    taught_error: float
+    near_best: bool  # within a standard error of the candidate that teaches best
+    right: float  # labels put right less labels made wrong, a held-out row, given labels drawn from T
+    right_low: float  # 95 % lower bound of that, with as little noise as trusted rows allow
+
+
+GIVEN = Candidate(np.inf, 0, 0.0, 0.0, True, 0.0, 0.0)
+
+
+class Vouched(NamedTuple):
+    """What `vouch` returns, for the noisy rows."""
+
+    suggested: Int[np.ndarray, " N"]  # the most likely class
+    corrected: Int[np.ndarray, " N"]  # to train on
+    decision: np.ndarray  # str[N]: keep, correct or review
+    confidence: Float[np.ndarray, " N"]  # that `corrected` is right
+    given_right: Float[np.ndarray, " N"]  # that the given label is
+    posterior: Float[np.ndarray, "N C"]
+    transition: Float[np.ndarray, "C C"]
+    threshold: float  # of `corrected`; infinity: all given labels stand
+    candidates: list[Candidate]  # the given labels first
+    verdict: Verdict
+
+
+def rate_interval(full: Chain, chains: list[Chain]) -> Interval:
+    """The share of wrong labels, its 90 % interval widened by the jackknife over folds, (K - 1)/K Σ_k (r_k - r̄)².
+
+    The interval of `full` is of trusted rows alone, T̂'s shape given; that of the folds is of T̂ as well.
+    """
+    rates, wrong = np.array([c.noise.rate for c in chains]), full.wrong
+    spread = 1.645 * (((rates - rates.mean()) ** 2).sum() * (len(rates) - 1) / len(rates)) ** 0.5
+    low = wrong.estimate - np.hypot(wrong.estimate - wrong.low, spread)
+    high = wrong.estimate + np.hypot(wrong.high - wrong.estimate, spread)
+    return Interval(wrong.estimate, float(max(0.0, low)), float(min(1.0, high)))
+
+
+def replaced(
+    posterior: Float[np.ndarray, "N C"], given_label: Int[np.ndarray, " N"], threshold: float | int
+) -> Int[np.ndarray, " N"]:
+    """The most likely class where its posterior is `threshold` or more, else the given label."""
+    return np.where(posterior.max(axis=1) >= threshold, posterior.argmax(axis=1), given_label)
+
+
+def choose(candidates: list[Candidate], shown: bool) -> int:
+    """The candidate to train on: that with most labels right to expect, of those that stand; else 0, the given labels.
+
+    There are two judges, heads and counts, and given labels have the benefit of the doubt. A candidate stands if one
+    judge is sure of it and the other does not object: a bound on its gain in right labels is above 0, where it is
+    `shown` that any label is wrong, and its heads are not worse; or its heads are better by more than two standard
+    errors, and within one of the best.
+    """
+    stand = []
+    for number, c in enumerate(candidates):
+        counted = shown and c.right_low > 0 and c.taught > 0
+        taught = c.near_best and c.taught > 2 * c.taught_error
+        if c.right > 0 and (counted or taught):
+            stand.append(number)
+    return max(stand, key=lambda n: candidates[n].right, default=0)
+
+
+def judge_candidates(
+    features: Float[np.ndarray, "N D"],
+    trusted_features: Float[np.ndarray, "M D"],
+    label: Int[np.ndarray, " M"],
+    given_label: Int[np.ndarray, " N"],
+    full: Chain,
+    chains: list[Chain],
+    held: decide.Answers,
+    drawn: decide.Answers,
+    seed: int,
+) -> list[Candidate]:
+    """The given labels and those changed above each of THRESHOLDS, with both gains."""
+    classes = full.posterior.shape[1]
+    x, t = head_coordinates(features, trusted_features, seed)
+    sets = [
+        (c.held, np.stack([given_label, *(replaced(c.posterior, given_label, at) for at in THRESHOLDS)]))
+        for c in chains
+    ]
+    judged = judge(x, t, label, sets, classes, seed)
+    gain, error = judged.gain()
+    behind, doubt = judged.gain(over=int(gain.argmax()))
+    found = [GIVEN]
+    for number, at in enumerate(THRESHOLDS, start=1):
+        count = int((replaced(full.posterior, given_label, at) != given_label).sum())
+        near = bool(-behind[number] <= doubt[number])
+        right, _ = decide.expected_gain(drawn, at)
+        least, doubt_of_it = decide.expected_gain(held, at)
+        found.append(
+            Candidate(at, count, float(gain[number]), float(error[number]), near, right, least - 1.645 * doubt_of_it)
+        )
+    return found
+
+
+def vouch(
+    features: Float[np.ndarray, "N D"],
+    given_label: Int[np.ndarray, " N"],
+    trusted_features: Float[np.ndarray, "M E"],
+    trusted_label: Int[np.ndarray, " M"],
+    classes: int,
+    own_given: Int[np.ndarray, " M"] | None = None,
+    precision: float = 0.9,
+    seed: int = 0,
+) -> Vouched:
+    """Corrects labels on features alone, and says how far it may be trusted.
+
+    Args:
+      features: of the noisy rows: a network's, published ones, pixels.
+      given_label: ỹ.
+      trusted_features, trusted_label: rows whose label is known to be right.
+      classes: C.
+      own_given: the trusted rows' own given labels, -1 where not known.
+      precision: promised of `decision` = correct.
+      seed: draws folds.
+
+    Returns:
+      Labels, confidence, decision and verdict.
+
+    Raises:
+      UserError: as `linear_beliefs` and `promise`.
+    """
+    noisy, trusted = coordinates(features, trusted_features)
+    whole, full, chains = cross_fit(noisy, trusted, trusted_label, given_label, classes, own_given, seed=seed)
+    q, rows = full.posterior, np.arange(len(given_label))
+    suggested, sure, rate = q.argmax(axis=1), q.max(axis=1), full.wrong
+    candidates, held, kept = [GIVEN], None, decide.NOTHING
+    if chains:
+        rate = rate_interval(full, chains)
+        held = held_answers(chains, trusted_label, own_given)
+        drawn = held_answers(chains, trusted_label, own_given, careful=False)
+        candidates = judge_candidates(
+            features, trusted_features, trusted_label, given_label, full, chains, held, drawn, seed
+        )
+        kept = decide.promise(held, sure[suggested != given_label], precision)
+    best = candidates[choose(candidates, shown=rate.low > 0)]
+    corrected = replaced(q, given_label, best.threshold)
+    decision = decide.decisions(q, given_label, kept.threshold)
+    verdict = summed_up(decision, suggested, q, kept, rate, held, best, precision, whole, trusted_label)
+    return Vouched(
+        suggested,
+        corrected,
+        decision,
+        q[rows, corrected],
+        q[rows, given_label],
+        q,
+        full.noise.transition,
+        best.threshold,
+        candidates,
+        verdict,
+    )
+
+
+def held_answers(
+    chains: list[Chain], label: Int[np.ndarray, " M"], own_given: Int[np.ndarray, " M"] | None, careful: bool = True
+) -> decide.Answers:
+    """What every held-out trusted row is answered, given labels drawn from its chain's T̂, or with as little noise as
+    trusted rows allow (`careful`)."""
+    parts = []
+    for c in chains:
+        own = None if own_given is None else own_given[c.held]
+        drawn_from = c.low if careful else c.noise.transition
+        parts.append(decide.answers(c.trusted, label[c.held], c.noise.transition, drawn_from, own))
+    return decide.join(parts)
+
+
+def summed_up(
+    decision: np.ndarray,
+    suggested: Int[np.ndarray, " N"],
+    posterior: Float[np.ndarray, "N C"],
+    kept: decide.Promise,
+    rate: Interval,
+    held: decide.Answers | None,
+    best: Candidate,
+    precision: float,
+    beliefs: LinearBeliefs,
+    label: Int[np.ndarray, " M"],
+) -> Verdict:
+    """The verdict, with reasons and help where no change is promised."""
+    corrections, review = decision == decide.CORRECT, decision == decide.REVIEW
+    expected = float(posterior.max(axis=1)[review].mean()) if review.any() else float("nan")
+    reasons, helps = [], []
+    if held is None:
+        rate = Interval(float("nan"), float("nan"), float("nan"))
+        reasons.append(f"{len(label)} trusted rows are too few to hold any out")
+        helps.append("trusted labels, five a class or more")
+    elif not corrections.any():
+        accuracy = float(np.mean(beliefs.trusted.argmax(axis=1) == label))
+        if rate.low == 0:
+            reasons.append("it cannot be shown that any label is wrong")
+        reasons.append(
+            f"held-out trusted rows do not show a precision of {precision:g} (measured {kept.precision:.2f})"
+        )
+        needed = decide.rows_needed(held, precision)
+        if np.isfinite(needed) and needed < 20 * len(label):
+            helps.append(f"about {max(needed, 1.2 * len(label)):.0f} trusted rows ({len(label)} now)")
+        helps.append(f"better features (these foretell {100 * accuracy:.0f} % of the trusted labels)")
+    return Verdict(
+        len(suggested),
+        int(corrections.sum()),
+        Interval(kept.precision, kept.low, kept.high),
+        int(review.sum()),
+        expected,
+        rate,
+        best.changes,
+        tuple(reasons),
+        tuple(helps),
+    )

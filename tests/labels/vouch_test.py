@@ -1,0 +1,133 @@
+"""Corrections, decisions and verdict together, where it is known what they should be."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from kdmlc_jax.labels import vouch as vouching
+from kdmlc_jax.labels.posterior import Interval
+from kdmlc_jax.labels.verdict import Verdict
+
+
+def problem(seed, rate, rows=1200, trusted=150, classes=4, apart=1.4, width=8):
+    """Overlapping Gaussians with labels shifted by one class: features, given, true, trusted features and labels."""
+    rng = np.random.default_rng(seed)
+    centre = np.random.default_rng(7).normal(size=(classes, width)) * apart
+    true = rng.permutation(np.arange(rows + trusted) % classes)
+    x = centre[true] + rng.normal(size=(rows + trusted, width))
+    given = np.where(rng.random(rows + trusted) < rate, (true + 1) % classes, true)
+    return x[trusted:], given[trusted:], true[trusted:], x[:trusted], true[:trusted]
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    """40 % wrong, and what is vouched for."""
+    x, given, true, t, label = problem(0, 0.4, apart=2.0, trusted=200)
+    return given, true, vouching.vouch(x, given, t, label, 4)
+
+
+def test_corrections_put_labels_right(noisy):
+    """Protects the corrected labels, their confidence, the rate's interval and the promise."""
+    given, true, found = noisy
+    right = found.corrected == true
+    assert right.mean() > np.mean(given == true) + 0.25
+    assert found.confidence.mean() == pytest.approx(right.mean(), abs=0.04)
+    assert found.given_right.mean() == pytest.approx(np.mean(given == true), abs=0.04)
+    assert found.verdict.wrong.low <= np.mean(given != true) <= found.verdict.wrong.high
+    applied = found.decision == "correct"
+    assert applied.sum() > 100
+    assert np.mean(found.suggested[applied] == true[applied]) >= 0.9
+    assert set(found.decision) <= {"keep", "correct", "review"}
+    assert (found.suggested[applied] != given[applied]).all()
+
+
+def test_verdict_counts_what_is_there(noisy):
+    """Protects the verdict's figures from the arrays they stand for."""
+    given, _, found = noisy
+    verdict = found.verdict
+    assert verdict.rows == len(given) and verdict.apply
+    assert verdict.corrections == (found.decision == "correct").sum()
+    assert verdict.reviews == (found.decision == "review").sum()
+    assert verdict.trained_on == (found.corrected != given).sum()
+    assert f"Apply {verdict.corrections} corrections" in verdict.text()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_right_labels_stand(seed):
+    """Protects labels that are all right: hardly one is changed, none is promised, and the verdict says so."""
+    x, given, true, t, label = problem(seed, 0.0, apart=0.8, trusted=60)
+    found = vouching.vouch(x, given, t, label, 4)
+    assert np.mean(found.corrected == true) >= 0.998
+    assert not (found.decision == "correct").any()
+    assert found.verdict.text().startswith("Do not apply")
+    assert found.verdict.reasons and found.verdict.helps
+
+
+def test_nothing_is_known_of_one_row_a_class():
+    """Protects the smallest set: given labels stand, and it is said that nothing was assessed."""
+    x, given, _, t, label = problem(0, 0.3)
+    one = np.array([np.flatnonzero(label == c)[0] for c in range(4)])
+    found = vouching.vouch(x, given, t[one], label[one], 4)
+    np.testing.assert_array_equal(found.corrected, given)
+    assert "not assessed" in found.verdict.text() and "too few to hold any out" in found.verdict.text()
+
+
+def test_features_that_say_nothing_change_nothing():
+    """Protects from beliefs without content: noise for features, at any rate of wrong labels."""
+    rng = np.random.default_rng(0)
+    _, given, _, _, label = problem(0, 0.4)
+    found = vouching.vouch(rng.normal(size=(1200, 8)), given, rng.normal(size=(150, 8)), label, 4)
+    np.testing.assert_array_equal(found.corrected, given)
+    assert not found.verdict.apply
+
+
+@pytest.mark.parametrize(
+    ("judged", "want"),
+    [
+        ([(0.1, 0.02, True, 0.05, 0.0)], 1),
+        ([(0.1, 0.02, True, 0.05, 0.0), (0.09, 0.02, True, 0.08, 0.0)], 2),  # teaches as well, more labels right
+        ([(0.1, 0.02, True, 0.05, 0.0), (0.09, 0.02, False, 0.08, 0.0)], 1),  # surely teaches worse
+        ([(0.01, 0.02, True, 0.05, 0.0)], 0),  # heads are in doubt, and so are counts
+        ([(-0.1, 0.02, True, 0.05, 0.0)], 0),  # heads get worse
+        ([(0.1, 0.02, True, -0.01, 0.0)], 0),  # labels get worse
+        ([(0.01, 0.02, False, 0.05, 0.02)], 1),  # labels get better, heads do not object
+        ([(-0.01, 0.02, False, 0.05, 0.02)], 0),  # they do
+        ([], 0),
+    ],
+)
+def test_given_labels_have_the_benefit_of_the_doubt(judged, want):
+    """Protects the rule: doubt is in favour of the given labels, then most labels right."""
+    rows = [vouching.GIVEN, *(vouching.Candidate(0.5, 1, *c) for c in judged)]
+    assert vouching.choose(rows, shown=True) == want
+
+
+def test_where_no_wrong_label_is_shown_counts_do_not_count():
+    """Protects labels that may all be right from counts that rest on a rate which may be 0."""
+    for taught, right_low, want in ((0.03, 0.02, 0), (0.05, 0.0, 1)):
+        rows = [vouching.GIVEN, vouching.Candidate(0.5, 1, taught, 0.02, True, 0.05, right_low)]
+        assert vouching.choose(rows, shown=False) == want
+        assert vouching.choose(rows, shown=True) == 1
+
+
+def test_verdict_reads_as_one_paragraph():
+    """Protects the text with every part, and without any."""
+    full = Verdict(1000, 312, Interval(0.94, 0.87, 0.98), 480, 0.61, Interval(0.27, 0.22, 0.33), 400)
+    assert full.text() == (
+        "Apply 312 corrections (held-out precision 0.94, 90 % interval 0.87-0.98). Review 480 more (expected precision "
+        "0.61); keep the rest. Estimated wrong labels: 27 % (22-33). Train with 400 labels changed."
+    )
+    unknown = Interval(float("nan"), float("nan"), float("nan"))
+    nothing = dataclasses.replace(
+        full,
+        corrections=0,
+        reviews=0,
+        trained_on=0,
+        reasons=("a", "b"),
+        helps=("c",),
+        wrong=unknown,
+    )
+    assert nothing.text() == (
+        "Do not apply corrections unseen: a; b. How many labels are wrong was not assessed. Train with the given "
+        "labels. What would help: c."
+    )
