@@ -93,17 +93,9 @@ class MetaMemory(struct.PyTreeNode):
 
 def init_memory(meta_params: PyTree) -> MetaMemory:
     """An empty memory for meta-parameters of this shape."""
-    return MetaMemory(
-        accumulated=jax.tree.map(jnp.zeros_like, meta_params),
-        previous=jax.tree.map(jnp.zeros_like, meta_params),
-        count=jnp.zeros((), jnp.int32),
-    )
-
-
-def inner_product(a: PyTree, b: PyTree) -> jax.Array:
-    """Σ over all leaves of ⟨a, b⟩, as a scalar."""
-    products = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
-    return jax.tree.reduce(jnp.add, products)
+    # Twice: two leaves may not share one buffer where a step donates its input.
+    accumulated, previous = optax.tree.zeros_like(meta_params), optax.tree.zeros_like(meta_params)
+    return MetaMemory(accumulated, previous, count=jnp.zeros((), jnp.int32))
 
 
 def decay(outer_before: PyTree, outer_after: PyTree, step_size: float | jax.Array) -> jax.Array:
@@ -116,8 +108,8 @@ def decay(outer_before: PyTree, outer_after: PyTree, step_size: float | jax.Arra
 
     Source: MLC's release; the clip is ours, because γ has no bound as ‖g‖ → 0.
     """
-    norm2 = inner_product(outer_before, outer_before)
-    gamma = (1.0 - step_size) * inner_product(outer_after, outer_before) / jnp.maximum(norm2, 1e-12)
+    norm2 = optax.tree.vdot(outer_before, outer_before)
+    gamma = (1.0 - step_size) * optax.tree.vdot(outer_after, outer_before) / jnp.maximum(norm2, 1e-12)
     return jnp.clip(gamma, 0.0, 1.0)
 
 
@@ -133,10 +125,10 @@ def recur(memory: MetaMemory, gradient: PyTree, gamma: jax.Array, steps: int) ->
     Returns:
       (a_t, whether α moves now as bool[], the memory for the next turn).
     """
-    total = jax.tree.map(lambda g, a: g + gamma * a, gradient, memory.accumulated)
+    total = optax.tree.add_scale(gradient, gamma, memory.accumulated)
     count = memory.count + 1
     due = count >= steps
-    kept = jax.tree.map(lambda a: jnp.where(due, jnp.zeros_like(a), a), total)
+    kept = optax.tree.where(due, optax.tree.zeros_like(total), total)
     return total, due, MetaMemory(kept, gradient, jnp.where(due, 0, count))
 
 
@@ -144,5 +136,5 @@ def monitors(memory: MetaMemory, gradient: PyTree) -> dict[str, jax.Array]:
     """Norm of the meta-gradient and its cosine to the one before (0 while there is none)."""
     norm = optax.tree.norm(gradient)
     previous = optax.tree.norm(memory.previous)
-    cosine = inner_product(gradient, memory.previous) / jnp.maximum(norm * previous, 1e-20)
+    cosine = optax.tree.vdot(gradient, memory.previous) / jnp.maximum(norm * previous, 1e-20)
     return {"meta_gradient_norm": norm, "meta_gradient_cosine": cosine}

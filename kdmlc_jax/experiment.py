@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from kdmlc_jax import losses, methods, parallel
@@ -181,7 +182,7 @@ class Experiment:
         new, out = stage.step(old, batch, jax.random.fold_in(key, 1))
         finite = all_finite((new, out))
         if self.config.train.on_nonfinite == "skip":
-            new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+            new = optax.tree.where(finite, new, old)
         return {"method": new, "step": count + 1}, out | {"finite": finite}
 
     def several_steps(

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.nn import log_softmax, softmax
 
 
@@ -15,7 +16,7 @@ def cross_entropy(target: jax.Array, logits: jax.Array) -> jax.Array:
     Returns:
       f32[B], in nats.
     """
-    return -jnp.sum(target * log_softmax(logits.astype(jnp.float32)), axis=-1)
+    return optax.losses.softmax_cross_entropy(logits.astype(jnp.float32), target)
 
 
 def distillation(teacher_logits: jax.Array, student_logits: jax.Array, temperature: float) -> jax.Array:

@@ -1,5 +1,6 @@
 """Optimisers and learning-rate schedules from config."""
 
+import collections
 from typing import Any
 
 import optax
@@ -29,8 +30,8 @@ def schedule(config: Any, total_steps: int) -> optax.Schedule:
     elif config.schedule == "cosine":
         shape = optax.cosine_decay_schedule(config.lr, max(total_steps, 1))
     else:
-        at = [round(share * total_steps) for share in config.milestones]
-        shape = lambda step: config.lr * 0.1 ** sum(step >= milestone for milestone in at)  # noqa: E731
+        at = collections.Counter(round(share * total_steps) for share in config.milestones)
+        shape = optax.piecewise_constant_schedule(config.lr, {step: 0.1**count for step, count in at.items()})
     rise = round(config.warm_up * total_steps)
     return (lambda step: shape(step) * optax.linear_schedule(1.0 / rise, 1.0, rise)(step)) if rise else shape
 

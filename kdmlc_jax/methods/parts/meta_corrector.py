@@ -235,9 +235,9 @@ class MetaCorrector:
             if options.bilevel == "separate":
                 updates, stepped = self.bilevel_tx.update(meta, own_state)
                 moved = corrector.replace(params=optax.apply_updates(corrector.params, updates))
-                corrector, own_state = select(due, (moved, stepped), (corrector, own_state))
+                corrector, own_state = optax.tree.where(due, (moved, stepped), (corrector, own_state))
             elif supervised is None:
-                corrector = select(due, corrector.apply_gradients(grads=meta), corrector)
+                corrector = optax.tree.where(due, corrector.apply_gradients(grads=meta), corrector)
             else:
                 supervised = jax.tree.map(jnp.add, supervised, meta)
         if supervised is not None:
@@ -261,8 +261,3 @@ class MetaCorrector:
         batch_stats, output = ahead.aux
         net = state.net.commit(ahead.params, ahead.opt_state, batch_stats, self.options.ema)
         return state.replace(net=net, joint=update_joint(state.joint, output.logits, given_label))
-
-
-def select(condition: jax.Array, yes: Any, no: Any) -> Any:
-    """`yes` where the scalar condition holds, else `no`, over whole pytrees."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
