@@ -53,7 +53,8 @@ def choose(place: str, value: str, allowed: tuple[str, ...]) -> str:
       UserError: naming the config field, the value and what is allowed.
     """
     if value not in allowed:
-        raise UserError(f'{place}: "{value}" is not one of {", ".join(allowed)}{suggest(str(value), allowed)}')
+        names = ", ".join(name or "''" for name in allowed)
+        raise UserError(f'{place}: "{value}" is not one of {names}{suggest(str(value), allowed)}')
     return value
 
 

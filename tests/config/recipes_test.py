@@ -43,7 +43,7 @@ def test_recipe_of_one_method_is_not_another_ones():
 
 def test_preset_of_another_method_is_refused():
     """Protects from a preset that would be dropped without a word."""
-    with pytest.raises(UserError, match=r'method\.preset: "paper" is not one of'):
+    with pytest.raises(UserError, match=r"method\.preset: \"paper\" is not one of ''"):
         config_lib.load("configs/clothing1m.py:method=ce,preset=paper")
 
 
