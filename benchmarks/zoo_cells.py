@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdmlc_jax.data.noise.human import read_human
+from kdmlc_jax.data.noise import human
+from kdmlc_jax.data.noise.base import Request
 
 CIFAR_ROWS = 6_000
 HUMAN = ("worst", "random1", "aggre")
@@ -82,7 +83,7 @@ def noisy(kind: str, rate: float, label: np.ndarray, x: np.ndarray, classes: int
     """
     rows = np.arange(len(label))
     if kind in HUMAN:
-        return np.asarray(read_human("", kind, cifar_labels(), 10))[: len(label)].astype(int)
+        return human.labels(Request(0.0, 10, 0, truth=cifar_labels(), column=kind))[: len(label)].astype(int)
     wrong = rng.random(len(label)) < rate
     if kind in ("uniform", "pair", "flip"):
         shift = 1 if kind == "pair" else int(rng.integers(1, classes))
