@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jaxtyping import Array, Bool
+
+from kdmlc_jax.shapes import Scalar
 
 PyTree = Any
 
@@ -20,12 +23,12 @@ class LookAhead(NamedTuple):
 
     params: PyTree
     opt_state: optax.OptState
-    loss: jax.Array
+    loss: Scalar
     aux: Any
 
 
 def look_ahead(
-    inner_loss: Callable[[PyTree], tuple[jax.Array, Any]],
+    inner_loss: Callable[[PyTree], tuple[Scalar, Any]],
     tx: optax.GradientTransformation,
     params: PyTree,
     opt_state: optax.OptState,
@@ -50,13 +53,13 @@ def look_ahead(
 
 
 def meta_gradient(
-    inner_loss: Callable[[PyTree, PyTree], tuple[jax.Array, Any]],
-    outer_loss: Callable[[PyTree], jax.Array],
+    inner_loss: Callable[[PyTree, PyTree], tuple[Scalar, Any]],
+    outer_loss: Callable[[PyTree], Scalar],
     tx: optax.GradientTransformation,
     meta_params: PyTree,
     params: PyTree,
     opt_state: optax.OptState,
-) -> tuple[PyTree, jax.Array, LookAhead]:
+) -> tuple[PyTree, Scalar, LookAhead]:
     """Gradient of the outer loss after one inner update, with respect to the meta-parameters.
 
     ∇_α L_outer(w'(α)) with w'(α) = w + tx(∇_w L_inner(w, α), w), by reverse mode straight through the update.
@@ -98,7 +101,7 @@ def init_memory(meta_params: PyTree) -> MetaMemory:
     return MetaMemory(accumulated, previous, count=jnp.zeros((), jnp.int32))
 
 
-def decay(outer_before: PyTree, outer_after: PyTree, step_size: float | jax.Array) -> jax.Array:
+def decay(outer_before: PyTree, outer_after: PyTree, step_size: float | jax.Array) -> Scalar:
     """The k-step recursion's γ = clip((1 - η)⟨g', g⟩ / ‖g‖², 0, 1), as a scalar.
 
     Args:
@@ -113,7 +116,9 @@ def decay(outer_before: PyTree, outer_after: PyTree, step_size: float | jax.Arra
     return jnp.clip(gamma, 0.0, 1.0)
 
 
-def recur(memory: MetaMemory, gradient: PyTree, gamma: jax.Array, steps: int) -> tuple[PyTree, jax.Array, MetaMemory]:
+def recur(
+    memory: MetaMemory, gradient: PyTree, gamma: Scalar, steps: int
+) -> tuple[PyTree, Bool[Array, ""], MetaMemory]:
     """One turn of the k-step recursion: a_t = ∇_α + γ_t a_{t-1}; α moves at every k-th turn, then a is reset.
 
     Args:
@@ -132,7 +137,7 @@ def recur(memory: MetaMemory, gradient: PyTree, gamma: jax.Array, steps: int) ->
     return total, due, MetaMemory(kept, gradient, jnp.where(due, 0, count))
 
 
-def monitors(memory: MetaMemory, gradient: PyTree) -> dict[str, jax.Array]:
+def monitors(memory: MetaMemory, gradient: PyTree) -> dict[str, Scalar]:
     """Norm of the meta-gradient and its cosine to the one before (0 while there is none)."""
     norm = optax.tree.norm(gradient)
     previous = optax.tree.norm(memory.previous)

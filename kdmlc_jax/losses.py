@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.nn import log_softmax, softmax
+from jaxtyping import Array, Float
+
+from kdmlc_jax.shapes import Logits, PerImage, SoftLabels
 
 
-def cross_entropy(target: jax.Array, logits: jax.Array) -> jax.Array:
+def cross_entropy(target: SoftLabels, logits: Logits) -> PerImage:
     """CE(t, z) = -Σ_c t_c log_softmax(z)_c.
 
     Args:
@@ -19,7 +22,7 @@ def cross_entropy(target: jax.Array, logits: jax.Array) -> jax.Array:
     return optax.losses.softmax_cross_entropy(logits.astype(jnp.float32), target)
 
 
-def distillation(teacher_logits: jax.Array, student_logits: jax.Array, temperature: float) -> jax.Array:
+def distillation(teacher_logits: Logits, student_logits: Logits, temperature: float) -> PerImage:
     """τ² KL(softmax(z_T/τ) ‖ softmax(z_S/τ)).
 
     The factor τ² keeps the gradient's size independent of the temperature (Hinton et al. 2015, section 2).
@@ -64,6 +67,6 @@ def nt_xent(first: jax.Array, second: jax.Array, temperature: float) -> jax.Arra
     return -jnp.take_along_axis(log_p, partner[:, None], axis=1)[:, 0]
 
 
-def entropy(probabilities: jax.Array) -> jax.Array:
+def entropy(probabilities: Float[Array, "*B C"]) -> Float[Array, "*B"]:
     """H(p) = -Σ_c p_c log p_c over the last axis, in nats; 0 log 0 = 0."""
     return jnp.sum(jax.scipy.special.entr(probabilities), axis=-1)

@@ -10,6 +10,7 @@ from flax import struct
 from flax.training import train_state
 
 from kdmlc_jax.nets import Output
+from kdmlc_jax.shapes import Images, Key
 
 
 class NetState(train_state.TrainState):
@@ -54,7 +55,7 @@ class Bank(struct.PyTreeNode):
 
 
 def create(
-    key: jax.Array, module: nn.Module, tx: optax.GradientTransformation, images: jax.Array, ema_decay: float = 0.0
+    key: Key, module: nn.Module, tx: optax.GradientTransformation, images: Images, ema_decay: float = 0.0
 ) -> NetState:
     """Initialises `module` on `images` f32[B, H, W, K]; keeps an average of the weights if `ema_decay` > 0."""
     variables = module.init(key, images, train=False)
@@ -72,14 +73,14 @@ def create(
     )
 
 
-def train_forward(net: NetState, params: Any, images: jax.Array) -> tuple[Output, Any]:
+def train_forward(net: NetState, params: Any, images: Images) -> tuple[Output, Any]:
     """Forward pass with batch statistics of `images`; returns the output and the moved running statistics."""
     variables = {"params": params, "batch_stats": net.batch_stats}
     output, moved = net.apply_fn(variables, images, train=True, mutable=["batch_stats"])
     return output, moved.get("batch_stats", {})
 
 
-def evaluate(net: NetState, images: jax.Array) -> Output:
+def evaluate(net: NetState, images: Images) -> Output:
     """Forward pass with running statistics, on the averaged weights where they are kept."""
     variables = net.ema if net.ema is not None else {"params": net.params, "batch_stats": net.batch_stats}
     return net.apply_fn(variables, images, train=False)

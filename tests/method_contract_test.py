@@ -220,7 +220,7 @@ def test_networks_and_traits(walked):
     names = set(method.networks(walked.after[-1]["method"]))
     assert names <= {"student", "teacher"} and method.traits.deployed in names
     assert set(method.traits.pretrained) <= names
-    assert set(method.traits.preparing) < {stage.name for stage in method.stages}
+    assert {stage.name for stage in method.stages} - set(method.traits.preparing)
 
 
 def test_predict_and_correct(walked):

@@ -2,21 +2,25 @@
 
 import json
 import math
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+import toy
+from flax import serialization
 from pyarrow import parquet
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax import evaluate, export, optim, progress, train
+from kdmlc_jax import export, optim, parallel, train
 from kdmlc_jax.data import provenance
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.data.provenance import Provenance
 from kdmlc_jax.data.splits import Splits
 from kdmlc_jax.errors import NonFiniteError, UserError
+from kdmlc_jax.experiment import Experiment
 from kdmlc_jax.labels import table as labels
 from kdmlc_jax.storage.checkpoint import Checkpoints
 
@@ -24,13 +28,15 @@ from kdmlc_jax.storage.checkpoint import Checkpoints
 SUMMARY = {"method", "dataset", "seed", "versions", "device", "noise", "networks", "labels", "seconds"}
 SUMMARY |= {"images_per_second"}
 NETWORK = {"name", "parameters", "last", "last5", "best_val", "best_test"}
+NETS = "teacher=mlp8,student=mlp6"
+CE = f"method=ce,{NETS}"
 LABELS = {"accuracy_before", "accuracy_after", "flagged", "precision", "recall", "f1", "auroc"}
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A tiny KDMLC run: its config, its workdir and its summary."""
-    config, workdir = tiny.config(), tmp_path_factory.mktemp("run") / "work"
+    config, workdir = tiny.config(NETS), tmp_path_factory.mktemp("run") / "work"
     return config, workdir, train.run(config, workdir, quiet=True)
 
 
@@ -47,16 +53,16 @@ def cut(monkeypatch, epoch):
     monkeypatch.setattr(train.Experiment, "evaluate", evaluate_or_end)
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_cut_and_resumed_equals_uninterrupted(finished, tmp_path, epoch):
-    """Protects resume at every epoch, the first of a stage included: all results agree to the bit."""
+def test_cut_and_resumed_equals_uninterrupted(finished, tmp_path):
+    """Protects resume of a real method in the first epoch of a stage: all results agree to the bit; `resume_test` has
+    every cut."""
     config, straight, _ = finished
     with pytest.MonkeyPatch.context() as patch:
-        cut(patch, epoch)
+        cut(patch, 2)
         with pytest.raises(KeyboardInterrupt):
             train.run(config, tmp_path, quiet=True)
     assert not (tmp_path / "summary.json").exists()
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == epoch - 1
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
     train.run(config, tmp_path, quiet=True)
     for name in ("metrics.jsonl", "labels.csv", "student/weights.msgpack", "student/network.json", "config.json"):
         assert (tmp_path / name).read_bytes() == (straight / name).read_bytes(), name
@@ -66,17 +72,13 @@ def test_cut_and_resumed_equals_uninterrupted(finished, tmp_path, epoch):
         assert one[key] == other[key], key
 
 
-def test_same_seed_same_bits_other_seed_other_bits(finished, tmp_path):
+def test_same_seed_same_bits_other_seed_other_bits(tmp_path):
     """Protects reproducibility: a second run has the same weights to the bit, another seed has not."""
-    config, first, _ = finished
-    train.run(config, tmp_path / "again", quiet=True)
-    train.run(tiny.config("seed=1"), tmp_path / "other", quiet=True)
-    first, again, other = (
-        (folder / "student" / "weights.msgpack").read_bytes()
-        for folder in (first, tmp_path / "again", tmp_path / "other")
-    )
-    assert first == again
-    assert first != other
+    runs = {"one": "seed=0", "again": "seed=0", "other": "seed=1"}
+    for name, seed in runs.items():
+        train.run(tiny.config(f"{CE},epochs=1,{seed}"), tmp_path / name, quiet=True)
+    one, again, other = ((tmp_path / name / "student" / "weights.msgpack").read_bytes() for name in runs)
+    assert one == again != other
 
 
 def test_finished_run_is_read_not_trained(finished, monkeypatch):
@@ -90,12 +92,12 @@ def test_other_config_in_the_same_workdir_is_refused(finished):
     """Protects a finished run from another config: the error names the field and both values."""
     _, workdir, _ = finished
     with pytest.raises(UserError, match=r"holds a run with seed=0, not 1"):
-        train.run(tiny.config("seed=1"), workdir)
+        train.run(tiny.config(f"{NETS},seed=1"), workdir)
 
 
 def test_huge_learning_rate_is_reported(tmp_path):
     """Protects a person from a diverged run: the error names step and epoch, and no result is written."""
-    config = tiny.config("method=ce,epochs=1,lr=1e30")
+    config = tiny.config(f"{CE},epochs=1,lr=1e30")
     with pytest.raises(NonFiniteError, match=r"step \d: .* in epoch 1 \(stage train\)"):
         train.run(config, tmp_path, quiet=True)
     assert not any((tmp_path / name).exists() for name in ("summary.json", "labels.csv", "labels.parquet", "student"))
@@ -104,12 +106,12 @@ def test_huge_learning_rate_is_reported(tmp_path):
 @pytest.mark.parametrize("bad_step", [tiny.STEPS + 1, 2 * tiny.STEPS - 1])
 def test_last_good_checkpoint_survives(tmp_path, monkeypatch, bad_step):
     """Protects the state before a blow-up, also where the last update of an epoch does it: no bad state is saved."""
-    config = tiny.config("method=ce")
+    config = tiny.config(CE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optim, "schedule", lambda *_: lambda step: jnp.where(step == bad_step, jnp.inf, 0.1))
         with pytest.raises(NonFiniteError, match=rf"step {bad_step}: .* in epoch 2"):
             train.run(config, tmp_path, quiet=True)
-    job = train.Experiment(config, prepare(config))
+    job = Experiment(config, prepare(config))
     checkpoints = Checkpoints(tmp_path / "checkpoints", config.checkpoint.keep)
     carry, progress = checkpoints.restore(job.init())
     checkpoints.close()
@@ -124,7 +126,7 @@ def test_non_finite_state_with_finite_losses_is_reported(tmp_path, monkeypatch):
     """Protects the exported network: the very last update, after which no loss is looked at, is checked too."""
     monkeypatch.setattr(optim, "schedule", lambda *_: lambda step: jnp.where(step == tiny.STEPS - 1, jnp.inf, 0.1))
     with pytest.raises(NonFiniteError, match=r"step 4: .* in epoch 1"):
-        train.run(tiny.config("method=ce,epochs=1"), tmp_path, quiet=True)
+        train.run(tiny.config(f"{CE},epochs=1"), tmp_path, quiet=True)
     assert not (tmp_path / "student").exists()
 
 
@@ -152,7 +154,7 @@ def test_summary_has_the_written_schema(finished):
 def test_method_without_a_teacher_has_no_teacher_entry(tmp_path):
     """Protects the schema of plain methods: no teacher, no best_val without a validation split, and for an estimated
     rate the share of labels that are flagged."""
-    summary = train.run(tiny.config("method=ce,validation=0"), tmp_path, quiet=True)
+    summary = train.run(tiny.config(f"{CE},validation=0"), tmp_path, quiet=True)
     assert summary["networks"].keys() == {"student"}
     assert summary["noise"]["estimated"] == summary["labels"]["flagged"] / summary["data"]["noisy"]
     assert summary["networks"]["student"]["best_val"] is None
@@ -248,64 +250,34 @@ def test_a_cut_run_refuses_other_data(tmp_path, change, what):
         provenance.check_same(begun._replace(**change), tmp_path / "noise.npz")
 
 
-def test_methods_see_no_oracle_in_the_history():
-    """Protects early ends of a stage: what they look at holds nothing of the test set or of true labels."""
-    row = {
-        "epoch": 1,
-        "loss": 0.5,
-        "student_test": 0.9,
-        "student_validation_true": 0.8,
-        "student_validation_given": 0.3,
-    }
-    assert progress.visible([row]) == [{"epoch": 1, "loss": 0.5, "student_validation_given": 0.3}]
-
-
-@pytest.mark.parametrize("rows", [1, 4, 7, 8, 9])
-def test_map_rows_keeps_order_and_length(rows):
-    """Protects evaluation: every row once, in order, whatever the batch leaves over."""
-    images = np.arange(20, dtype=np.float32)
-    at = np.random.default_rng(rows).permutation(20)[:rows]
-    got = evaluate.map_rows(lambda x, y: {"sum": x + y, "batch": 0 * x + len(x)}, images, at, 4, 10 * images)
-    np.testing.assert_array_equal(got["sum"], 11 * images[at])
-    assert (got["batch"] == 4).all()
-
-
-BAD_INPUT = [
-    ({"train.on_nonfinite": "ignore"}, ["train.on_nonfinite", '"ignore"', "stop, skip"]),
-    ({"train.steps_per_call": 0}, ["train.steps_per_call", "0", "[1, "]),
-    ({"checkpoint.every_steps": -1}, ["checkpoint.every_steps", "-1", "[0, "]),
-    ({"parallel.mode": "pmaps"}, ["parallel.mode", '"pmaps"', '"pmap"']),
-    ({"parallel.sharding": "zero"}, ["parallel.sharding", '"zero"', "replicated, fsdp"]),
-    ({"parallel.model": 2}, ["parallel.model", "2", "parallel.sharding=fsdp"]),
-    ({"parallel.model": 3, "parallel.sharding": "fsdp"}, ["parallel.model", "3", "1 devices"]),
-    ({"parallel.mode": "pmap", "parallel.sharding": "fsdp"}, ["parallel.mode", "pmap", "mode jit"]),
+# What the data say of a config.
+BAD_DATA = [
     ({"data.source": "fashion_mnist", "data.dir": "no/such/folder"}, ["data.dir", "no/such/folder", "directory"]),
     ({"data.source": "digit"}, ["data.source", '"digit"', '"digits"']),
-    ({"data.trusted": 0}, ["data.trusted", "no trusted images", "kdmlc"]),
     ({"data.trusted": 5000}, ["data.trusted", "5000", "10 to 1436"]),
     ({"data.noisy": 5000}, ["data.noisy", "5000", "0 to 1317"]),
     ({"data.validation": -1}, ["data.validation", "-1", "0 to"]),
-    ({"data.select_on": "best"}, ["data.select_on", '"best"', "given, true"]),
+    ({"noise.rate": 1.5}, ["noise.rate", "1.5", "[0, 1]"]),
+    ({"noise.rate": -0.1}, ["noise.rate", "-0.1", "[0, 1]"]),
+    ({"noise.rate": math.nan}, ["noise.rate", "nan", "[0, 1]"]),
+    ({"noise.kind": "unifrom"}, ["noise.kind", '"unifrom"', '"uniform"']),
+    ({"seed": -1}, ["seed", "-1", "0 or more"]),
+]
+# What method, devices and networks say.
+BAD_EXPERIMENT = [
+    ({"parallel.model": 3, "parallel.sharding": "fsdp"}, ["parallel.model", "3", "1 devices"]),
+    ({"data.trusted": 0}, ["data.trusted", "no trusted images", "kdmlc"]),
     ({"devices": 3}, ["train.batch_size", "40", "multiple of 3"]),
     ({"train.batch_size": 201}, ["train.batch_size", "201", "[1, 200]"]),
     ({"train.batch_size": 0}, ["train.batch_size", "0", "[1, 200]"]),
     ({"train.trusted_batch_size": 101}, ["train.trusted_batch_size", "101", "[1, 100]"]),
     ({"train.trusted_batch_size": 1}, ["train.trusted_batch_size", "1", "[2, "]),
-    ({"train.epochs": 0}, ["train.epochs", "0", "[1, "]),
-    ({"train.eval_batch_size": 0}, ["train.eval_batch_size", "0", "[1, "]),
-    ({"noise.rate": 1.5}, ["noise.rate", "1.5", "[0, 1]"]),
-    ({"noise.rate": -0.1}, ["noise.rate", "-0.1", "[0, 1]"]),
-    ({"noise.rate": math.nan}, ["noise.rate", "nan", "[0, 1]"]),
-    ({"noise.kind": "unifrom"}, ["noise.kind", '"unifrom"', '"uniform"']),
     ({"augment.pad": 8}, ["augment.pad", "8", "[0, 7]"]),
     ({"augment.cutout": 9}, ["augment.cutout", "9", "[0, 8]"]),
     ({"teacher.net": "cnn0"}, ["teacher.net", '"cnn0"', "resnet20"]),
     ({"student.net": "resnet21"}, ["student.net", '"resnet21"', "resnet20"]),
     ({"optim.name": "sdg"}, ["optim.name", '"sdg"', '"sgd"']),
     ({"optim.schedule": "cos"}, ["optim.schedule", '"cos"', "cosine"]),
-    ({"optim.lr": math.nan}, ["optim.lr", "nan", "[0, "]),
-    ({"optim.lr": math.inf}, ["optim.lr", "inf", "[0, "]),
-    ({"optim.lr": -0.1}, ["optim.lr", "-0.1", "[0, "]),
     ({"method.form": "resdual"}, ["method.form", '"resdual"', '"residual"']),
     ({"method.bilevel": "on"}, ["method.bilevel", '"on"', "off, joint, normalised, separate"]),
     ({"method.pairs": "fake"}, ["method.pairs", '"fake"', "estimated, real"]),
@@ -314,21 +286,51 @@ BAD_INPUT = [
     ({"method.ema": math.nan}, ["method.ema", "nan", "[0, 1]"]),
     ({"method.warm_up": 3}, ["method.warm_up", "3", "[0, 2]"]),
     ({"method.corrector_lr": -1.0}, ["method.corrector_lr", "-1.0", "[0, "]),
-    ({"checkpoint.every": 0}, ["checkpoint.every", "0", "[1, "]),
-    ({"checkpoint.keep": 0}, ["checkpoint.keep", "0", "[1, "]),
     ({"devices": 99}, ["devices", "99", "[0, 4]"]),
-    ({"seed": -1}, ["seed", "-1", "0 or more"]),
+    ({"deploy": "best_val", "data.validation": 0}, ["deploy", "best_val", "data.validation", "expected last"]),
 ]
 
 
-@pytest.mark.parametrize("fields, words", BAD_INPUT, ids=lambda value: str(value) if isinstance(value, dict) else "")
-def test_bad_input_is_refused_before_anything_is_written(tmp_path, fields, words):
-    """Protects the user: one line naming field, value and range, and no folder that looks like a run."""
-    with pytest.raises(UserError) as error:
-        train.run(tiny.config(fields=fields), tmp_path / "work", quiet=True)
+def refused(error, words):
+    """One line with all the words."""
     message = str(error.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
+
+
+def ids(value):
+    return str(value) if isinstance(value, dict) else ""
+
+
+@pytest.mark.parametrize("fields, words", BAD_DATA, ids=ids)
+def test_bad_data_are_refused(fields, words):
+    """Protects the user: one line naming field, value and range."""
+    with pytest.raises(UserError) as error:
+        prepare(tiny.config(fields=fields))
+    refused(error, words)
+
+
+@cache
+def dataset(validation=20):
+    return prepare(tiny.config(f"validation={validation}"))
+
+
+@pytest.mark.parametrize("fields, words", BAD_EXPERIMENT, ids=ids)
+def test_bad_experiments_are_refused(fields, words):
+    """Protects the user: one line naming field, value and range, before anything is compiled."""
+    data = dataset(fields.get("data.validation", 20))
+    if fields.get("data.trusted") == 0:
+        data = data._replace(splits=data.splits._replace(trusted=np.zeros(0, int)))
+    with pytest.raises(UserError) as error:
+        Experiment(tiny.config(fields=fields), data)
+    refused(error, words)
+
+
+@pytest.mark.parametrize("fields", [{"train.epochs": 0}, {"data.trusted": 5000}, {"method.form": "resdual"}])
+def test_bad_input_is_refused_before_anything_is_written(tmp_path, fields):
+    """Protects from a folder that looks like a run, whether fields, data or method refuse."""
+    with pytest.raises(UserError, match=next(iter(fields))):
+        train.run(tiny.config(fields=fields), tmp_path / "work", quiet=True)
     assert not (tmp_path / "work").exists()
 
 
@@ -344,5 +346,52 @@ def test_workdir_under_a_file_is_refused(tmp_path):
     """Protects a mistyped --workdir: a known error naming the folder, before training."""
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match=r"work: cannot be created \(Not a directory\)"):
-        train.run(tiny.config("method=ce,epochs=1"), tmp_path / "file" / "work", quiet=True)
+        train.run(tiny.config(f"{CE},epochs=1"), tmp_path / "file" / "work", quiet=True)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+VALIDATION = [0.2, 0.9, 0.9]
+
+
+def test_deploy_the_best_epoch(tmp_path, monkeypatch):
+    """Protects `deploy=best_val`: networks and labels are those of the epoch that was best on validation (the first of
+    equals), which is kept however seldom the run saves; summary.json says so; told otherwise, the same run is finished
+    again with its last epoch."""
+    weights, evaluate = [], Experiment.evaluate
+
+    def look(experiment, state):
+        weights.append(jax.tree.map(np.array, state.params))
+        return evaluate(experiment, state) | {"student_validation_given": VALIDATION[len(weights) - 1]}
+
+    monkeypatch.setattr(Experiment, "evaluate", look)
+    fields = {"deploy": "best_val", "checkpoint.every": 100, "checkpoint.keep": 1}
+
+    def left():
+        saved = serialization.msgpack_restore((tmp_path / "student" / "weights.msgpack").read_bytes())
+        return saved["params"], np.load(tmp_path / "soft_labels.npy")
+
+    summary = train.run(tiny.config(CE, fields), tmp_path, quiet=True)
+    assert summary["deploy"] == "best_val" and summary["networks"]["student"]["epoch"] == 2
+    best, best_labels = left()
+    jax.tree.map(np.testing.assert_array_equal, best, weights[1])
+    summary = train.run(tiny.config(CE, {**fields, "deploy": "last"}), tmp_path, quiet=True)
+    assert summary["deploy"] == "last" and summary["networks"]["student"]["epoch"] == 3 and len(weights) == 3
+    last, last_labels = left()
+    jax.tree.map(np.testing.assert_array_equal, last, weights[2])
+    assert (best_labels != last_labels).any()
+
+
+def test_processes_compare_what_a_stage_has_decided(tmp_path, monkeypatch):
+    """Protects several processes from training on different labels: all that `begin` has changed is compared, and
+    nothing else; what differs ends the run."""
+    seen = []
+
+    def compare(tree, what):
+        seen.append((sorted(tree), what))
+        raise UserError(f"{what}: .labels.rows is not the same in all 2 processes")
+
+    toy.install(monkeypatch)
+    monkeypatch.setattr(parallel, "assert_same", compare)
+    with pytest.raises(UserError, match="the beginning of stage second"):
+        train.run(toy.config(), tmp_path, quiet=True)
+    assert seen == [([".begun", ".labels.rows"], "the beginning of stage second")]

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from functools import cache
 
 import jax
 import numpy as np
@@ -16,9 +17,9 @@ from kdmlc_jax.errors import UserError
 from kdmlc_jax.experiment import Experiment
 from kdmlc_jax.storage import files
 
-CE = "method=ce,epochs=1,noisy=40"  # one step; on a cnn2 student
-KDMLC = "epochs=1,noisy=40,warm_up=0"
-BLIND = "method=blind_kd,trusted=0,epochs=5,noisy=40"  # two networks whose step compiles in little time
+NETS = "noisy=40,epochs=1,teacher=mlp6,student=mlp4"  # an epoch is one step
+CE = f"method=ce,{NETS}"
+KD = f"method=kd,{NETS}"
 
 
 @pytest.fixture(scope="module")
@@ -30,23 +31,24 @@ def ce(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def kdmlc(tmp_path_factory):
-    """The folder of a finished KDMLC run: a student (cnn2) and a teacher (cnn3)."""
-    folder = tmp_path_factory.mktemp("kdmlc") / "run"
-    train.run(tiny.config(KDMLC), folder, quiet=True)
+def kd(tmp_path_factory):
+    """The folder of a finished run of two networks: a student (mlp4) and a teacher (mlp6)."""
+    folder = tmp_path_factory.mktemp("kd") / "run"
+    train.run(tiny.config(KD), folder, quiet=True)
     return folder
 
 
+@cache
 def made(arguments):
     """A run before its first step."""
     config = tiny.config(arguments)
     return Experiment(config, prepare(config))
 
 
-def started(job, folder):
+def started(experiment, folder):
     """The networks of a run that starts from `folder`, by name, and what it says of them."""
-    carry, lines = warm_start.start_from(job, job.init(), folder)
-    return {name: net(carry["method"]) for name, net in job.method.networks.items()}, lines
+    carry, lines = warm_start.start_from(experiment, experiment.init(), folder)
+    return experiment.method.networks(carry["method"]), lines
 
 
 def exported(folder):
@@ -77,10 +79,10 @@ def changed(folder, change):
     path.write_bytes(serialization.msgpack_serialize(saved))
 
 
-def refused(job, folder):
+def refused(experiment, folder):
     """The one line that starting from `folder` fails with."""
     with pytest.raises(UserError) as caught:
-        warm_start.start_from(job, job.init(), folder)
+        warm_start.start_from(experiment, experiment.init(), folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -89,16 +91,16 @@ def refused(job, folder):
 def test_exactly_the_exported_weights(ce, place):
     """Protects the start: every weight and statistic is the saved one, the optimiser and all counts are fresh; the
     run's folder and that of the network in it both name it."""
-    job = made(f"{CE},seed=1,splits={ce}/noise.npz")
-    (fresh,) = (net(job.init()["method"]) for net in job.method.networks.values())
-    nets, lines = started(job, ce / place)
+    experiment = made(f"{CE},seed=1,splits={ce}/noise.npz")
+    (fresh,) = experiment.method.networks(experiment.init()["method"]).values()
+    nets, lines = started(experiment, ce / place)
     assert_same(variables(nets["student"]), exported(ce / "student"))
     assert any(
         (a != b).any() for a, b in zip(variables(fresh).values(), variables(nets["student"]).values(), strict=True)
     )
     assert_same(leaves(nets["student"].opt_state), leaves(fresh.opt_state))
     assert int(nets["student"].step) == 0
-    assert lines == [f"student (cnn2) starts from {ce}/student"]
+    assert lines == [f"student (mlp4) starts from {ce}/student"]
 
 
 def test_training_goes_on_from_there(ce, tmp_path, monkeypatch):
@@ -109,22 +111,25 @@ def test_training_goes_on_from_there(ce, tmp_path, monkeypatch):
     train.run(tiny.config(CE, still), tmp_path / "run")
     params = lambda folder: {path: a for path, a in exported(folder / "student").items() if "'params'" in path}  # noqa: E731
     assert_same(params(tmp_path / "run"), params(ce))
-    assert f"student (cnn2) starts from {ce}/student" in said
+    assert f"student (mlp4) starts from {ce}/student" in said
 
 
-def test_each_network_from_its_own(kdmlc):
+def test_each_network_from_its_own(kd):
     """Protects teacher and student from each other's weights; nothing else of the state changes."""
-    job = made(f"{KDMLC},seed=1,splits={kdmlc}/noise.npz")
-    nets, lines = started(job, kdmlc)
+    experiment = made(f"{KD},seed=1,splits={kd}/noise.npz")
+    nets, lines = started(experiment, kd)
     for name in ("teacher", "student"):
-        assert_same(variables(nets[name]), exported(kdmlc / name))
+        assert_same(variables(nets[name]), exported(kd / name))
     assert sorted(lines) == [
-        f"student (cnn2) starts from {kdmlc}/student",
-        f"teacher (cnn3) starts from {kdmlc}/teacher",
+        f"student (mlp4) starts from {kd}/student",
+        f"teacher (mlp6) starts from {kd}/teacher",
     ]
-    before, after = leaves(job.init()["method"]), leaves(warm_start.start_from(job, job.init(), kdmlc)[0]["method"])
+    before, after = (
+        leaves(experiment.init()["method"]),
+        leaves(warm_start.start_from(experiment, experiment.init(), kd)[0]["method"]),
+    )
     moved = {path for path in before if (before[path] != after[path]).any()}
-    weights = {path for path in before if re.search(r"(student|teacher\.net)\.(params|batch_stats|ema)", path)}
+    weights = {path for path in before if re.search(r"(student|teacher)\.(params|batch_stats|ema)", path)}
     assert moved and moved <= weights
 
 
@@ -132,31 +137,33 @@ def test_name_goes_before_architecture(ce, tmp_path):
     """Protects the choice where both networks there would do: a teacher starts from the teacher."""
     for name in ("student", "teacher"):
         shutil.copytree(ce / "student", tmp_path / name)
-    changed(tmp_path / "teacher", lambda saved: saved["params"]["Dense_0"].update(bias=np.ones(10, np.float32)))
+    changed(tmp_path / "teacher", lambda saved: saved["params"]["Dense_2"].update(bias=np.ones(10, np.float32)))
     for name in ("student", "teacher"):
-        nets, lines = started(made(f"{CE},network={name},teacher=cnn2"), tmp_path)
+        nets, lines = started(made(f"{CE},network={name},teacher=mlp4"), tmp_path)
         assert_same(variables(nets[name]), exported(tmp_path / name))
-        assert lines == [f"{name} (cnn2) starts from {tmp_path}/{name}"]
+        assert lines == [f"{name} (mlp4) starts from {tmp_path}/{name}"]
 
 
-def test_found_by_architecture_under_another_name(kdmlc, ce):
+def test_found_by_architecture_under_another_name(kd, ce):
     """Protects a deployed student with the teacher's architecture, and the other way round; others start afresh."""
-    nets, lines = started(made(f"{CE},student=cnn3"), kdmlc)
-    assert_same(variables(nets["student"]), exported(kdmlc / "teacher"))
-    assert lines == [f"student (cnn3) starts from {kdmlc}/teacher"]
-    job = made(f"{BLIND},teacher=cnn2,student=cnn3,splits={ce}/noise.npz")
-    nets, lines = started(job, ce)
+    nets, lines = started(made(f"{CE},student=mlp6"), kd)
+    assert_same(variables(nets["student"]), exported(kd / "teacher"))
+    assert lines == [f"student (mlp6) starts from {kd}/teacher"]
+    experiment = made(f"{KD},teacher=mlp4,student=mlp6,splits={ce}/noise.npz")
+    nets, lines = started(experiment, ce)
     assert_same(variables(nets["teacher"]), exported(ce / "student"))
-    assert_same(variables(nets["student"]), variables(job.method.networks["student"](job.init()["method"])))
+    assert_same(
+        variables(nets["student"]), variables(experiment.method.networks(experiment.init()["method"])["student"])
+    )
     assert sorted(lines) == [
-        f"student (cnn3) starts from random weights: there is none in {ce}",
-        f"teacher (cnn2) starts from {ce}/student",
+        f"student (mlp6) starts from random weights: there is none in {ce}",
+        f"teacher (mlp4) starts from {ce}/student",
     ]
 
 
 def test_one_network_there_for_two_here(ce, tmp_path):
     """Protects training from a buffer that two networks share: both begin alike, and each goes its own way."""
-    chosen = f"{BLIND},teacher=cnn2,splits={ce}/noise.npz"
+    chosen = f"{KD},teacher=mlp4,splits={ce}/noise.npz"
     nets, _ = started(made(chosen), ce)
     for net in nets.values():
         assert_same(variables(net), exported(ce / "student"))
@@ -179,22 +186,22 @@ def test_other_classes_keep_their_own_last_layer(ce, tmp_path, names):
     assert about["class_names"] == list("0123456789")
     files.write_json(folder / "network.json", about | {"class_names": names})
     fewer = lambda layer: {name: array[..., : len(names)] for name, array in layer.items()}  # noqa: E731
-    changed(folder, lambda saved: saved["params"].update(Dense_0=fewer(saved["params"]["Dense_0"])))
-    job = made(f"{CE},seed=1,splits={ce}/noise.npz")
-    own = variables(job.method.networks["student"](job.init()["method"]))
-    nets, lines = started(job, tmp_path)
-    below = {path: array for path, array in exported(ce / "student").items() if "Dense" not in path}
+    changed(folder, lambda saved: saved["params"].update(Dense_2=fewer(saved["params"]["Dense_2"])))
+    experiment = made(f"{CE},seed=1,splits={ce}/noise.npz")
+    own = variables(experiment.method.networks(experiment.init()["method"])["student"])
+    nets, lines = started(experiment, tmp_path)
+    below = {path: array for path, array in exported(ce / "student").items() if "Dense_2" not in path}
     assert_same(variables(nets["student"]), {path: below.get(path, array) for path, array in own.items()})
-    assert lines == [f"student (cnn2) starts from {folder}, but for its last layer: the classes differ"]
+    assert lines == [f"student (mlp4) starts from {folder}, but for its last layer: the classes differ"]
 
 
-def test_no_such_architecture(kdmlc, ce, tmp_path):
+def test_no_such_architecture(kd, ce, tmp_path):
     """Protects from a run that silently starts from random weights: what there is, and what was looked for."""
-    message = refused(made(f"{CE},student=cnn4"), kdmlc)
-    assert message == f"init_from: {kdmlc} has student (cnn2), teacher (cnn3), expected one like student (cnn4)"
+    message = refused(made(f"{CE},student=mlp5"), kd)
+    assert message == f"init_from: {kd} has student (mlp4), teacher (mlp6), expected one like student (mlp5)"
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert refused(made(CE), empty) == f"init_from: {empty} has no network, expected one like student (cnn2)"
+    assert refused(made(CE), empty) == f"init_from: {empty} has no network, expected one like student (mlp4)"
     for folder in (tmp_path / "absent", ce / "summary.json"):
         assert refused(made(CE), folder) == f"init_from: {folder} is no folder, expected that of a finished run"
     with pytest.raises(UserError, match=r"init_from: .* is no folder"):
@@ -204,15 +211,15 @@ def test_no_such_architecture(kdmlc, ce, tmp_path):
 
 def test_arrays_of_another_shape(ce, tmp_path):
     """Protects from weights for other images: the array that differs is named, with both shapes."""
-    place, job = f"init_from: {tmp_path}/student: ['params']['Conv_0']['kernel']", made(CE)
+    place, experiment = f"init_from: {tmp_path}/student: ['params']['Dense_0']['kernel']", made(CE)
     shutil.copytree(ce / "student", tmp_path / "student")
-    changed(tmp_path / "student", lambda saved: saved["params"]["Conv_0"].update(kernel=np.zeros((3, 3, 3, 2))))
-    assert refused(job, tmp_path) == f"{place} is (3, 3, 3, 2) there and (3, 3, 1, 2) here"
-    changed(tmp_path / "student", lambda saved: saved["params"].pop("Conv_0"))
-    assert refused(job, tmp_path) == f"{place} is absent there and (3, 3, 1, 2) here"
+    changed(tmp_path / "student", lambda saved: saved["params"]["Dense_0"].update(kernel=np.zeros((192, 4))))
+    assert refused(experiment, tmp_path) == f"{place} is (192, 4) there and (64, 4) here"
+    changed(tmp_path / "student", lambda saved: saved["params"].pop("Dense_0"))
+    assert refused(experiment, tmp_path) == f"{place} is absent there and (64, 4) here"
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"net": "cnn2"}', '{"net": "cnn2", "class_names": null}'])
+@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"net": "mlp4"}', '{"net": "mlp4", "class_names": null}'])
 def test_description_of_another_form(ce, tmp_path, text):
     """Protects from JSON that is none of ours."""
     shutil.copytree(ce / "student", tmp_path / "student")
@@ -223,25 +230,25 @@ def test_description_of_another_form(ce, tmp_path, text):
 @pytest.mark.parametrize("name", ["weights.msgpack", "network.json"])
 def test_half_a_network_is_refused(ce, tmp_path, name):
     """Protects from files that were cut off, emptied or not copied: one line that names the place."""
-    job, folder = made(CE), tmp_path / "student"
+    experiment, folder = made(CE), tmp_path / "student"
     shutil.copytree(ce / "student", folder)
     whole = (folder / name).read_bytes()
     for size in (0, 1, len(whole) // 2, len(whole) - 2):
         (folder / name).write_bytes(whole[:size])
-        assert refused(job, tmp_path).startswith(f"{folder}: cannot be read as a network (")
+        assert refused(experiment, tmp_path).startswith(f"{folder}: cannot be read as a network (")
     (folder / name).unlink()
-    message = refused(job, tmp_path)
+    message = refused(experiment, tmp_path)
     if name == "weights.msgpack":
         assert message == f"{folder}/{name}: no such file, expected the network that a run has left"
     else:
-        assert message == f"init_from: {tmp_path} has no network, expected one like student (cnn2)"
+        assert message == f"init_from: {tmp_path} has no network, expected one like student (mlp4)"
 
 
 def test_changed_bytes(ce, tmp_path):
     """Protects from a traceback: bytes changed in the middle are numbers like any others, or refused in one line."""
-    job, path = made(CE), tmp_path / "student" / "weights.msgpack"
+    experiment, path = made(CE), tmp_path / "student" / "weights.msgpack"
     shutil.copytree(ce / "student", tmp_path / "student")
-    whole, carry, rng = path.read_bytes(), job.init(), np.random.default_rng(0)
+    whole, carry, rng = path.read_bytes(), experiment.init(), np.random.default_rng(0)
     outcomes = set()
     for _ in range(100):
         damaged = np.frombuffer(whole, np.uint8).copy()
@@ -249,7 +256,7 @@ def test_changed_bytes(ce, tmp_path):
         damaged[at : at + 4] ^= 0xFF
         path.write_bytes(damaged.tobytes())
         try:
-            warm_start.start_from(job, carry, tmp_path)
+            warm_start.start_from(experiment, carry, tmp_path)
             outcomes.add("loaded")
         except UserError as error:
             assert str(tmp_path / "student") in str(error) and "\n" not in str(error)
@@ -292,11 +299,11 @@ def test_weights_that_have_seen_other_splits(ce, tmp_path):
 
 def test_a_network_that_purifying_needs(ce):
     """Protects DMLP from features of a random network: it needs a start for each of its networks."""
-    message = refused(made("method=dmlp,epochs=1,noisy=40,init_from=x"), ce)
-    assert message == f"init_from: {ce} has student (cnn2), expected teacher (cnn3) among them"
+    message = refused(made(f"method=dmlp,{NETS},init_from=x"), ce)
+    assert message == f"init_from: {ce} has student (mlp4), expected teacher (mlp6) among them"
 
 
 def test_the_start_is_noted(ce, tmp_path):
     """Protects the record: a run's summary says what its networks started from."""
     summary = train.run(tiny.config(CE, {"init_from": str(ce)}), tmp_path / "run", quiet=True)
-    assert summary["notes"] == [f"student (cnn2) starts from {ce}/student"]
+    assert summary["notes"] == [f"student (mlp4) starts from {ce}/student"]

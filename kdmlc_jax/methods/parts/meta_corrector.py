@@ -210,8 +210,8 @@ class MetaCorrector:
             loss, supervised = jax.value_and_grad(self.supervised_loss)(
                 alpha, trusted, batch, state.joint, jax.random.fold_in(key, 1)
             )
-            scaled = jax.tree.map(lambda g: self.options.supervised * g, supervised)
-            gradients, metrics = gradients._replace(supervised=scaled), metrics | {"supervised_loss": loss}
+            supervised = optax.tree.scale(self.options.supervised, supervised)
+            gradients, metrics = gradients._replace(supervised=supervised), metrics | {"supervised_loss": loss}
         return ahead, gradients, metrics | {"loss": ahead.loss}
 
     def recur(self, state: MetaCorrectorState, batch: Batch, ahead: Any, meta: Any) -> Any:
@@ -239,7 +239,7 @@ class MetaCorrector:
             elif supervised is None:
                 corrector = optax.tree.where(due, corrector.apply_gradients(grads=meta), corrector)
             else:
-                supervised = jax.tree.map(jnp.add, supervised, meta)
+                supervised = optax.tree.add(supervised, meta)
         if supervised is not None:
             corrector = corrector.apply_gradients(grads=supervised)
         return state.replace(corrector=corrector, bilevel_opt_state=own_state, memory=memory)

@@ -1,0 +1,95 @@
+"""What an experiment asks of data and method before anything is trained."""
+
+import math
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from kdmlc_jax import experiment
+from kdmlc_jax.data.prepare import prepare
+from kdmlc_jax.errors import NoTrustedError, UserError
+from kdmlc_jax.methods.base import Method, Stage, Streams, Traits
+
+
+@cache
+def dataset():
+    return prepare(tiny.config())
+
+
+class Needy(Method):
+    """A method of given traits, whose steps read trusted images or none."""
+
+    def __init__(self, trusted=0, **traits):
+        self.traits, self._trusted = Traits(deployed="student", **traits), trusted
+
+    @property
+    def stages(self):
+        return (Stage("train", 1, Streams(noisy=40, trusted=self._trusted), lambda *_: None),)
+
+    init = predict = correct = networks = None
+
+
+def refused(method, data, error=UserError, **fields):
+    with pytest.raises(error) as caught:
+        experiment.check_needs(method, tiny.config("method=ce", fields), data)
+    return str(caught.value)
+
+
+def without(data, classes):
+    """The data set with no trusted image of these classes."""
+    rows = data.splits.trusted
+    kept = rows[~np.isin(data.given_label[rows], classes)]
+    return data._replace(splits=data.splits._replace(trusted=kept))
+
+
+def test_a_trusted_image_of_every_class():
+    """Protects methods that cannot learn a class without a trusted image: its name is told; others do without."""
+    assert "no trusted image of 3, 7; ce needs one or more of each class" in refused(
+        Needy(needs_trusted=True), without(dataset(), [3, 7])
+    )
+    assert "no trusted image of 0, 1, 2, 3, 4 …" in refused(Needy(needs_trusted=True), without(dataset(), range(9)))
+    for data in (dataset(), without(dataset(), [3, 7])):
+        experiment.check_needs(Needy(trusted=40), tiny.config("method=ce"), data)
+    experiment.check_needs(Needy(needs_trusted=True), tiny.config("method=ce"), dataset())
+
+
+@pytest.mark.parametrize("method, wanted", [(Needy(trusted=40), 40), (Needy(needs_trusted=True), 1)])
+def test_no_trusted_images(method, wanted):
+    """Protects from a run without what its method learns from; a comparison takes it for a reason to leave it out."""
+    message = refused(method, without(dataset(), range(10)), NoTrustedError)
+    assert message == f"data.trusted: no trusted images, and ce learns from them, expected {wanted} or more"
+    experiment.check_needs(Needy(), tiny.config("method=ce"), without(dataset(), range(10)))
+
+
+def test_what_a_method_has_no_use_for():
+    """Protects a user who thinks that it helps: features and a trained teacher are refused by methods without a use."""
+    features = dataset()._replace(features=np.zeros((len(dataset().ids), 4), np.float32))
+    assert "data.features: ce has no use for features" in refused(Needy(), features)
+    experiment.check_needs(Needy(reads_features=True), tiny.config("method=ce"), features)
+    fields = {"teacher.run": "runs/x"}
+    assert "teacher.run: ce takes no trained teacher" in refused(Needy(), dataset(), **fields)
+    experiment.check_needs(Needy(takes_teacher=True), tiny.config("method=ce", fields), dataset())
+
+
+def test_how_uneven_classes_are_expected_to_be():
+    """Protects the guard against collapse: the entropy of given or of trusted labels, whichever says less; trusted
+    images that were drawn are as many of each class."""
+    data, splits = dataset(), dataset().splits
+    given = data.given_label.copy()
+    given[splits.noisy] = np.arange(len(splits.noisy)) % 20 == 0  # .95 and .05
+    unequal = experiment.describe(data._replace(given_label=given), 40).class_entropy
+    assert unequal == pytest.approx(-0.95 * math.log(0.95) - 0.05 * math.log(0.05), rel=1e-5)
+    given[splits.noisy], given[splits.trusted] = np.arange(len(splits.noisy)) % 10, np.arange(100) % 2
+    assert experiment.describe(data._replace(given_label=given), 40).class_entropy == pytest.approx(math.log(2))
+    none = without(data._replace(given_label=given), range(10))
+    assert experiment.describe(none, 40).class_entropy == pytest.approx(math.log(10))
+
+
+def test_named_streams():
+    """Protects random numbers from meeting: streams of other names and seeds are other keys, the same ones the same."""
+    drawn = [jax.random.bits(experiment.stream(seed, name)).item() for seed in (0, 1) for name in ("init", "train")]
+    assert len(set(drawn)) == 4
+    assert jax.random.bits(experiment.stream(1, "train")).item() == drawn[-1]
