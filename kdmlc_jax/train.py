@@ -81,12 +81,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
             loop.progress["notes"] += starts
             parallel.on_main(begin)
             loop.train(request)
-            checkpoints.wait()
-            if parallel.in_any(bool(request.name)):
-                raise StoppedError(f"{request.name or 'another process'}: trained to the end; the same command goes on")
-            trained = time.monotonic()
-            summary = summary_lib.finish(experiment, *loop.deployed(), loop.progress, workdir)
-            summary["seconds"] = loop.progress["seconds"] + time.monotonic() - trained
+            summary = loop.finish(request)
             if parallel.is_main():
                 files.write_json(summary_path, summary)
         if parallel.in_any(bool(request.name)):  # other runs may follow, in a comparison
@@ -159,6 +154,19 @@ class Loop:
             while self.progress["stage"] < len(self.stages):
                 self._stage(self.stages[self.progress["stage"]], request)
 
+    def finish(self, request: stopping.Request) -> dict:
+        """Corrects the labels, writes what the run leaves, and returns the summary.
+
+        Raises:
+          StoppedError: where `request` was made; the run is trained to its end.
+        """
+        self.checkpoints.wait()
+        if parallel.in_any(bool(request.name)):
+            raise StoppedError(f"{request.name or 'another process'}: trained to the end; the same command goes on")
+        trained = time.monotonic()
+        summary = summary_lib.finish(self.experiment, *self.deployed(), self.progress, self.workdir)
+        return summary | {"seconds": self.progress["seconds"] + time.monotonic() - trained}
+
     def _stage(self, stage: Stage, request: stopping.Request) -> None:
         """What is left of one stage."""
         progress = self.progress
@@ -182,11 +190,8 @@ class Loop:
                     progress |= {"stage": progress["stage"] + 1, "stage_epoch": 0}
                 last = progress["stage"] == len(self.stages)
                 progress["early"] = early and last
-                if (
-                    len(self.history) % self.config.checkpoint.every == 0
-                    or last
-                    or progress_lib.is_deployed(self.config, self.traits, self.history)
-                ):
+                due = last or len(self.history) % self.config.checkpoint.every == 0
+                if due or progress_lib.is_deployed(self.config, self.traits, self.history):
                     self._save(row["step"], progress_lib.chosen_by(self.config, self.traits, row))
                 if not ended:
                     self._begin(stage)
