@@ -54,7 +54,7 @@ def start_from(
             continue
         wanted = config[name].net
         fits = [other for other, (_, about, _) in saved.items() if about["net"] == wanted]
-        if not fits and (as_it_is or name in method.traits.pretrained):
+        if not fits and (as_it_is or method.traits.pretrained):
             raise UserError(f"{field}: {folder} has {there}, expected {name} ({wanted}) among them")
         if not fits:
             lines.append(f"{name} ({wanted}) starts from random weights: there is none in {folder}")

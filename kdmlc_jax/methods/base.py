@@ -96,7 +96,7 @@ class Traits:
     needs_trusted: bool = False  # whether a trusted image of every class must be there
     reads_features: bool = False  # whether `DatasetView.features` are of use
     takes_teacher: bool = False  # whether "teacher" may come trained from another run (`teacher.run`); it stands still
-    pretrained: tuple[str, ...] = ()  # those of the networks that `init_from`, where it is given, must hold
+    pretrained: bool = False  # whether `init_from`, where it is given, must hold all networks
     preparing: tuple[str, ...] = ()  # stages of whose epochs last5, best_val and best_test do not speak
 
 
@@ -154,7 +154,7 @@ class Legacy(Method):
 
     def __init__(
         self, init, stages, predict, correct, networks, deployed, transition=None, ensemble="", examine=None,
-        diagnostics=None, pretrained=(), reads_features=False, taught=False, preparing=(), needs_trusted=False,
+        diagnostics=None, pretrained=False, reads_features=False, taught=False, preparing=(), needs_trusted=False,
     ):  # fmt: skip
         self._init, self._stages, self._predict, self._correct, self._networks = (
             init,

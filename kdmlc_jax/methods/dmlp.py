@@ -1,8 +1,8 @@
 """DMLP: labels purified once on features that saw no label, then used by any method (Tu et al., CVPR 2023, arXiv
 2302.06810).
 
-    1. simclr   the run's networks learn features from the images alone (`methods/simclr.py`)
-    2. purify   `kdmlc_jax.purify` corrects the labels by the trusted ones, between two stages, on the features of both
+    1. simclr   the run's networks learn features from the images alone (`parts.contrastive`)
+    2. purify   `labels.purify` corrects the labels by the trusted ones, between two stages, on the features of both
                 networks side by side (one purifier for each network did worse: benchmarks)
     3. then     another method learns from the purified labels, its networks starting from stage 1: ce (the paper's
                 DMLP-Naive; teacher and student beside each other, on the soft labels), kdmlc, mlc or blind_kd with
@@ -13,10 +13,11 @@ features themselves, or where `init_from` names a run that has left all networks
 stage 3 notes of epochs counts from its own first one, and labels it holds wrong are purified ones.
 
 Departures: SimCLR on this run's own batches and networks, where the paper uses SimCLR or MoCo with a ResNet-50 apart;
-what `purify` itself has of its own stands there.
+what purifying itself has of its own stands at `labels.purify`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,20 +29,24 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from kdmlc_jax import methods, optim, train_state
-from kdmlc_jax.errors import NoTrustedError, UserError, choose, in_range
-from kdmlc_jax.labels.purify import VARIANTS, purify
-from kdmlc_jax.methods.base import Batch, DatasetView, Info, Legacy, Method, Metrics, Stage, Streams
-from kdmlc_jax.methods.simclr import SimCLR, check_images, side_by_side
-from kdmlc_jax.train_state import Bank
+from kdmlc_jax.errors import choose, in_range
+from kdmlc_jax.labels.purify import purify
+from kdmlc_jax.labels.purify.release import purify_release
+from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Report, Stage, Streams, Traits
+from kdmlc_jax.methods.parts import contrastive
+from kdmlc_jax.methods.parts.contrastive import Contrastive, side_by_side
+from kdmlc_jax.shapes import Features, Images, Key, Labels, Logits, SoftLabels
+from kdmlc_jax.train_state import Bank, NetState
 
 SSL = "simclr"  # the stage
 THEN = ("ce", "kdmlc", "mlc", "blind_kd")
-NETWORKS = {"kdmlc": ("student", "teacher"), "mlc": ("teacher",), "blind_kd": ("student", "teacher")}
 RECIPES = {"cifar10": {"method.ssl_epochs": 200}}  # at batch 100
+# With the release's own ridge, 0, one dead feature is the end.
+PURIFIERS: dict[str, Callable] = {"fixed": purify, "release": partial(purify_release, ridge=1e-6)}
 
 
 def default_config(preset: str = "") -> ConfigDict:
-    """then: the method of stage 3; variant, purify_epochs: those of `purify`, fixed | release.
+    """then: the method of stage 3; variant, purify_epochs: of the purifier, fixed | release.
 
     train_on: what ce learns from, noisy (the purified labels) | both (the trusted ones, too, in each step [ours]).
     ssl_epochs, ssl_lr: of SimCLR, before the `train.epochs` of stage 3; lr 0 = `optim.lr`; cosine, else as in `optim`.
@@ -53,12 +58,36 @@ def default_config(preset: str = "") -> ConfigDict:
     return ConfigDict({"name": "dmlp", "preset": preset, **options, **ssl})
 
 
-class State(struct.PyTreeNode):
-    """The methods of stage 3, what stage 1 has beside their networks, and the labels between them."""
-
-    parts: tuple[Any, ...]
-    contrasts: dict[str, Any]  # by network; empty without stage 1
-    soft_label: Bank  # f32[N, C]; even before the labels are purified
+def make(config: Any, info: Info) -> "DMLP":
+    """The method that `config` describes; raises UserError for an option outside its range."""
+    options = config.method
+    purifier = PURIFIERS[choose("method.variant", options.variant, tuple(PURIFIERS))]
+    choose("method.train_on", options.train_on, ("noisy", "both"))
+    in_range("method.purify_epochs", options.purify_epochs, 1)
+    in_range("method.ssl_epochs", options.ssl_epochs, 1)
+    in_range("method.ssl_lr", options.ssl_lr, 0.0)
+    parts = parts_of(config, info)
+    ready = info.is_features or info.num_features > 0
+    ssl_epochs = 0 if ready or config.init_from else int(options.ssl_epochs)
+    if ssl_epochs:
+        contrastive.check_images(info, "method.ssl_epochs")
+    return DMLP(
+        traits=Traits(
+            deployed=parts[0].traits.deployed,
+            ensemble=parts[0].traits.ensemble,
+            needs_trusted=True,
+            reads_features=True,
+            pretrained=not ready,
+            preparing=(SSL,),
+        ),
+        info=info,
+        parts=parts,
+        learner=learner_of(config, info, ssl_epochs),
+        ssl_epochs=ssl_epochs,
+        streams=Streams(noisy=config.train.batch_size, trusted=config.train.trusted_batch_size, views=True),
+        purifier=partial(purifier, num_classes=info.num_classes, epochs=options.purify_epochs, seed=config.seed),
+        believes_labels=options.then == "ce",
+    )
 
 
 def parts_of(config: Any, info: Info) -> tuple[Method, ...]:
@@ -74,161 +103,152 @@ def parts_of(config: Any, info: Info) -> tuple[Method, ...]:
     return tuple(made)
 
 
-def make(config: Any, info: Info) -> Method:
-    """The method's functions; see `base.Method`.
-
-    Raises:
-      UserError: for an option outside its range, or a class without a trusted image.
-    """
-    options, batch_size, count = config.method, config.train.batch_size, info.num_noisy
-    choose("method.variant", options.variant, VARIANTS)
-    choose("method.train_on", options.train_on, ("noisy", "both"))
-    in_range("method.purify_epochs", options.purify_epochs, 1)
-    in_range("method.ssl_epochs", options.ssl_epochs, 1)
-    in_range("method.ssl_lr", options.ssl_lr, 0.0)
-    if not info.num_trusted:
-        raise NoTrustedError("data.trusted: no trusted images, by which dmlp purifies the labels, expected some")
-    if info.untrusted:
-        few = ", ".join(info.untrusted[:5]) + (" …" if len(info.untrusted) > 5 else "")
-        raise UserError(f"data.trusted: no trusted image of {few}; dmlp needs one or more of each class")
-    parts = parts_of(config, info)
-    where = {
-        name: (number, lambda state, part=part, name=name: part.networks(state)[name])
-        for number, part in enumerate(parts)
-        for name in ((part.traits.deployed,) if options.then == "ce" else NETWORKS[options.then])
-    }
-    names = sorted(where, reverse=True)  # the teacher's features come first
-    ready = info.is_features or info.num_features > 0
-    ssl_epochs = 0 if ready or config.init_from else int(options.ssl_epochs)
-    rates = config.optim.copy_and_resolve_references()
+def learner_of(config: Any, info: Info, epochs: int) -> Contrastive:
+    """Stage 1's step, with a schedule of its own."""
+    options, rates = config.method, config.optim.copy_and_resolve_references()
     rates.lr, rates.schedule = options.ssl_lr or config.optim.lr, "cosine"
-    tx = optim.build(rates, ssl_epochs * info.steps_per_epoch) if ssl_epochs else optax.identity()
-    learner = SimCLR(tx, info.num_classes, options.temperature, options.probe_lr)
+    tx = optim.build(rates, epochs * info.steps_per_epoch) if epochs else optax.identity()
+    return contrastive.build(tx, info.num_classes, options.temperature, options.probe_lr)
 
-    def net_of(current: State, name: str) -> Any:
-        number, net = where[name]
-        return net(current.parts[number])
 
-    def init(key: jax.Array, images: jax.Array) -> State:
-        made = tuple(part.init(jax.random.fold_in(key, number), images) for number, part in enumerate(parts))
-        even = jnp.full((count, info.num_classes), 1.0 / info.num_classes)
-        first = State(made, {}, Bank(even))
-        if not ssl_epochs:
-            return first
-        keys = {name: jax.random.fold_in(key, 10 + number) for number, name in enumerate(names)}
-        return first.replace(contrasts={name: learner.init(keys[name], net_of(first, name), images) for name in names})
+class DMLPState(struct.PyTreeNode):
+    """The methods of stage 3, what stage 1 has beside their networks, and the labels between them."""
 
-    def ssl_step(current: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
+    parts: Any  # of each method, its state
+    contrastive: Any  # {network: ContrastiveState}, empty without stage 1
+    soft_label: Bank  # f32[N, C]; even before the labels are purified
+
+
+@dataclass(frozen=True, eq=False)
+class DMLP(Method):
+    """Other methods, on labels purified in between."""
+
+    traits: Traits
+    info: Info
+    parts: tuple[Method, ...]
+    learner: Contrastive
+    ssl_epochs: int  # 0 = no stage 1
+    streams: Streams  # of stage 1
+    purifier: Callable[..., np.ndarray]  # (features, given labels, trusted features, trusted labels) -> f32[N, C]
+    believes_labels: bool  # whether the purified labels are the beliefs, not what stage 3 makes of them
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """SimCLR, if the networks are not ready, and stage 3's."""
+        first = (Stage(SSL, self.ssl_epochs, self.streams, self.contrastive_step),) if self.ssl_epochs else ()
+        at_once = zip(*(part.stages for part in self.parts), strict=True)
+        return *first, *(self.on_purified(inner, not number) for number, inner in enumerate(at_once))
+
+    def on_purified(self, inner: tuple[Stage, ...], purifies: bool) -> Stage:
+        """The stages that the parts have at the same time, as one."""
+        name, epochs, streams, ends = inner[0].name, inner[0].epochs, inner[0].streams, inner[0].done
+        done = None if ends is None else lambda history: ends(without_ssl(history))
+        return Stage(name, epochs, streams, partial(self.step, inner), partial(self.begin, inner, purifies), done)
+
+    def init(self, key: Key, images: Images) -> DMLPState:
+        """See `Method.init`."""
+        made = tuple(part.init(jax.random.fold_in(key, number), images) for number, part in enumerate(self.parts))
+        even = jnp.full((self.info.num_noisy, self.info.num_classes), 1.0 / self.info.num_classes)
+        state = DMLPState(made, {}, Bank(even))
+        if not self.ssl_epochs:
+            return state
+        beside = {
+            name: self.learner.init(jax.random.fold_in(key, 10 + number), net, images)
+            for number, (name, net) in enumerate(self.encoders(state).items())
+        }
+        return state.replace(contrastive=beside)
+
+    def encoders(self, state: DMLPState) -> dict[str, NetState]:
+        """The networks in the order of their features: the teacher's come first."""
+        return dict(sorted(self.networks(state).items(), reverse=True))
+
+    def contrastive_step(self, state: DMLPState, batch: Batch, key: Key) -> tuple[DMLPState, Metrics]:
+        """Stage 1: one update of each network."""
         metrics: Metrics = {}
-        for name in names:
-            net = net_of(current, name)
-            moved, contrast, figures, _ = learner.step(net, current.contrasts[name], batch)
-            contrasts = {**current.contrasts, name: contrast}
-            current = current.replace(parts=train_state.replace_net(current.parts, net, moved), contrasts=contrasts)
+        for name in self.encoders(state):
+            net = self.networks(state)[name]
+            moved, beside, figures, _ = self.learner.step(net, state.contrastive[name], batch)
+            parts = train_state.replace_net(state.parts, net, moved)
+            state = state.replace(parts=parts, contrastive={**state.contrastive, name: beside})
+            metrics = {"loss": figures["loss"]} | metrics  # the first network's
             metrics |= {f"{name}_{figure}": value for figure, value in figures.items()}
-        return current, {"loss": metrics[f"{names[0]}_loss"], **metrics}
+        return state, metrics
 
-    def features_of(current: State, images: jax.Array, label: jax.Array) -> jax.Array:
-        if info.is_features:
+    def features(self, state: DMLPState, images: Images, label: Labels) -> Features:
+        """What labels are purified on."""
+        if self.info.is_features:
             return images.reshape(len(images), -1)
-        return side_by_side({name: train_state.evaluate(net_of(current, name), images).features for name in names})
+        encoders = self.encoders(state).items()
+        return side_by_side({name: train_state.evaluate(net, images).features for name, net in encoders})
 
-    def purified(current: State, view: DatasetView) -> State:
+    def purified(self, state: DMLPState, view: DatasetView) -> DMLPState:
         """Stage 2."""
-        if view.features is not None:
-            rows, trusted = view.features["noisy"], view.features["trusted"]
-        else:
-            rows, trusted = (view.map(split, features_of, current) for split in ("noisy", "trusted"))
-        soft = purify(
-            rows,
-            view.given_label,
-            trusted,
-            view.trusted_label,
-            num_classes=info.num_classes,
-            variant=options.variant,
-            epochs=options.purify_epochs,
-            seed=config.seed,
-            ridge=1e-6 if options.variant == "release" else None,  # with its 0 one dead feature is the end
-        )
+        rows = view.features or {split: view.map(split, self.features, state) for split in ("noisy", "trusted")}
+        arrays = rows["noisy"], view.given_label, rows["trusted"], view.trusted_label
+        soft = view.decide(lambda: self.purifier(*arrays))
         other = float(np.mean(soft.argmax(axis=1) != view.given_label))
         view.note(
             f"dmlp: {other:.1%} of the labels replaced; the largest belief is {soft.max(axis=1).mean():.2f} on average"
         )
-        return current.replace(soft_label=Bank(jnp.asarray(soft)))
+        return state.replace(soft_label=Bank(jnp.asarray(soft)))
 
-    def inner_view(view: DatasetView, label: np.ndarray) -> DatasetView:
-        def over(split: str, fn: Any, current: Any, handed: np.ndarray | None = None) -> Any:
-            return view.map(split, fn, current, label if split == "noisy" and handed is None else handed)
+    def begin(self, inner: tuple[Stage, ...], purifies: bool, state: DMLPState, view: DatasetView) -> DMLPState:
+        """Purifies, before the first of stage 3's stages; then the parts look at the set with purified labels."""
+        state = self.purified(state, view) if purifies else state
+        label = np.argmax(view.fetch(state.soft_label.rows), axis=1).astype(np.int32)
+        view = view_of_purified(view, label)
+        both = zip(state.parts, inner, strict=True)
+        return state.replace(parts=tuple(stage.begin(part, view) if stage.begin else part for part, stage in both))
 
-        return view._replace(given_label=label, map=over, history=without_ssl(view.history))
+    def step(self, inner: tuple[Stage, ...], state: DMLPState, batch: Batch, key: Key) -> tuple[DMLPState, Metrics]:
+        """Stage 3: one step of each part, on the purified labels and in epochs of its own."""
+        soft = state.soft_label.rows[batch["index"]]
+        batch = batch | {
+            "soft_label": soft,
+            "label": jnp.argmax(soft, axis=1),
+            "epoch": batch["epoch"] - self.ssl_epochs,
+        }
+        moved: list[Any] = []
+        metrics: Metrics = {}
+        for number, (part, stage) in enumerate(zip(state.parts, inner, strict=True)):
+            new, figures = stage.step(part, batch, jax.random.fold_in(key, number))
+            moved.append(new)
+            metrics |= {f"teacher_{name}" if number else name: value for name, value in figures.items()}
+        return state.replace(parts=tuple(moved)), metrics
 
-    def stage_of(number: int, inner: Sequence[Stage]) -> Stage:
-        """The stages that the parts have at the same time, as one."""
+    def predict(self, state: DMLPState, images: Images) -> Logits:
+        """The first part's."""
+        return self.parts[0].predict(state.parts[0], images)
 
-        def begin(current: State, view: DatasetView) -> State:
-            current = current if number else purified(current, view)
-            label = np.argmax(view.fetch(current.soft_label.rows), axis=1).astype(np.int32)
-            begun = tuple(
-                part if stage.begin is None else stage.begin(part, inner_view(view, label))
-                for part, stage in zip(current.parts, inner, strict=True)
-            )
-            return current.replace(parts=begun)
-
-        def step(current: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
-            soft = current.soft_label.rows[batch["index"]]
-            learned = {"soft_label": soft, "label": jnp.argmax(soft, axis=1), "epoch": batch["epoch"] - ssl_epochs}
-            moved, metrics = [], []
-            for place, (part, stage) in enumerate(zip(current.parts, inner, strict=True)):
-                new, figures = stage.step(part, batch | learned, jax.random.fold_in(key, place))
-                moved.append(new)
-                metrics.append(figures)
-            extra = {f"teacher_{name}": value for figures in metrics[1:] for name, value in figures.items()}
-            return current.replace(parts=tuple(moved)), metrics[0] | extra
-
-        first, done = inner[0], None
-        if (ends := first.done) is not None:
-            done = lambda history: ends(without_ssl(history))  # noqa: E731
-        return Stage(first.name, first.epochs, first.streams, step, begin, done)
-
-    def predict(current: State, images: jax.Array) -> jax.Array:
-        return parts[0].predict(current.parts[0], images)
-
-    def correct(current: State, images: jax.Array, given_label: jax.Array, index: jax.Array) -> jax.Array:
-        soft, known = current.soft_label.rows[jnp.maximum(index, 0)], index >= 0
-        if options.then == "ce":
-            return jnp.where(known[:, None], soft, jax.nn.softmax(predict(current, images)))
+    def correct(self, state: DMLPState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
+        """The purified labels, or what stage 3 believes where they are given; its own beliefs of other images."""
+        soft, known = state.soft_label.rows[jnp.maximum(index, 0)], index >= 0
+        if self.believes_labels:
+            return jnp.where(known[:, None], soft, jax.nn.softmax(self.predict(state, images)))
         label = jnp.where(known, jnp.argmax(soft, axis=1), given_label)
-        return parts[0].correct(current.parts[0], images, label, index)
+        return self.parts[0].correct(state.parts[0], images, label, index)
 
-    def examine(current: State) -> dict[str, jax.Array]:
-        found = parts[0].report(current.parts[0]).without_flags().columns
-        soft = current.soft_label.rows
+    def networks(self, state: DMLPState) -> dict[str, NetState]:
+        """See `Method.networks`."""
+        found = (part.networks(own) for part, own in zip(self.parts, state.parts, strict=True))
+        return {name: net for nets in found for name, net in nets.items()}
+
+    def report(self, state: DMLPState) -> Report:
+        """The purified labels, and what stage 3 has found but flags."""
+        found = self.parts[0].report(state.parts[0]).without_flags()
+        soft = state.soft_label.rows
         label = jnp.argmax(soft, axis=1).astype(jnp.int32)
-        return {"purified_label": label, "purified_confidence": jnp.max(soft, axis=1), **found}
+        columns = {"purified_label": label, "purified_confidence": jnp.max(soft, axis=1), **found.columns}
+        return Report(columns=columns, figures=found.figures)
 
-    def diagnostics(current: State) -> dict[str, jax.Array]:
-        return dict(parts[0].report(current.parts[0]).figures)
 
-    streams = Streams(noisy=batch_size, trusted=config.train.trusted_batch_size, views=True)
-    first: tuple[Stage, ...] = ()
-    if ssl_epochs:
-        check_images(info, "method.ssl_epochs")
-        first = (Stage(SSL, ssl_epochs, streams, ssl_step),)
-    together = zip(*(part.stages for part in parts), strict=True)
-    return Legacy(
-        init=init,
-        stages=(*first, *(stage_of(number, inner) for number, inner in enumerate(together))),
-        predict=predict,
-        correct=correct,
-        networks={name: partial(net_of, name=name) for name in where},
-        deployed=parts[0].traits.deployed,
-        ensemble=parts[0].traits.ensemble,
-        examine=examine,
-        diagnostics=diagnostics,
-        pretrained=() if ready else tuple(names),
-        reads_features=True,
-        preparing=(SSL,),
-    )
+def view_of_purified(view: DatasetView, label: np.ndarray) -> DatasetView:
+    """The set as a method of stage 3 sees it: with purified labels `label` i32[N], and its own epochs alone."""
+
+    def over(split: str, fn: Any, current: Any, given: np.ndarray | None = None) -> Any:
+        return view.map(split, fn, current, label if split == "noisy" and given is None else given)
+
+    return view._replace(given_label=label, map=over, history=without_ssl(view.history))
 
 
 def without_ssl(history: list[dict]) -> list[dict]:

@@ -112,12 +112,13 @@ class SimCLR(Method):
 
     def step(self, state: SimCLRState, batch: Batch, key: Key) -> tuple[SimCLRState, Metrics]:
         """One update of each network; the labelled images' features join the queue."""
-        moved, beside, labelled, metrics = {}, {}, {}, {}
+        moved, beside, labelled = {}, {}, {}
+        metrics: Metrics = {}
         for name, net in state.nets.items():
             moved[name], beside[name], figures, labelled[name] = self.learner.step(net, state.contrastive[name], batch)
             prefix = "" if name == self.traits.deployed else f"{name}_"
             metrics |= {prefix + figure: value for figure, value in figures.items()}
-        newest, label = side_by_side(labelled), batch.get("trusted_label", batch.get("label"))
+        newest, label = side_by_side(labelled), batch["trusted_label" if "trusted_label" in batch else "label"]
         queue = jnp.concatenate([state.queue[len(newest) :], newest])
         queue_label = jnp.concatenate([state.queue_label[len(newest) :], label])
         return SimCLRState(moved, beside, queue, queue_label), metrics

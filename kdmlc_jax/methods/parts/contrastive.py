@@ -76,7 +76,8 @@ class Contrastive:
 
     def loss(self, weights: tuple[Any, Any], net: NetState, batch: Batch) -> tuple[Scalar, Any]:
         """Mean NT-Xent of the batch's two views, and the moved batch statistics; weights: of network and projector."""
-        batch_stats, projected = net.batch_stats, []
+        batch_stats: Any = net.batch_stats
+        projected: list[Any] = []
         for view in ("view1", "view2"):
             before = net.replace(batch_stats=batch_stats)
             output, batch_stats = train_state.train_forward(before, weights[0], batch[view])

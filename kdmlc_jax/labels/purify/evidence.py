@@ -1,0 +1,32 @@
+"""The given label is evidence beside what the heads believe."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import log_softmax, softmax
+from jaxtyping import Array, Float, Int
+
+from kdmlc_jax.labels.calibration import temperature
+from kdmlc_jax.labels.transition import fitted_transition
+
+
+def with_evidence(
+    log_beliefs: Sequence[jax.Array],
+    of_trusted: Sequence[jax.Array],
+    given: Int[np.ndarray, " N"],
+    target: Int[np.ndarray, " M"],
+) -> Float[Array, "N C"]:
+    """∝ p T̂[:, ỹ], p ∝ (p₁ p₂)ᵗ, with the t at which p predicts the trusted labels best (`calibration.temperature`)
+    and the T̂ under which the given labels are most likely (`transition.fitted_transition`).
+
+    Args:
+      log_beliefs: log p₁ and log p₂, f32[N, C] each.
+      of_trusted: both heads' logits of the trusted rows, f32[M, C] each.
+      given: ỹ.
+      target: the trusted labels.
+    """
+    t = temperature(sum(log_softmax(logits) for logits in of_trusted), target)
+    log_p = log_softmax(t * sum(log_beliefs))
+    return softmax(log_p + jnp.log(fitted_transition(jnp.exp(log_p), given)).T[given])
