@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.nn import log_softmax, softmax
 from jaxtyping import Array, Float, Int
 
@@ -12,11 +11,12 @@ from kdmlc_jax.labels.calibration import temperature
 from kdmlc_jax.labels.transition import fitted_transition
 
 
+@jax.jit
 def with_evidence(
     log_beliefs: Sequence[jax.Array],
     of_trusted: Sequence[jax.Array],
-    given: Int[np.ndarray, " N"],
-    target: Int[np.ndarray, " M"],
+    given: Int[Array, " N"],
+    target: Int[Array, " M"],
 ) -> Float[Array, "N C"]:
     """∝ p T̂[:, ỹ], p ∝ (p₁ p₂)ᵗ, with the t at which p predicts the trusted labels best (`calibration.temperature`)
     and the T̂ under which the given labels are most likely (`transition.fitted_transition`).
