@@ -26,12 +26,14 @@ from kdmlc_jax import config as config_lib
 from kdmlc_jax import train_state, warm_start
 from kdmlc_jax.compare import grid, table
 from kdmlc_jax.config.words import join
+from kdmlc_jax.data.augment import normalise
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.evaluate import map_rows
 from kdmlc_jax.experiment import Experiment
 from kdmlc_jax.labels.purify import purify
-from kdmlc_jax.methods.simclr import side_by_side
+from kdmlc_jax.labels.purify.release import purify_release
+from kdmlc_jax.methods.parts.contrastive import side_by_side
 from kdmlc_jax.storage import files
 
 MOST = 1024  # pixels; more take minutes to purify on
@@ -62,13 +64,13 @@ def components(dataset: Dataset) -> list[Rows]:
 
 def learned(config, dataset: Dataset, folder: pathlib.Path) -> dict[str, list[Rows]]:
     """Both networks' features of a run of SimCLR: side by side, and as two views."""
-    job = Experiment(config, dataset)
-    carry, _ = warm_start.start_from(job, job.init(), folder)
+    run = Experiment(config, dataset)
+    carry, _ = warm_start.start_from(run, run.init(), folder)
+    networks, scale = run.method.networks(carry["method"]), (run.fixed["mean"], run.fixed["std"])
     found: dict[str, Rows] = {}
     for name in ("teacher", "student"):
-        net = job.method.networks[name](carry["method"])
-        see = lambda images, net=net: train_state.evaluate(net, job._normalise(job.fixed, images)).features  # noqa: E731
-        found[name] = {part: map_rows(see, images, rows, 500) for part, (images, rows) in parts(dataset).items()}
+        features = lambda images, net=networks[name]: train_state.evaluate(net, normalise(images, *scale)).features  # noqa: E731
+        found[name] = {part: map_rows(features, images, rows, 500) for part, (images, rows) in parts(dataset).items()}
     both = {
         part: np.asarray(side_by_side({name: rows[part] for name, rows in found.items()})) for part in parts(dataset)
     }
@@ -104,7 +106,7 @@ def measure(dataset: Dataset, views: list[Rows], seed: int) -> dict[str, float]:
         row[name] = np.mean(soft.argmax(axis=1) == truth)
         row.setdefault("seconds", time.monotonic() - began)
     # Its λ is 0, with which XᵀX of pixels that are always black cannot be inverted.
-    soft = purify(*arrays, num_classes=classes, seed=seed, variant="release", ridge=1e-6)
+    soft = purify_release(*arrays, num_classes=classes, seed=seed, ridge=1e-6)
     row["release"] = np.mean(soft.argmax(axis=1) == truth)
     return {name: float(value) for name, value in row.items()}
 

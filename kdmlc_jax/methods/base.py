@@ -30,7 +30,6 @@ class Info(NamedTuple):
     steps_per_epoch: int
     num_noisy: int
     num_trusted: int
-    untrusted: tuple[str, ...] = ()  # going
     num_features: int = 0  # columns of `DatasetView.features`, 0 = none were given
     class_entropy: float = 0.0  # in nats: of the given labels or of the trusted ones, the lesser; 0 = not known
 
@@ -147,41 +146,3 @@ class Method(abc.ABC):
     def report(self, state: State) -> Report:
         """What else the method has found; nothing, unless it says so."""
         return Report()
-
-
-class Legacy(Method):
-    """A method that is still a tuple of functions."""
-
-    def __init__(
-        self, init, stages, predict, correct, networks, deployed, transition=None, ensemble="", examine=None,
-        diagnostics=None, pretrained=False, reads_features=False, taught=False, preparing=(), needs_trusted=False,
-    ):  # fmt: skip
-        self._init, self._stages, self._predict, self._correct, self._networks = (
-            init,
-            stages,
-            predict,
-            correct,
-            networks,
-        )
-        self._transition, self._examine, self._diagnostics = transition, examine, diagnostics
-        self.traits = Traits(deployed, ensemble, needs_trusted, reads_features, taught, pretrained, preparing)
-
-    @property
-    def stages(self):
-        return self._stages
-
-    def init(self, key, images):
-        return self._init(key, images)
-
-    def predict(self, state, images):
-        return self._predict(state, images)
-
-    def correct(self, state, images, given_label, index):
-        return self._correct(state, images, given_label, index)
-
-    def networks(self, state):
-        return {name: get(state) for name, get in self._networks.items()}
-
-    def report(self, state):
-        found = [None if fn is None else fn(state) for fn in (self._transition, self._examine, self._diagnostics)]
-        return Report(found[0], found[1] or {}, found[2] or {})

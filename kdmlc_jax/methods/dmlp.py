@@ -34,7 +34,7 @@ from kdmlc_jax.labels.purify import purify
 from kdmlc_jax.labels.purify.release import purify_release
 from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Report, Stage, Streams, Traits
 from kdmlc_jax.methods.parts import contrastive
-from kdmlc_jax.methods.parts.contrastive import Contrastive, side_by_side
+from kdmlc_jax.methods.parts.contrastive import Contrastive, joint_features
 from kdmlc_jax.shapes import Features, Images, Key, Labels, Logits, SoftLabels
 from kdmlc_jax.train_state import Bank, NetState
 
@@ -63,8 +63,8 @@ def make(config: Any, info: Info) -> "DMLP":
     options = config.method
     purifier = PURIFIERS[choose("method.variant", options.variant, tuple(PURIFIERS))]
     choose("method.train_on", options.train_on, ("noisy", "both"))
-    in_range("method.purify_epochs", options.purify_epochs, 1)
-    in_range("method.ssl_epochs", options.ssl_epochs, 1)
+    for name in ("purify_epochs", "ssl_epochs"):
+        in_range(f"method.{name}", options[name], 1)
     in_range("method.ssl_lr", options.ssl_lr, 0.0)
     parts = parts_of(config, info)
     ready = info.is_features or info.num_features > 0
@@ -152,11 +152,7 @@ class DMLP(Method):
         state = DMLPState(made, {}, Bank(even))
         if not self.ssl_epochs:
             return state
-        beside = {
-            name: self.learner.init(jax.random.fold_in(key, 10 + number), net, images)
-            for number, (name, net) in enumerate(self.encoders(state).items())
-        }
-        return state.replace(contrastive=beside)
+        return state.replace(contrastive=self.learner.init_all(key, self.encoders(state), images))
 
     def encoders(self, state: DMLPState) -> dict[str, NetState]:
         """The networks in the order of their features: the teacher's come first."""
@@ -164,22 +160,16 @@ class DMLP(Method):
 
     def contrastive_step(self, state: DMLPState, batch: Batch, key: Key) -> tuple[DMLPState, Metrics]:
         """Stage 1: one update of each network."""
-        metrics: Metrics = {}
-        for name in self.encoders(state):
-            net = self.networks(state)[name]
-            moved, beside, figures, _ = self.learner.step(net, state.contrastive[name], batch)
-            parts = train_state.replace_net(state.parts, net, moved)
-            state = state.replace(parts=parts, contrastive={**state.contrastive, name: beside})
-            metrics = {"loss": figures["loss"]} | metrics  # the first network's
-            metrics |= {f"{name}_{figure}": value for figure, value in figures.items()}
-        return state, metrics
+        moved, beside, metrics, _ = self.learner.step_all(self.encoders(state), state.contrastive, batch)
+        for name, net in moved.items():
+            state = state.replace(parts=train_state.replace_net(state.parts, self.networks(state)[name], net))
+        return state.replace(contrastive=beside), {"loss": metrics[f"{next(iter(moved))}_loss"], **metrics}
 
     def features(self, state: DMLPState, images: Images, label: Labels) -> Features:
         """What labels are purified on."""
         if self.info.is_features:
             return images.reshape(len(images), -1)
-        encoders = self.encoders(state).items()
-        return side_by_side({name: train_state.evaluate(net, images).features for name, net in encoders})
+        return joint_features(self.encoders(state), images)
 
     def purified(self, state: DMLPState, view: DatasetView) -> DMLPState:
         """Stage 2."""

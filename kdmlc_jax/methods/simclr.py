@@ -22,8 +22,8 @@ from kdmlc_jax import nets, optim, train_state
 from kdmlc_jax.errors import choose
 from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams, Traits
 from kdmlc_jax.methods.parts import contrastive
-from kdmlc_jax.methods.parts.contrastive import Contrastive, knn_logits, side_by_side
-from kdmlc_jax.shapes import Features, Images, Key, Labels, Logits, SoftLabels
+from kdmlc_jax.methods.parts.contrastive import Contrastive, joint_features, knn_logits
+from kdmlc_jax.shapes import Images, Key, Labels, Logits, SoftLabels
 from kdmlc_jax.train_state import NetState
 
 QUEUE = 4096  # features that vote, at most
@@ -103,22 +103,15 @@ class SimCLR(Method):
             name: train_state.create(jax.random.fold_in(key, number), module, optax.identity(), images)
             for number, (name, module) in enumerate(self.modules.items())
         }
-        beside = {
-            name: self.learner.init(jax.random.fold_in(key, 10 + number), net, images)
-            for number, (name, net) in enumerate(made.items())
-        }
+        beside = self.learner.init_all(key, made, images)
         empty = jnp.zeros((self.queue, joint_features(made, images).shape[1]))
         return SimCLRState(made, beside, empty, jnp.full((self.queue,), -1, jnp.int32))
 
     def step(self, state: SimCLRState, batch: Batch, key: Key) -> tuple[SimCLRState, Metrics]:
         """One update of each network; the labelled images' features join the queue."""
-        moved, beside, labelled = {}, {}, {}
-        metrics: Metrics = {}
-        for name, net in state.nets.items():
-            moved[name], beside[name], figures, labelled[name] = self.learner.step(net, state.contrastive[name], batch)
-            prefix = "" if name == self.traits.deployed else f"{name}_"
-            metrics |= {prefix + figure: value for figure, value in figures.items()}
-        newest, label = side_by_side(labelled), batch["trusted_label" if "trusted_label" in batch else "label"]
+        moved, beside, metrics, newest = self.learner.step_all(state.nets, state.contrastive, batch)
+        metrics = {name.removeprefix(f"{self.traits.deployed}_"): value for name, value in metrics.items()}
+        label = batch["trusted_label" if "trusted_label" in batch else "label"]
         queue = jnp.concatenate([state.queue[len(newest) :], newest])
         queue_label = jnp.concatenate([state.queue_label[len(newest) :], label])
         return SimCLRState(moved, beside, queue, queue_label), metrics
@@ -135,8 +128,3 @@ class SimCLR(Method):
     def networks(self, state: SimCLRState) -> dict[str, NetState]:
         """See `Method.networks`."""
         return dict(state.nets)
-
-
-def joint_features(networks: Mapping[str, NetState], images: Images) -> Features:
-    """The networks' features side by side."""
-    return side_by_side({name: train_state.evaluate(net, images).features for name, net in networks.items()})

@@ -108,6 +108,29 @@ class Contrastive:
         moved = ContrastiveState(projector, opt_state, probe_opt_state)
         return net.with_weights(params, batch_stats), moved, {"loss": loss, "probe_loss": probe_loss}, features
 
+    def init_all(self, key: Key, networks: Mapping[str, NetState], images: Images) -> dict[str, ContrastiveState]:
+        """`init` of each network."""
+        return {
+            name: self.init(jax.random.fold_in(key, 10 + number), net, images)
+            for number, (name, net) in enumerate(networks.items())
+        }
+
+    def step_all(
+        self, networks: Mapping[str, NetState], states: Mapping[str, ContrastiveState], batch: Batch
+    ) -> tuple[dict[str, NetState], dict[str, ContrastiveState], Metrics, Features]:
+        """`step` of each network, with figures "<name>_loss", …, and the features side by side."""
+        moved, beside, features = {}, {}, {}
+        metrics: Metrics = {}
+        for name, net in networks.items():
+            moved[name], beside[name], figures, features[name] = self.step(net, states[name], batch)
+            metrics |= {f"{name}_{figure}": value for figure, value in figures.items()}
+        return moved, beside, metrics, side_by_side(features)
+
+
+def joint_features(networks: Mapping[str, NetState], images: Images) -> Features:
+    """The networks' features side by side."""
+    return side_by_side({name: train_state.evaluate(net, images).features for name, net in networks.items()})
+
 
 def check_images(info: Info, place: str) -> None:
     """Raises UserError where the images cannot be seen in other views."""
