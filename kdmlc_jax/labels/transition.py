@@ -45,7 +45,7 @@ def fitted_transition(
     """
     p, given = jnp.asarray(beliefs), jnp.asarray(given_label)
 
-    def step(_: int, matrix: jax.Array) -> jax.Array:
+    def step(_: jax.Array, matrix: jax.Array) -> jax.Array:
         joint = p * matrix.T[given]
         q = joint / jnp.maximum(jnp.sum(joint, axis=1, keepdims=True), 1e-30)
         count = 1.0 + jnp.zeros_like(matrix).at[given].add(q).T

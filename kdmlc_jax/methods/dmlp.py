@@ -34,7 +34,7 @@ from kdmlc_jax.labels.purify import purify
 from kdmlc_jax.labels.purify.release import purify_release
 from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Report, Stage, Streams, Traits
 from kdmlc_jax.methods.parts import contrastive
-from kdmlc_jax.methods.parts.contrastive import Contrastive, joint_features
+from kdmlc_jax.methods.parts.contrastive import Contrastive, ContrastiveState, joint_features
 from kdmlc_jax.shapes import Features, Images, Key, Labels, Logits, SoftLabels
 from kdmlc_jax.train_state import Bank, NetState
 
@@ -114,8 +114,8 @@ def learner_of(config: Any, info: Info, epochs: int) -> Contrastive:
 class DMLPState(struct.PyTreeNode):
     """The methods of stage 3, what stage 1 has beside their networks, and the labels between them."""
 
-    parts: Any  # of each method, its state
-    contrastive: Any  # {network: ContrastiveState}, empty without stage 1
+    parts: tuple[Any, ...]  # of each method, its state
+    contrastive: dict[str, ContrastiveState]  # by network; empty without stage 1
     soft_label: Bank  # f32[N, C]; even before the labels are purified
 
 

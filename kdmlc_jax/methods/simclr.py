@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax import struct
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from kdmlc_jax import nets, optim, train_state
 from kdmlc_jax.errors import choose
 from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams, Traits
 from kdmlc_jax.methods.parts import contrastive
-from kdmlc_jax.methods.parts.contrastive import Contrastive, joint_features, knn_logits
+from kdmlc_jax.methods.parts.contrastive import Contrastive, ContrastiveState, joint_features, knn_logits
 from kdmlc_jax.shapes import Images, Key, Labels, Logits, SoftLabels
 from kdmlc_jax.train_state import NetState
 
@@ -75,10 +76,10 @@ def make(config: Any, info: Info) -> "SimCLR":
 class SimCLRState(struct.PyTreeNode):
     """The networks by name, and the newest features, among which neighbours are looked for."""
 
-    nets: Any  # {name: NetState}
-    contrastive: Any  # {name: ContrastiveState}
-    queue: Any  # f32[Q, D], rows of length 1, of all networks side by side
-    queue_label: Any  # i32[Q], -1 before it is filled
+    nets: dict[str, NetState]
+    contrastive: dict[str, ContrastiveState]
+    queue: Float[Array, "Q D"]  # rows of length 1, of all networks side by side
+    queue_label: Int[Array, " Q"]  # -1 before it is filled
 
 
 @dataclass(frozen=True, eq=False)

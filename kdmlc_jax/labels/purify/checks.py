@@ -80,7 +80,7 @@ def check_present(trusted: Int[np.ndarray, " M"], classes: int) -> None:
         raise UserError(f"trusted_label: no row of class {listed}{more}, expected one or more of each of {classes}")
 
 
-def check_finite(soft: jax.Array, **rates: float | int) -> Float[np.ndarray, "N C"]:
+def check_finite(soft: jax.Array, **rates: float) -> Float[np.ndarray, "N C"]:
     """`soft` on the host; raises NonFiniteError, with the rates that were used, where it is not finite."""
     result = np.asarray(soft)
     if not np.isfinite(result).all():

@@ -18,8 +18,8 @@ MOMENTUM = 0.9
 class Penalties(NamedTuple):
     """What the head's loss has beside its cross-entropy."""
 
-    prior: float | int | jax.Array  # weight of KL(uniform ‖ mean p)
-    entropy: float | int | jax.Array  # weight of mean Σ p log p
+    prior: float | jax.Array  # weight of KL(uniform ‖ mean p)
+    entropy: float | jax.Array  # weight of mean Σ p log p
 
 
 def head_logits(weights: Float[Array, "K C"], view: View, rows: Float[Array, "B K"]) -> Float[Array, "B C"]:

@@ -51,16 +51,16 @@ class Descent(NamedTuple):
 
     loss: Callable
     optimiser: Callable  # of the settings
-    settings: tuple[float | int, ...]  # rate, β₁, β₂, weight decay
+    settings: tuple[float, ...]  # rate, β₁, β₂, weight decay
     project: Callable
 
 
-def adamw(rate: float | int, beta1: float | int, beta2: float | int, decay: float | int) -> Any:
+def adamw(rate: float, beta1: float, beta2: float, decay: float) -> Any:
     """Adam with its weight decay apart from the gradient."""
     return optax.adamw(rate, beta1, beta2, weight_decay=decay)
 
 
-def projected(settings: tuple[float | int, ...]) -> Descent:
+def projected(settings: tuple[float, ...]) -> Descent:
     """IPC's: AdamW, and back to the simplex."""
     return Descent(validation_loss, adamw, settings, project_simplex)
 
@@ -69,7 +69,7 @@ def descend(label: Float[Array, "B C"], data: Regression, steps: Any, how: Desce
     """One batch's labels after so many steps."""
     optimiser = how.optimiser(*how.settings)
 
-    def step(_: int, state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+    def step(_: Any, state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
         y, momenta = state
         updates, momenta = optimiser.update(jax.grad(how.loss)(y, data), momenta, y)
         return how.project(y + updates), momenta

@@ -27,17 +27,17 @@ class PurifyOptions:
     epochs: int = 100
     batch_size: int = 7000
     seed: int = 0
-    ridge: float | int = 1e-3
-    label_rate: float | int = 0.01
-    label_betas: tuple[float | int, float | int] = (0.5, 0.999)
-    label_decay: float | int = 3e-4
+    ridge: float = 1e-3
+    label_rate: float = 0.01
+    label_betas: tuple[float, float] = (0.5, 0.999)
+    label_decay: float = 3e-4
     exchange_every: int = 20
-    keep: float | int = 0.6
+    keep: float = 0.6
     head_batch_size: int = 500
-    head_rate: float | int | None = None
+    head_rate: float | None = None
     head_drop: int = 4
-    prior_weight: float | int = 1.0
-    entropy_weight: float | int = 0.4
+    prior_weight: float = 1.0
+    entropy_weight: float = 0.4
     evidence: bool = True
 
     def __post_init__(self) -> None:

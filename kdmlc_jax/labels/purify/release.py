@@ -30,7 +30,7 @@ def purify_release(
     trusted_label: Any,
     *,
     num_classes: int | None = None,
-    ridge: float | int = 0.0,
+    ridge: float = 0.0,
     **options: Any,
 ) -> Float[np.ndarray, "N C"]:
     """Soft labels as `purify` gives them, by the release's form.
@@ -77,7 +77,7 @@ def loss(label: Float[Array, "B C"], data: Regression) -> Scalar:
     return hits + jnp.sum((logits - data.target) ** 2) + imbalance(data.rows @ solution, data.weight)
 
 
-def adam(rate: float | int, beta1: float | int, beta2: float | int, decay: float | int) -> Any:
+def adam(rate: float, beta1: float, beta2: float, decay: float) -> Any:
     """Adam with its weight decay in the gradient."""
     return optax.chain(optax.add_decayed_weights(decay), optax.adam(rate, beta1, beta2))
 

@@ -76,7 +76,7 @@ def partition(order: Int[np.ndarray, " N"], size: int) -> Int[np.ndarray, "parts
     return index
 
 
-def batches_of(name: str, view: View, index: Int[np.ndarray, "parts B"], ridge: float | int) -> Batches:
+def batches_of(name: str, view: View, index: Int[np.ndarray, "parts B"], ridge: float) -> Batches:
     """The parts `index` of `view`, and their factors.
 
     Raises:

@@ -30,7 +30,7 @@ class Head(NamedTuple):
 
     log_belief: jax.Array  # f32[N, C]
     of_trusted: jax.Array  # logits f32[M, C]
-    rate: float | int
+    rate: float
 
 
 def twins_of(views: Sequence[tuple[np.ndarray, np.ndarray]], options: PurifyOptions, form: Form) -> list[Twin]:
@@ -93,7 +93,7 @@ def start_of(given: Int[np.ndarray, " N"], one_hot: Float[np.ndarray, "C C"]) ->
     return jnp.asarray(np.concatenate([one_hot[given], one_hot[:1]]))
 
 
-def head_rate(twin: Twin, options: PurifyOptions) -> float | int:
+def head_rate(twin: Twin, options: PurifyOptions) -> float:
     """N/(1000 D), .2 at most, unless one is chosen."""
     rows, columns = twin.view.rows.shape
     return min((rows - 1) / (1000 * (columns - 1)), 0.2) if options.head_rate is None else options.head_rate

@@ -39,9 +39,7 @@ class ContrastiveState(struct.PyTreeNode):
     probe_opt_state: Any
 
 
-def build(
-    tx: optax.GradientTransformation, num_classes: int, temperature: float | int, probe_lr: float | int
-) -> "Contrastive":
+def build(tx: optax.GradientTransformation, num_classes: int, temperature: float, probe_lr: float) -> "Contrastive":
     """The step of every network that `tx` moves together with its projector.
 
     Args:
@@ -66,7 +64,7 @@ class Contrastive:
     probe_tx: optax.GradientTransformation
     projector: nn.Module
     num_classes: int
-    temperature: float | int
+    temperature: float
 
     def init(self, key: Key, net: NetState, images: Images) -> ContrastiveState:
         """The state before the first step of `net`."""

@@ -8,7 +8,7 @@ from purifying import accuracy, assert_on_simplex, clusters
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from kdmlc_jax.errors import NonFiniteError, UserError
+from kdmlc_jax.errors import NonFiniteError, UserError, whole
 from kdmlc_jax.labels.purify import purify
 
 
@@ -133,7 +133,7 @@ FEATURES, GIVEN, TRUSTED, LABEL, _ = clusters()
         ),
         ({"batch_size": 1}, "batch_size: 1 is out of range, expected a whole number, 2 or more"),
         ({"epochs": 0}, "epochs: 0 is out of range, expected a whole number, 1 or more"),
-        ({"epochs": 1.5}, "epochs: 1.5 is out of range"),
+        ({"epochs": True}, "epochs: True is out of range"),
         ({"seed": -1}, "seed: -1 is out of range, expected a whole number, 0 or more"),
         ({"keep": 1.1}, "keep: 1.1 is outside"),
         ({"ridge": -1.0}, "ridge: -1.0 is outside"),
@@ -152,3 +152,9 @@ def test_divergence_is_an_error():
     """Protects against NaN in place of labels: rates at which the head diverges."""
     with pytest.raises(NonFiniteError, match=r"labels became NaN or infinite \(label_rate=0.01, head_rate=1\)"):
         purify(FEATURES, GIVEN, TRUSTED, LABEL, head_rate=1.0, prior_weight=1e38, batch_size=40)
+
+
+def test_half_an_epoch():
+    """Protects counts from fractions, which a loop would round in silence."""
+    with pytest.raises(UserError, match=r"epochs: 1.5 is out of range, expected a whole number, 1 or more"):
+        whole("epochs", 1.5, 1)
