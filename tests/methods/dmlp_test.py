@@ -20,6 +20,7 @@ from kdmlc_jax.methods.base import DatasetView, Info
 from kdmlc_jax.train_state import Bank
 
 CLASSES, SHAPE, ROWS = 3, (4, 4, 1), 60
+NETS = "teacher=mlp6,student=mlp4"
 INFO = Info(CLASSES, SHAPE, steps_per_epoch=2, num_noisy=ROWS, num_trusted=12)
 RNG = np.random.default_rng(0)
 TRUTH = np.arange(ROWS) % CLASSES
@@ -43,14 +44,18 @@ def view(features=FEATURES, notes=None, decide=lambda fn: fn()):
 
 
 def config(arguments=""):
-    return tiny.config(f"method=dmlp,{arguments}", {"train.batch_size": 20, "train.trusted_batch_size": 12})
+    return tiny.config(f"method=dmlp,{NETS},{arguments}", {"train.batch_size": 20, "train.trusted_batch_size": 12})
+
+
+def start(method):
+    return jax.jit(method.init)(jax.random.key(0), jnp.zeros((2, *SHAPE)))
 
 
 @pytest.fixture(scope="module")
 def begun():
     """The method on given features, after its labels were purified."""
     method, notes = methods.get("dmlp").make(config("train_on=noisy"), INFO._replace(num_features=CLASSES)), []
-    state = method.stages[0].begin(method.init(jax.random.key(0), jnp.zeros((2, *SHAPE))), view(notes=notes))
+    state = method.stages[0].begin(start(method), view(notes=notes))
     return method, state, notes
 
 
@@ -80,7 +85,7 @@ def test_process_0_decides(begun):
 def test_the_release_form():
     """Protects `variant`: the labels are those that the release's form gives with a ridge just above its 0."""
     method = methods.get("dmlp").make(config("variant=release"), INFO._replace(num_features=CLASSES))
-    state = method.purified(method.init(jax.random.key(0), jnp.zeros((2, *SHAPE))), view())
+    state = method.purified(start(method), view())
     arrays = FEATURES["noisy"], GIVEN, FEATURES["trusted"], np.arange(12) % CLASSES
     np.testing.assert_array_equal(state.soft_label.rows, purify_release(*arrays, ridge=1e-6))
 
@@ -102,7 +107,7 @@ def test_ce_learns_from_the_soft_labels(begun):
     batch = {"image": jax.random.normal(jax.random.key(1), (20, *SHAPE)), "index": index, "epoch": jnp.int32(0)}
     after, _ = jax.jit(method.stages[0].step)(state, batch | {"label": jnp.zeros(20, jnp.int32)}, jax.random.key(2))
     for place, name in enumerate(("student", "teacher")):
-        plain = methods.get("ce").make(tiny.config(f"method=ce,network={name}"), INFO)
+        plain = methods.get("ce").make(tiny.config(f"method=ce,{NETS},network={name}"), INFO)
         learned = batch | {"label": index, "soft_label": state.soft_label.rows[index]}
         want, _ = jax.jit(plain.stages[0].step)(state.parts[place], learned, jax.random.key(2))
         got = method.networks(after)[name]
@@ -114,12 +119,12 @@ def test_another_method_sees_the_purified_labels():
     """Protects `then`: Blind-KD's own look at the whole set is at purified labels and its own epochs, and KDMLC's
     corrector is asked about the purified label."""
     method = methods.get("dmlp").make(config("then=kdmlc"), INFO._replace(num_features=CLASSES))
-    state = method.init(jax.random.key(0), jnp.zeros((2, *SHAPE)))
+    state = start(method)
     state = method.stages[0].begin(state, view())
     label = state.soft_label.rows.argmax(axis=1)
     row = int(np.flatnonzero(np.asarray(label) != GIVEN)[0])
     images = jnp.ones((1, *SHAPE))
-    inner = methods.get("kdmlc").make(tiny.config("method=kdmlc"), INFO)
+    inner = methods.get("kdmlc").make(tiny.config(f"method=kdmlc,{NETS}"), INFO)
     got = method.correct(state, images, jnp.asarray(GIVEN[row : row + 1]), jnp.array([row]))
     want = inner.correct(state.parts[0], images, label[row : row + 1], jnp.array([row]))
     np.testing.assert_allclose(got, want, rtol=1e-5)
@@ -132,7 +137,7 @@ def test_another_method_sees_the_purified_labels():
 
 def test_epochs_of_the_method_that_follows():
     """Protects what a method notes of epochs: SimCLR's are not among them, in its step, its look or its end."""
-    method = methods.get("dmlp").make(config("then=blind_kd,ssl_epochs=2"), INFO)
+    method = methods.get("dmlp").make(config("then=blind_kd,ssl_epochs=2,epochs=4"), INFO)
     state = jax.eval_shape(method.init, jax.random.key(0), jnp.zeros((2, *SHAPE)))
     assert [stage.name for stage in method.stages] == ["simclr", "blind", "refined"]
     assert set(method.networks(state)) == set(state.contrastive) == {"student", "teacher"}
@@ -159,13 +164,14 @@ def test_epochs_of_the_method_that_follows():
     np.testing.assert_array_equal(looked[1]["label"], TRUTH[index])
 
 
+RUN = f"method=dmlp,{NETS}"
 FIELDS = {"data.noisy": 0.0, "noise.rate": 0.6, "train.epochs": 2, "method.ssl_epochs": 1}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run of all three stages: its config, folder and summary."""
-    folder, chosen = tmp_path_factory.mktemp("dmlp") / "one", tiny.config("method=dmlp", FIELDS)
+    folder, chosen = tmp_path_factory.mktemp("dmlp") / "one", tiny.config(RUN, FIELDS)
     return chosen, folder, train.run(chosen, folder, quiet=True)
 
 
@@ -192,7 +198,7 @@ def test_networks_of_another_run(run):
     """Protects `init_from`: a run that starts from this one's networks needs no SimCLR, and all of them must be there
     to purify on."""
     _, folder, _ = run
-    second = Experiment(tiny.config("method=dmlp", FIELDS | {"init_from": str(folder)}), prepare(run[0]))
+    second = Experiment(tiny.config(RUN, FIELDS | {"init_from": str(folder)}), prepare(run[0]))
     assert [stage.name for stage in second.method.stages] == ["train"] and second.method.traits.pretrained
     assert set(second.method.networks(second.init()["method"])) == {"student", "teacher"}
 
@@ -201,7 +207,7 @@ def test_labels_of_another_run(run, tmp_path):
     """Protects the plug-in: CE on `labels=<workdir>` learns from that run's labels, reports the ones first given, and
     says of its own flags what is wrong with those."""
     _, folder, one = run
-    arguments = f"epochs=1,noisy=0,rate=0.6,labels={folder}"
+    arguments = f"{NETS},epochs=1,noisy=0,rate=0.6,labels={folder}"
     plain = tiny.config(f"method=ce,{arguments}")
     dataset = prepare(plain)
     right = (dataset.given_label == dataset.truth)[dataset.splits.noisy].mean()
@@ -219,7 +225,7 @@ def test_features_of_ones_own(tmp_path):
     dataset = prepare(tiny.config("method=dmlp"))
     path = tmp_path / "features.npy"
     np.save(path, dataset.images.reshape(len(dataset.images), -1).astype(np.float32))
-    chosen = tiny.config(f"method=dmlp,features={path}", {"data.noisy": 0.0, "train.epochs": 1})
+    chosen = tiny.config(f"{RUN},features={path}", {"data.noisy": 0.0, "train.epochs": 1})
     dataset = prepare(chosen)
     experiment = Experiment(chosen, dataset)
     assert [stage.name for stage in experiment.method.stages] == ["train"] and experiment.info.num_features == 64
@@ -265,7 +271,7 @@ def test_flags_of_labels_another_run_corrected(run, tmp_path):
     """Protects the table: beside the labels first given, what is flagged is where the correction differs from them,
     whatever test the method has for the labels it learned from; and what a run began with stays as it was."""
     one, two = shutil.copytree(run[1], tmp_path / "one"), tmp_path / "two"
-    chosen = tiny.config(f"method=blind_kd,noisy=0,rate=0.6,epochs=4,labels={one}")
+    chosen = tiny.config(f"method=blind_kd,{NETS},noisy=0,rate=0.6,epochs=4,labels={one}")
     train.run(chosen, two, quiet=True)
     table = pq.read_table(two / "labels.parquet").to_pydict()
     given, corrected, flags = (np.array(table[name]) for name in ("given_label", "corrected_label", "is_label_issue"))

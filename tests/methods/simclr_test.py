@@ -35,7 +35,7 @@ def test_both_networks_learn_and_vote():
     learns, and a prediction is the vote of the queue."""
     config = tiny.config("method=simclr,teacher=mlp6,student=mlp4", {"train.trusted_batch_size": 4})
     method = methods.get("simclr").make(config, INFO)
-    before = method.init(jax.random.key(0), jnp.zeros((2, *SHAPE)))
+    before = jax.jit(method.init)(jax.random.key(0), jnp.zeros((2, *SHAPE)))
     keys = jax.random.split(jax.random.key(1), 4)
     batch = {
         name: jax.random.normal(key, (8, *SHAPE)) for name, key in zip(("image", "view1", "view2"), keys, strict=False)
@@ -48,11 +48,14 @@ def test_both_networks_learn_and_vote():
         assert not np.array_equal(net.params["Dense_0"]["kernel"], before.nets[name].params["Dense_0"]["kernel"])
     assert len(state.queue) == 12 and (state.queue_label[:8] == -1).all()
     np.testing.assert_array_equal(state.queue_label[8:], batch["trusted_label"])
-    want = joint_features(before.nets, batch["trusted_image"])
+    features = jax.jit(joint_features)
+    want = features(before.nets, batch["trusted_image"])
     np.testing.assert_allclose(state.queue[8:], want, rtol=1e-4, atol=1e-5)
-    logits = method.predict(state, batch["image"])
-    features = joint_features(state.nets, batch["image"])
-    votes = np.exp((features @ state.queue[8:].T - 1) / 0.07) @ np.eye(CLASSES)[batch["trusted_label"]]
+    logits = jax.jit(method.predict)(state, batch["image"])
+    votes = (
+        np.exp((features(state.nets, batch["image"]) @ state.queue[8:].T - 1) / 0.07)
+        @ np.eye(CLASSES)[batch["trusted_label"]]
+    )
     np.testing.assert_allclose(jax.nn.softmax(logits), votes / votes.sum(axis=1, keepdims=True), rtol=1e-3, atol=1e-5)
 
 

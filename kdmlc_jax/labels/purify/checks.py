@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 
 from kdmlc_jax.arrays import check_features, check_labels
 from kdmlc_jax.errors import NonFiniteError, UserError, in_range
@@ -66,10 +66,11 @@ def check_label_pair(
     if classes < 2:
         raise UserError("given_label: all labels are 0, expected two classes or more")
     check_present(arrays[1], classes)
-    return arrays[0], arrays[1], classes
+    given, trusted = (array.astype(np.int32) for array in arrays)
+    return given, trusted, classes
 
 
-def check_present(trusted: Int[np.ndarray, " M"], classes: int) -> None:
+def check_present(trusted: Integer[np.ndarray, " M"], classes: int) -> None:
     """Raises UserError where a class has no trusted row."""
     present = set(np.unique(trusted).tolist())
     absent = classes - len(present)

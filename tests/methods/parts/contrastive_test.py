@@ -25,7 +25,7 @@ def learner():
     """A learner, its network and the rest of its state, and its compiled step."""
     made = contrastive.build(optax.sgd(0.1, momentum=0.9), CLASSES, temperature=0.5, probe_lr=0.1)
     net = train_state.create(jax.random.key(0), nets.build("mlp6", CLASSES), optax.identity(), jnp.zeros((2, *SHAPE)))
-    return net, made.init(jax.random.key(1), net, jnp.zeros((2, *SHAPE))), jax.jit(made.step)
+    return net, jax.jit(made.init)(jax.random.key(1), net, jnp.zeros((2, *SHAPE))), jax.jit(made.step)
 
 
 def contrast(first, second, temperature):
@@ -44,20 +44,25 @@ def test_one_step_by_hand(learner):
     both move the running ones; the probe's cross-entropy; SGD on network and projector together."""
     net, beside, step = learner
     made = contrastive.build(optax.sgd(0.1, momentum=0.9), CLASSES, temperature=0.5, probe_lr=0.1)
-    batch, moved = batch_of(0), net
+    batch, moved, weights = batch_of(0), net, (net.params, beside.projector)
+
+    @jax.jit
+    def forward(net, images):
+        output, statistics = train_state.train_forward(net, net.params, images)
+        return made.projector.apply({"params": beside.projector}, output.features), statistics
+
     projected = []
     for name in ("view1", "view2"):
-        output, statistics = train_state.train_forward(moved, net.params, batch[name])
+        rows, statistics = forward(moved, batch[name])
+        projected.append(rows)
         moved = moved.replace(batch_stats=statistics)
-        projected.append(made.projector.apply({"params": beside.projector}, output.features))
-    weights = net.params, beside.projector
-    value, statistics = made.loss(weights, net, batch)
+    descent = jax.jit(jax.value_and_grad(made.loss, has_aux=True))
+    (value, statistics), (gradient, _) = descent(weights, net, batch)
     assert float(value) == pytest.approx(contrast(*projected, 0.5), rel=1e-5)
     after, _, metrics, features = step(net, beside, batch)
     assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-5)
     for got in (statistics, after.batch_stats):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, moved.batch_stats)
-    gradient = jax.grad(made.loss, has_aux=True)(weights, net, batch)[0][0]
     head = nets.head_of(net.params)
     for layer in set(net.params) - {head}:
         want = jax.tree.map(lambda w, g: w - 0.1 * g, net.params[layer], gradient[layer])
@@ -118,14 +123,15 @@ def test_neighbours_vote():
         x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rng.normal(size=(40, 4)), rng.normal(size=(5, 4)))
     )
     label = rng.integers(-1, CLASSES, 40)
-    got = contrastive.knn_logits(*(jnp.asarray(x, jnp.float32) for x in (features, bank)), jnp.asarray(label), CLASSES)
+    vote = jax.jit(contrastive.knn_logits, static_argnums=3)
+    got = vote(*(jnp.asarray(x, jnp.float32) for x in (features, bank)), jnp.asarray(label), CLASSES)
     known = np.flatnonzero(label >= 0)
     for row, feature in zip(got, features, strict=True):
         cosine = bank[known] @ feature
         nearest = np.argsort(-cosine)[:20]
         votes = [np.exp((cosine[nearest] - 1) / 0.07)[label[known[nearest]] == c].sum() for c in range(CLASSES)]
         np.testing.assert_allclose(row, np.log(np.array(votes) + 1e-20), rtol=1e-3, atol=1e-3)
-    empty = contrastive.knn_logits(jnp.ones((2, 4)) / 2, jnp.zeros((6, 4)), jnp.full(6, -1), CLASSES)
+    empty = vote(jnp.ones((2, 4)) / 2, jnp.zeros((6, 4)), jnp.full(6, -1), CLASSES)
     assert jnp.isfinite(empty).all()
 
 
