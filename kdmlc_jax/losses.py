@@ -51,6 +51,9 @@ def nt_xent(first: jax.Array, second: jax.Array, temperature: float) -> jax.Arra
     k runs over both views of all images, those on other devices too: the arrays are global. Rows are scaled to
     length 1 here (Chen et al. 2020, arXiv 2002.05709, equation 1).
 
+    Not `optax.losses.ntxent`, which has the same values but holds [2B, 2B, D]: with its gradient at B = 256, D = 128
+    .5 s and 390 MiB on one CPU core, where this takes 2 ms and 4 MiB.
+
     Args:
       first: f32[B, D], B > 1.
       second: f32[B, D], other views of the same images, in the same order.
