@@ -46,7 +46,8 @@ def head_loss(
     """
     weight = (part < len(view.rows) - 1).astype(view.rows.dtype)
     z = head_logits(weights, view, view.rows[part])
-    each = cross_entropy(target[part], z) - penalties.entropy * entropy(softmax(z))
+    p = softmax(z)
+    each = cross_entropy(target[part], z) - penalties.entropy * entropy(p)
     return jnp.sum(each * weight) / jnp.sum(weight) + penalties.prior * imbalance(z, weight)
 
 
