@@ -289,7 +289,7 @@ RULES: dict[Rule, dict[str, str]] = {  # rule -> faults that it must find: modul
 }
 
 TODO: dict[str, set[str]] = {  # rule -> what does not hold yet: the module, or a part of its name
-    "short": {"labels.purify", "labels.propagation", "methods.dmlp", "methods.simclr"},
+    "short": {"labels.propagation"},
 }
 
 
