@@ -1,5 +1,6 @@
-"""Running the example in a function's docstring as it is printed."""
+"""Running the example in a docstring as it is printed."""
 
+import inspect
 import re
 import textwrap
 
@@ -9,8 +10,8 @@ def run(function, end):
 
     It runs from "import numpy" to the line that begins with `end`.
     """
-    text = function.__doc__
-    example = text[text.index("        import numpy") : text.index(f"    {end}")]
+    text = inspect.cleandoc(function.__doc__)
+    example = text[text.index("    import numpy") : text.index(f"\n{end}")]
     printed = []
     scope = {"print": printed.append}
     exec(textwrap.dedent(example), scope)

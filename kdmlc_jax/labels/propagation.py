@@ -1,14 +1,54 @@
 """Labels propagated from some rows to all over the graph of nearest neighbours (Iscen et al. 2019, arXiv 1904.04717).
 
-Pure functions on arrays of any modality; they read no file, no clock and no global generator.
+Pure functions on arrays of any modality. Features may be anything whose cosines mean likeness: the pooled output of a
+network, embeddings of texts or sounds, table columns brought to one scale.
+
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    from kdmlc_jax.labels.propagation import propagate
+
+    digits, label = load_digits(return_X_y=True)
+    known = np.random.default_rng(0).permutation(len(digits))[:100]  # of 1797, checked by hand
+    seeds = np.full(len(digits), -1)
+    seeds[known] = label[known]
+
+    soft, confidence = propagate(digits, seeds)
+    right = (soft.argmax(axis=1) == label)[seeds < 0]
+    print(right.mean())  # 0.94 of the others are right
+    print(right[confidence[seeds < 0] > np.median(confidence)].mean())  # 0.996 of the surer half
+
+With v_i the rows divided by their length:
+
+    A_ij = max(⟨v_i, v_j⟩, 0)^power  for the `neighbours` j ≠ i of greatest ⟨v_i, v_j⟩, else 0
+    W = A + Aᵀ ;  D = diag(W 1) ;  W_n = D^-½ W D^-½
+    (I - α W_n) Z = Y ,  Y_ic = w_i / Σ_{j of class c} w_j  for seeds i of class c, else 0
+    soft label_i = max(Z_i, 0) / Σ_c max(Z_ic, 0) ;  confidence_i = 1 - H(soft label_i) / log C
+
+The neighbours are exact, found `block` rows at a time; conjugate gradients solve for all classes at once. A class does
+not win by the number of its seeds: Y's columns sum to 1, as in Iscen et al.'s release (the paper has w = 1 and no
+division). α, the power and the steps are theirs; 20 neighbours (they have 50) are AML-KD's (doi
+10.1109/TNNLS.2023.3335829). Ours: similarities up to 1e-6 count as none; confidence is not divided by the greatest; a
+seed is no exception, so its label is what the graph says and may be another than it came with.
+
+- A row that no seed reaches (no similarity above 0, no path, or none of `steps` edges) has the even label 1/C and
+  confidence 0. A row of zeros is like no other. A seed to which nothing is similar keeps its label.
+- Copies are neighbours of similarity 1. More than `neighbours` copies of a row have no edge to anything else but from
+  rows nearest to them: then ask for more neighbours, or propagate over one of each.
+- A class without a seed has probability 0 everywhere; it is refused unless `num_classes` says that it exists.
+
+Time is O(N² D), memory O(N (D + neighbours + C + block)). On an accelerator sums come in any order: the last bits may
+differ from call to call.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
+from numpy.typing import ArrayLike
 
 from kdmlc_jax.arrays import check_features, check_labels
 from kdmlc_jax.errors import UserError, in_range, whole
@@ -21,71 +61,33 @@ _LEAST_SIMILARITY = 1e-6
 class Propagated(NamedTuple):
     """What `propagate` returns: soft labels f32[N, C], rows on the simplex, and confidence f32[N] in [0, 1]."""
 
-    soft_label: np.ndarray
-    confidence: np.ndarray
+    soft_label: Float[np.ndarray, "N C"]
+    confidence: Float[np.ndarray, " N"]
 
 
 class Graph(NamedTuple):
-    """An edge from each row to each of its k neighbours, and the same back, W = A + Aᵀ; A is held."""
+    """An edge from each row to each of its k neighbours, and the same back, W = A + Aᵀ, of which A is kept."""
 
-    neighbour: jax.Array  # i32[N, k]
-    weight: jax.Array  # f32[N, k]
+    neighbour: Int[Array, "N k"]
+    weight: Float[Array, "N k"]
 
 
 def propagate(
-    features: np.ndarray,
-    seeds: np.ndarray,
-    weights: np.ndarray | None = None,
+    features: ArrayLike,
+    seeds: ArrayLike,
+    weights: ArrayLike | None = None,
     *,
     num_classes: int | None = None,
-    neighbours: int = 20,
-    alpha: float = 0.99,
-    power: float = 3.0,
+    neighbours: float | int = 20,
+    alpha: float | int = 0.99,
+    power: float | int = 3.0,
     steps: int = 20,
-    tolerance: float = 1e-6,
+    tolerance: float | int = 1e-6,
     block: int = 512,
 ) -> Propagated:
     """Soft labels for all rows from the labels of some, the seeds: rows near each other get labels alike.
 
-    Features may be anything whose cosines mean likeness: the pooled output of a network, embeddings of texts or
-    sounds, table columns brought to one scale.
-
-        import numpy as np
-        from sklearn.datasets import load_digits
-
-        from kdmlc_jax.labels.propagation import propagate
-
-        digits, label = load_digits(return_X_y=True)
-        known = np.random.default_rng(0).permutation(len(digits))[:100]  # of 1797, checked by hand
-        seeds = np.full(len(digits), -1)
-        seeds[known] = label[known]
-
-        soft, confidence = propagate(digits, seeds)
-        right = (soft.argmax(axis=1) == label)[seeds < 0]
-        print(right.mean())  # 0.94 of the others are right
-        print(right[confidence[seeds < 0] > np.median(confidence)].mean())  # 0.996 of the surer half
-
-    With v_i the rows divided by their length:
-
-        A_ij = max(⟨v_i, v_j⟩, 0)^power  for the `neighbours` j ≠ i of greatest ⟨v_i, v_j⟩, else 0
-        W = A + Aᵀ ;  D = diag(W 1) ;  W_n = D^-½ W D^-½
-        (I - α W_n) Z = Y ,  Y_ic = w_i / Σ_{j of class c} w_j  for seeds i of class c, else 0
-        soft label_i = max(Z_i, 0) / Σ_c max(Z_ic, 0) ;  confidence_i = 1 - H(soft label_i) / log C
-
-    The neighbours are exact, found `block` rows at a time; conjugate gradients solve for all classes at once. A class
-    does not win by the number of its seeds: Y's columns sum to 1, as in Iscen et al.'s release (the paper has w = 1
-    and no division). α, the power and the steps are theirs; 20 neighbours (they have 50) are AML-KD's (Jiang et al.
-    2023, doi 10.1109/TNNLS.2023.3335829). Ours: similarities up to 1e-6 count as none; confidence is not divided by
-    the greatest; a seed is no exception, so its label is what the graph says and may be another than it came with.
-
-    - A row that no seed reaches (no similarity above 0, no path, or none of `steps` edges) has the even label 1/C and
-      confidence 0. A row of zeros is like no other. A seed to which nothing is similar keeps its label.
-    - Copies are neighbours of similarity 1. More than `neighbours` copies of a row have no edge to anything else but
-      from rows nearest to them: then ask for more neighbours, or propagate over one of each.
-    - A class without a seed has probability 0 everywhere; it is refused unless `num_classes` says that it exists.
-
-    Time is O(N² D), memory O(N (D + neighbours + C + block)). On an accelerator sums come in any order: the last bits
-    may differ from call to call.
+    See the module for the formula.
 
     Args:
       features: f[N, D], finite.
@@ -99,22 +101,19 @@ def propagate(
       tolerance: of ‖Y - (I - αW_n) Z‖ / ‖Y‖, for each class, at which steps end, in [1e-8, 1].
       block: rows compared with all others at once, 1 or more; 4·block·N bytes and more of memory.
 
-    Returns:
-      The soft labels and confidences.
-
     Raises:
       UserError: one line that names the argument, what it holds and what is allowed; also for seeds of fewer than two
         classes, and for features in which no two neighbours are alike.
     """
-    counts = {"neighbours": (neighbours, 1), "steps": (steps, 1), "block": (block, 1)}
-    counts |= {} if num_classes is None else {"num_classes": (num_classes, 2)}
-    for name, (count, low) in counts.items():
-        whole(name, count, low)
+    for name, count in {"neighbours": neighbours, "steps": steps, "block": block}.items():
+        whole(name, count, 1)
+    if num_classes is not None:
+        whole("num_classes", num_classes, 2)
     in_range("alpha", alpha, 0.0, 0.9999)
     in_range("power", power, 0.0)
     in_range("tolerance", tolerance, 1e-8, 1.0)
     rows = check_features("features", features)
-    columns = _seed_columns(seeds, weights, len(rows), num_classes)
+    columns = seed_columns(seeds, weights, len(rows), num_classes)
     if neighbours >= len(rows):
         raise UserError(f"neighbours: {neighbours} is out of range, expected 1 to {len(rows) - 1}, the other rows")
     similarity, neighbour = nearest(rows, int(neighbours), min(int(block), len(rows)))
@@ -122,11 +121,13 @@ def propagate(
     if not jnp.any(graph.weight > 0):
         raise UserError(f"features: no row has a neighbour of similarity above 0 (at power={power:g}), expected some")
     z = solve(graph, jnp.asarray(columns), alpha, steps=int(steps), tolerance=float(tolerance))
-    return Propagated(*(np.asarray(part) for part in _read(z)))
+    return Propagated(*(np.asarray(part) for part in read(z)))
 
 
 @functools.partial(jax.jit, static_argnames=("neighbours", "block"))
-def nearest(features: jax.Array, neighbours: int, block: int) -> tuple[jax.Array, jax.Array]:
+def nearest(
+    features: Float[ArrayLike, "N D"], neighbours: int, block: int
+) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
     """The `neighbours` other rows of greatest cosine, the greatest first, in memory of block·N.
 
     Args:
@@ -137,7 +138,8 @@ def nearest(features: jax.Array, neighbours: int, block: int) -> tuple[jax.Array
     Returns:
       Cosines f32[N, k] and row numbers i32[N, k].
     """
-    rows, total = _unit(features), len(features)
+    rows = unit(jnp.asarray(features))
+    total = len(rows)
 
     def search(start: jax.Array) -> tuple[jax.Array, jax.Array]:
         part = jnp.minimum(start + jnp.arange(block), total - 1)
@@ -150,7 +152,8 @@ def nearest(features: jax.Array, neighbours: int, block: int) -> tuple[jax.Array
     return cosine, index.astype(jnp.int32)
 
 
-def _unit(features: jax.Array) -> jax.Array:
+def unit(features: Float[Array, "N D"]) -> Float[Array, "N D"]:
+    """Rows of length 1; those of zeros stay."""
     # By the largest entry first: the square of 1e20 is no float32, and that of 1e-30 is 0.
     largest = jnp.max(jnp.abs(features), axis=1, keepdims=True)
     rows = features / jnp.where(largest > 0, largest, 1.0)
@@ -159,7 +162,7 @@ def _unit(features: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def normalised(similarity: jax.Array, neighbour: jax.Array, power: float) -> Graph:
+def normalised(similarity: Float[Array, "N k"], neighbour: Int[Array, "N k"], power: Any) -> Graph:
     """W_n = D^-½ (A + Aᵀ) D^-½ with A = max(similarity, 0)^power, D its sums; what has no edge keeps none.
 
     Args:
@@ -174,7 +177,7 @@ def normalised(similarity: jax.Array, neighbour: jax.Array, power: float) -> Gra
     return Graph(neighbour, weight * scale[:, None] * scale[neighbour])
 
 
-def multiply(graph: Graph, z: jax.Array) -> jax.Array:
+def multiply(graph: Graph, z: Float[Array, "N C"]) -> Float[Array, "N C"]:
     """(A + Aᵀ) z: f32[N, C] from f32[N, C]; a neighbour of each row at a time, or memory would be k times that of z."""
 
     def add(j: jax.Array, total: jax.Array) -> jax.Array:
@@ -185,7 +188,7 @@ def multiply(graph: Graph, z: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("steps",))
-def solve(graph: Graph, columns: jax.Array, alpha: float, steps: int, tolerance: float) -> jax.Array:
+def solve(graph: Graph, columns: Float[Array, "N C"], alpha: Any, steps: int, tolerance: Any) -> Float[Array, "N C"]:
     """Z of (I - α W_n) Z = Y by conjugate gradients from 0, all columns at once, each with step sizes of its own.
 
     jax.scipy's, of one column, takes four times as long for 100 classes when mapped over them (it then gathers numbers,
@@ -221,7 +224,7 @@ def solve(graph: Graph, columns: jax.Array, alpha: float, steps: int, tolerance:
 
 
 @jax.jit
-def _read(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+def read(z: Float[Array, "N C"]) -> tuple[Float[Array, "N C"], Float[Array, " N"]]:
     """Soft label and confidence; even and 0 where no class is above 0."""
     z = jnp.maximum(z, 0.0)
     largest = jnp.max(z, axis=1, keepdims=True)
@@ -232,7 +235,9 @@ def _read(z: jax.Array) -> tuple[jax.Array, jax.Array]:
     return soft, jnp.where(reached[:, 0], sure, 0.0)
 
 
-def _seed_columns(seeds, weights, total: int, num_classes: int | None) -> np.ndarray:
+def seed_columns(
+    seeds: ArrayLike, weights: ArrayLike | None, total: int, num_classes: int | None
+) -> Float[np.ndarray, "N C"]:
     """Y f32[N, C], columns with a seed sum to 1; UserError for what cannot be used."""
     label, weight = np.asarray(seeds), np.ones(total) if weights is None else np.asarray(weights)
     for name, array in (("seeds", label), ("weights", weight)):
@@ -258,7 +263,7 @@ def _seed_columns(seeds, weights, total: int, num_classes: int | None) -> np.nda
         first = int(np.argmin(np.append(present == np.arange(len(present)), False)))
         missing = f"{classes - len(present)} of {classes} classes, class {first} first, have no seed"
         raise UserError(f"seeds: {missing}, expected one or more of each, or num_classes={classes} if that is meant")
-    held, share = label[chosen], weight[chosen] / weight[chosen].max()
+    own, share = label[chosen], weight[chosen] / weight[chosen].max()
     columns = np.zeros((total, classes), np.float32)
-    columns[chosen, held] = share / np.bincount(held, share)[held]
+    columns[chosen, own] = share / np.bincount(own, share)[own]
     return columns

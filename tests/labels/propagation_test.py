@@ -142,7 +142,7 @@ def test_ends_against_scipy(steps, tolerance):
 def test_reading_of_z():
     """Protects what is negative from counting, by hand: clipped, and even with confidence 0 where nothing is left."""
     z = jnp.float32([[-9, 2, 6], [-1, -2, 0], [0, 0, 0], [-1, 1e-30, 1e-30], [1e30, -1e30, 0]])
-    soft, confidence = module._read(z)
+    soft, confidence = module.read(z)
     np.testing.assert_allclose(soft, [[0, 0.25, 0.75], [1 / 3] * 3, [1 / 3] * 3, [0, 0.5, 0.5], [1, 0, 0]], atol=1e-7)
     half, quarter = (1 - stats.entropy(p) / np.log(3) for p in ([0.5, 0.5], [0.25, 0.75]))
     np.testing.assert_allclose(confidence, [quarter, 0, 0, half, 1], atol=1e-6)
@@ -169,7 +169,7 @@ def test_number_of_seeds_does_not_win():
 @pytest.fixture(scope="module")
 def digits():
     """What the docstring's example leaves behind; it is run as printed, and prints what it says."""
-    scope, printed, (right, surer) = examples.run(propagate, "With v_i")
+    scope, printed, (right, surer) = examples.run(module, "With v_i")
     assert printed[0] == pytest.approx(right, abs=0.005) and printed[1] == pytest.approx(surer, abs=0.002)
     return scope
 
