@@ -126,7 +126,7 @@ def propagate(
 
 @functools.partial(jax.jit, static_argnames=("neighbours", "block"))
 def nearest(
-    features: Float[ArrayLike, "N D"], neighbours: int, block: int
+    features: Float[Array | np.ndarray, "N D"], neighbours: int, block: int
 ) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
     """The `neighbours` other rows of greatest cosine, the greatest first, in memory of block·N.
 
@@ -145,7 +145,8 @@ def nearest(
         part = jnp.minimum(start + jnp.arange(block), total - 1)
         cosine = jnp.matmul(rows[part], rows.T, precision="highest")
         itself = part[:, None] == jnp.arange(total)[None]
-        return jax.lax.top_k(jnp.where(itself, -jnp.inf, cosine), neighbours)
+        cosine, other = jax.lax.top_k(jnp.where(itself, -jnp.inf, cosine), neighbours)
+        return cosine, other
 
     found = jax.lax.map(search, jnp.arange(0, total, block))
     cosine, index = (part.reshape(-1, neighbours)[:total] for part in found)

@@ -54,7 +54,7 @@ def learned_weight(
     def loss(params: Any) -> jax.Array:
         return jnp.mean(optax.sigmoid_binary_cross_entropy(net.apply(params, rows), easy.astype(jnp.float32)))
 
-    def step(_: int, carry: Any) -> Any:
+    def step(_: Any, carry: Any) -> Any:
         params, opt_state = carry
         updates, opt_state = tx.update(jax.grad(loss)(params), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
