@@ -100,9 +100,9 @@ def upper_probability(values: Float[ArrayLike, " N"], floor: float = 1e-6) -> Fl
     mixture = GaussianMixture(
         2,
         covariance_type="spherical",
-        tol=1e-7,
+        tol=1e-10,
         reg_covar=ridge,
-        max_iter=500,
+        max_iter=200,
         weights_init=[len(half) / len(scaled) for half in halves],
         means_init=[[half.mean()] for half in halves],
         precisions_init=[1 / (half.var() + ridge) for half in halves],
