@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from queue import SimpleQueue
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -99,12 +99,9 @@ def main() -> None:
         clean = pool.map(lambda name: somewhere(lambda root: run_tests(root, [name], flags.limit)), files)
         left_out = [line.split()[1] for _, lines in clean for line in lines if len(line.split()) > 1]
         print(f"{len(files)} files of tests run, {len(left_out)} tests fail without a fault: {left_out}", flush=True)
-        for mutant, about in zip(
-            due,
-            pool.map(lambda m: somewhere(lambda root: tried(root, m, left_out, flags.limit)), due),
-            strict=True,
-        ):
-            results[mutant["name"]] = about
+        work = {pool.submit(somewhere, lambda root, m=m: tried(root, m, left_out, flags.limit)): m for m in due}
+        for done in as_completed(work):
+            results[work[done]["name"]] = done.result()
             found = [entry["result"] for entry in results.values()]
             count = {result: found.count(result) for result in RESULTS}
             whole = {"faults": len(found), **count, "left_out": left_out, "mutants": results}
