@@ -42,7 +42,8 @@ def planted(root: pathlib.Path, mutant: dict) -> str:
 
 def run_tests(root: pathlib.Path, words: list[str], limit: float) -> tuple[int, list[str]]:
     """pytest's exit status in the copy, -1 where it ran out of time, and its lines about what failed."""
-    environment = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=no", *words]
     try:
         run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=limit)
