@@ -49,7 +49,8 @@ def start_from(
     there = ", ".join(f"{name} ({about['net']})" for name, (_, about, _) in saved.items()) or "no network"
     method, config = experiment.method, experiment.config
     as_it_is, lines, state = field == TEACHER_RUN, [], carry["method"]
-    for name, net in method.networks(state).items():
+    for name in method.networks(state):
+        net = method.networks(state)[name]  # of the state as it is now: a network is told by identity
         if as_it_is and name != "teacher":
             continue
         wanted = config[name].net

@@ -87,7 +87,7 @@ def test_accuracies_by_hand():
 def test_logits_that_are_not_finite():
     """Protects from accuracies of a network that has blown up: it is named."""
     images = np.full((10, 1, 1, 3), np.nan, np.float32)
-    with pytest.raises(NonFiniteError, match="student's logits are not finite"):
+    with pytest.raises(NonFiniteError, match="evaluation: both's logits are not finite"):
         evaluator(images).accuracies(STATE)
 
 
