@@ -60,7 +60,8 @@ NEW = {
     ''',
     "data.sources": '''
         """Sixty images of noise."""
-                from kdmlc_jax.data.sources.base import Part, Source
+        import numpy as np
+        from kdmlc_jax.data.sources.base import Part, Source
 
         def load(data):
             labels = np.arange(60, dtype=np.int32) % 3
@@ -89,7 +90,8 @@ NEW = {
     ''',
     "data.noise": '''
         """Every label is the first class."""
-        
+        import numpy as np
+
         RATED, CORRUPTS = False, True
 
         def matrix(request):
