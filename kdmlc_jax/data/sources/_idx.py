@@ -4,13 +4,12 @@ import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from kdmlc_jax.arrays import check_labels
-from kdmlc_jax.data.formats.files import locate, read_at_most
+from kdmlc_jax.data.formats.files import Readable, locate, read_at_most
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError
 
@@ -66,7 +65,7 @@ def _idx(path: Path, magic: int) -> np.ndarray:
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 
-def _idx_shape(file: IO[bytes] | gzip.GzipFile, path: Path, magic: int) -> tuple[int, ...]:
+def _idx_shape(file: Readable, path: Path, magic: int) -> tuple[int, ...]:
     rank = magic & 0xFF
     header = file.read(4 + 4 * rank)
     if len(header) >= 4 and (found := int.from_bytes(header[:4], "big")) != magic:
