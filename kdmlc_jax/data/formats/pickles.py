@@ -48,12 +48,12 @@ class _Dtype:
 
     __slots__ = ("code",)
 
-    def __init__(self, code: bytes | str, *_: object) -> None:
+    def __init__(self, code: Any, *_: object) -> None:
         self.code = _text(code)
         if self.code not in _DTYPES:
             raise _RefusedError(f"array of dtype {self.code[:20]!r}, expected numbers ({', '.join(sorted(_DTYPES))})")
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: Any) -> None:
         order = _text(state[1])
         if order not in ("<", ">", "|") or any(field is not None for field in state[2:5]):
             raise _RefusedError("array of a structured dtype, expected plain numbers")
@@ -68,7 +68,7 @@ class _Array:
     def __init__(self) -> None:
         self.value: np.ndarray | None = None
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
         self.value = _numbers(data, dtype, shape, "F" if fortran else "C")
 
@@ -88,23 +88,23 @@ class _Global:
         raise _RefusedError("state for a function, expected it for arrays only")
 
 
-def _numbers(data: bytes, dtype: _Dtype, shape: tuple, order: Any) -> np.ndarray:
+def _numbers(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     if not (isinstance(dtype, _Dtype) and isinstance(data, (bytes, bytearray)) and isinstance(shape, tuple)):
         raise _RefusedError("array of objects, expected numbers")
     return np.frombuffer(data, dtype.code).reshape(shape, order=order)
 
 
-def _from_buffer(data: bytes, dtype: _Dtype, shape: tuple, order: str) -> _Array:
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
     array = _Array()
     array.value = _numbers(data, dtype, shape, order)
     return array
 
 
-def _scalar(dtype: _Dtype, data: bytes) -> int | float | bool:
+def _scalar(dtype: Any, data: Any) -> int | float | bool:
     return _numbers(data, dtype, (), "C").item()
 
 
-def _encode(text: str, encoding: str) -> bytes:
+def _encode(text: Any, encoding: Any) -> bytes:
     """Python 3 writes bytes as Latin-1 text in protocols below 3."""
     if _text(encoding) not in ("latin1", "latin-1"):
         raise _RefusedError(f"text encoding {_text(encoding)[:20]!r}, expected 'latin1'")
