@@ -232,7 +232,7 @@ def test_resize_is_the_centre_square_antialiased(tmp_path, rng, shape):
 
 def test_large_images_are_reduced_within_tolerance(tmp_path):
     """Protects quality where a reduced version is decoded first: a smooth picture, and a fine one by its mean."""
-    y, x = np.mgrid[:450, :450] / 450
+    y, x = np.mgrid[:900, :900] / 900
     array = (127 + 60 * np.sin(9 * x) + 60 * np.cos(7 * y)).round().astype(np.uint8)
     for name, tolerance in (("x.png", 1.5), ("x.jpg", 4)):
         got = images.decode(saved(tmp_path / name, array), 30, 1, LIMIT)
