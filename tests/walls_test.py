@@ -24,17 +24,12 @@ class Module(NamedTuple):
     is_package: bool = False
 
 
-def parse(name: str, text: str) -> Module:
-    return Module(name, text, ast.parse(text))
-
-
 def read(folder: Path) -> dict[str, Module]:
     """All modules under `folder`, by their dotted names."""
     found = {}
     for path in sorted(folder.rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        is_package = parts[-1] == "__init__"
-        name = ".".join(parts[:-1] if is_package else parts)
+        is_package = path.stem == "__init__"
+        name = ".".join((path.parent if is_package else path.with_suffix("")).relative_to(ROOT).parts)
         found[name] = Module(name, text := path.read_text(), ast.parse(text), is_package)
     return found
 
@@ -93,8 +88,8 @@ def strings(module: Module) -> Iterator[str]:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body:
             apart.add(id(getattr(node.body[0], "value", None)))
-        for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):
-            apart |= {id(part) for part in ast.walk(annotation)} if annotation else set()
+        annotations = (getattr(node, "annotation", None), getattr(node, "returns", None))
+        apart |= {id(part) for annotation in annotations if annotation for part in ast.walk(annotation)}
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in apart:
             yield node.value
@@ -199,8 +194,8 @@ def blind_methods(modules: dict[str, Module]) -> Iterator[str]:
     """No method speaks of true labels or of the test set."""
     for module in modules.values():
         if is_in(module.name, PURE) and not is_in(module.name, inside("labels")):
-            found = {*identifiers(module)} & {"true_label", "true_labels", "test_label", "test_image"}
-            yield from (f"{module.name} says {name}" for name in found)
+            words = {*identifiers(module)} & {"true_label", "true_labels", "test_label", "test_image"}
+            yield from (f"{module.name} says {name}" for name in words)
 
 
 HOST_LOOP = "kdmlc_jax.train.run"  # may be long
@@ -209,8 +204,8 @@ HOST_LOOP = "kdmlc_jax.train.run"  # may be long
 def short(modules: dict[str, Module]) -> Iterator[str]:
     """No file has more than 300 lines, no function but the host loop more than 60."""
     for module in modules.values():
-        if (lines := len(module.text.splitlines())) > 300:
-            yield f"{module.name} has {lines} lines"
+        if len(module.text.splitlines()) > 300:
+            yield f"{module.name} has more than 300 lines"
         functions = [node for node in ast.walk(module.tree) if isinstance(node, ast.FunctionDef)]
         long = [f"{module.name}.{node.name}" for node in functions if node.end_lineno - node.lineno >= 60]
         yield from (f"{name} has more than 60 lines" for name in long if name != HOST_LOOP)
@@ -300,7 +295,6 @@ def test_wall_stands(rule):
 )
 def test_wall_has_teeth(rule, name):
     """Protects the walls from rules that find nothing: every planted fault is found, in the module it is in."""
-    planted = {other: parse(other, text) for other, text in RULES[rule].items()}
-    if rule is not no_circles:
-        planted = {name: planted[name]}
+    together = RULES[rule] if rule is no_circles else {name: RULES[rule][name]}
+    planted = {other: Module(other, text, ast.parse(text)) for other, text in together.items()}
     assert any(name in fault for fault in rule(planted))
