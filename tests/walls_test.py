@@ -291,7 +291,9 @@ def test_wall_stands(rule):
 
 
 @pytest.mark.parametrize(
-    ("rule", "name"), [(rule, name) for rule, planted in RULES.items() for name in planted], ids=lambda part: str(part)
+    ("rule", "name"),
+    [(rule, name) for rule, planted in RULES.items() for name in planted],
+    ids=lambda part: getattr(part, "__name__", part),
 )
 def test_wall_has_teeth(rule, name):
     """Protects the walls from rules that find nothing: every planted fault is found, in the module it is in."""
