@@ -242,7 +242,7 @@ def test_predict_and_correct(walked):
 
 def test_report(walked):
     """Protects label table and summary: T̂ with rows on the simplex, a value for each noisy image, finite figures."""
-    report = walked.experiment.method.report(walked.after[-1]["method"])
+    report = walked.experiment.method.report(jax.device_put(walked.after[-1]["method"]))
     if report.transition is not None:
         assert report.transition.shape == (CLASSES, CLASSES) and (report.transition >= 0).all()
         np.testing.assert_allclose(report.transition.sum(-1), 1.0, rtol=1e-5)
