@@ -162,6 +162,11 @@ def again(walked, number, carry):
     return host(walked.experiment.call(walked.steps[number], walked.experiment.place(carry), walked.feeds[number]))
 
 
+def final(walked):
+    """The method's state after all steps."""
+    return jax.tree.map(jnp.asarray, walked.after[-1]["method"])
+
+
 def results(walked):
     return named((walked.after[-1], walked.metrics, walked.beliefs))
 
@@ -224,14 +229,14 @@ def test_everything_is_finite_and_moves(walked):
 def test_networks_and_traits(walked):
     """Protects what is deployed and saved: it is among the networks, which are "student", "teacher" or both."""
     method = walked.experiment.method
-    names = set(method.networks(walked.after[-1]["method"]))
+    names = set(method.networks(final(walked)))
     assert names <= {"student", "teacher"} and method.traits.deployed in names
     assert {stage.name for stage in method.stages} - set(method.traits.preparing)
 
 
 def test_predict_and_correct(walked):
     """Protects the outputs: finite logits [B, C] of the deployed network, and beliefs on the simplex."""
-    method, state = walked.experiment.method, walked.after[-1]["method"]
+    method, state = walked.experiment.method, final(walked)
     assert walked.beliefs.shape == (NOISY + TRUSTED + VALIDATION, CLASSES) and walked.beliefs.dtype == np.float32
     assert (walked.beliefs >= 0).all()
     np.testing.assert_allclose(walked.beliefs.sum(-1), 1.0, rtol=1e-5)
@@ -242,7 +247,7 @@ def test_predict_and_correct(walked):
 
 def test_report(walked):
     """Protects label table and summary: T̂ with rows on the simplex, a value for each noisy image, finite figures."""
-    report = walked.experiment.method.report(jax.device_put(walked.after[-1]["method"]))
+    report = walked.experiment.method.report(final(walked))
     if report.transition is not None:
         assert report.transition.shape == (CLASSES, CLASSES) and (report.transition >= 0).all()
         np.testing.assert_allclose(report.transition.sum(-1), 1.0, rtol=1e-5)
@@ -260,7 +265,7 @@ REPORTS = {"mlc": "transition", "kdmlc": "transition", "blind_kd": "columns", "a
 def test_what_is_reported(name, part):
     """Protects the report from silence: the methods that find something do say it."""
     walked = walk(name, VARIANTS[name][0], "vectors")
-    found = getattr(walked.experiment.method.report(walked.after[-1]["method"]), part)
+    found = getattr(walked.experiment.method.report(final(walked)), part)
     assert found is not None and len(found)
 
 
