@@ -1,5 +1,6 @@
 """Settings every test shares: four simulated CPU devices, rank promotion is an error, real data only where given."""
 
+import importlib.metadata
 import os
 import pathlib
 import tempfile
@@ -9,6 +10,11 @@ import pytest
 # XLA reads both variables when jax starts its backend, so they are set before jax is imported. It ends the program
 # where a simulated device is 40 s late, which on a busy machine one may be.
 _FLAGS = {"xla_force_host_platform_device_count": 4, "xla_cpu_collective_call_terminate_timeout_seconds": 300}
+# Of tiny programs compiling is all the time there is: one thread for each is less work, and so are the older emitters,
+# which jaxlib 0.12 has no more, and ends the program for a flag that it does not know.
+_FLAGS["xla_cpu_parallel_codegen_split_count"] = 1
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    _FLAGS["xla_cpu_use_fusion_emitters"] = "false"
 _given = os.environ.get("XLA_FLAGS", "")
 _added = [f"--{key}={value}" for key, value in _FLAGS.items() if key not in _given]
 os.environ["XLA_FLAGS"] = " ".join([_given, *_added]).strip()
