@@ -35,6 +35,7 @@ LABEL = jnp.array([0, 1, 2, 0, 1], jnp.int32)
         ([1, 2, 5, 3, 4], 2),
         ([1, 2, 5, 3], None),  # two epochs must have followed
         ([5, 4, 3, 2, 1, 0], None),  # two must have gone before
+        ([1, 9, 2, 1, 1], None),  # … not one
         ([1, 2, 3, 4, 5, 6, 7], None),
         ([1, 2, 5, 5, 3, 4, 2], None),  # a tie is no peak
         ([0, 1, 4, 2, 3, 9, 5, 6], 2),  # the first of two

@@ -88,3 +88,34 @@ def test_weight_reaches_the_loss():
         lambda soft: method.student_loss(student.params, student, BATCH, soft, LOGITS, jax.random.key(0))[0]
     )(SOFT)
     np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_step_teaches_what_the_moved_corrector_says():
+    """Protects the third move: the student follows the labels of the corrector that has just moved, and is averaged."""
+    method, _ = make("preset=paper,corrector_lr=0.3,student_ema=0.9")
+    rng, key = np.random.default_rng(1), jax.random.key(3)
+    batch = {
+        **BATCH,
+        "label": jnp.asarray(rng.integers(0, CLASSES, ROWS), jnp.int32),
+        "meta_image": IMAGES["trusted_image"] + 1.0,
+        "meta_label": BATCH["trusted_label"],
+    }
+
+    def by_hand(state):
+        meta, teacher = method.meta, state.teacher
+        ahead, gradients, _ = meta.look_ahead(teacher, batch, False, jax.random.fold_in(key, 0))
+        losses = []
+        for corrector in (meta.move_corrector(teacher, gradients), teacher):
+            soft_label, _ = meta.corrected(corrector, ahead, batch["label"])
+            arguments = batch, soft_label, ahead.aux[1].logits, jax.random.fold_in(key, 1)
+            losses.append(method.student_loss(state.student.params, state.student, *arguments)[0])
+        return losses
+
+    state = jax.jit(method.init)(jax.random.key(0), IMAGES["image"])
+    after, figures = jax.jit(method.step, static_argnums=0)(False, state, batch, key)
+    moved, stale = jax.jit(by_hand)(state)
+    assert abs(moved - stale) > 1e-3
+    np.testing.assert_allclose(figures["student_loss"], moved, rtol=1e-5)
+    live = jax.tree.leaves(after.student.params)
+    average = jax.tree.leaves(after.student.ema["params"])
+    assert any((a != b).any() for a, b in zip(live, average, strict=True))

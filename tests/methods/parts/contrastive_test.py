@@ -141,6 +141,14 @@ def test_neighbours_vote():
     assert jnp.isfinite(empty).all()
 
 
+def test_rows_without_a_class_crowd_out_no_vote():
+    """Protects the first epochs: a queue half empty still has the known rows vote, however near the others are."""
+    feature = jnp.asarray([[1.0, 0.0]])
+    bank = jnp.asarray([[1.0, 0.0]] * 30 + [[0.0, 1.0]] * 5)
+    got = contrastive.knn_logits(feature, bank, jnp.asarray([-1] * 30 + [1] * 5, jnp.int32), 3)
+    np.testing.assert_allclose(got[0, 1], np.log(5) - 1 / 0.07, rtol=1e-4)
+
+
 def test_features_side_by_side():
     """Protects the joint space: its cosine is the mean of the networks' cosines."""
     rng = np.random.default_rng(0)

@@ -278,3 +278,20 @@ def test_halves_of_the_trusted_batch():
     config.train.trusted_batch_size = 7
     (stage,) = methods.get("mlc").make(config, Info(CLASSES, (1, 1, 4), 5, 100, 20)).stages
     assert (stage.streams.trusted, stage.streams.meta) == (4, 3)
+
+
+def test_committed_network_is_averaged():
+    """Protects `ema`: the average moves by its rule towards the committed weights, not onto them."""
+    meta, state, batch = build("preset=paper,ema=0.9")
+    net = state.net
+    ahead = bilevel.LookAhead(
+        jax.tree.map(lambda leaf: leaf + 1.0, net.params),
+        net.opt_state,
+        jnp.zeros(()),
+        (net.batch_stats, train_state.evaluate(net, batch["image"])),
+    )
+    after = meta.commit(state, ahead, batch["label"]).net
+    # d = min(0.9, (1 + t) / (10 + t)) = 0.1 in the first step
+    jax.tree.map(
+        lambda new, old: np.testing.assert_allclose(new, old + 0.9, rtol=1e-5), after.ema["params"], net.ema["params"]
+    )
