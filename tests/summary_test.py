@@ -20,7 +20,7 @@ from kdmlc_jax.methods.base import Report
     ],
 )
 def test_estimated_rate(transition, soft_label, rate):
-    """Protects the estimated noise rate: by T̂ and the corrected labels' prior; else the share of noisy labels flagged."""
+    """Protects the estimated rate: by T̂ and the corrected labels' prior; else the share of noisy labels flagged."""
     beliefs = np.array([[0.5, 0.5], [0.25, 0.75], [0.0, 1.0]], np.float32)
     table = pa.table({"is_label_issue": [True, False, False, True], "split": ["noisy", "noisy", "noisy", "trusted"]})
     experiment = SimpleNamespace(dataset=SimpleNamespace(soft_label=soft_label))

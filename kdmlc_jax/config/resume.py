@@ -21,13 +21,16 @@ def read(path: pathlib.Path) -> ConfigDict:
     """The resolved config that a run has written to `path`; raises UserError where that is not one."""
     try:
         return from_json(json.loads(path.read_text()))
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read as the config of a run ({error})") from None
 
 
 def from_json(value: Any) -> ConfigDict:
-    """A config from what JSON has made of its `to_dict()`."""
-    return ConfigDict(_tuples(value))
+    """A config from what JSON has made of its `to_dict()`; fields that are newer have their defaults."""
+    config = base()
+    with config.unlocked():
+        config.update(_tuples(value))
+    return config
 
 
 def _tuples(value: Any) -> Any:
@@ -39,7 +42,7 @@ def _tuples(value: Any) -> Any:
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[tuple[str, str]]:
     """(field, "field=value (was value)") for each field in which two configs differ."""
-    before, after = flatten(base()) | flatten(old), flatten(new)  # fields newer than the old one: their defaults
+    before, after = flatten(old), flatten(new)
     changed = [field for field in sorted(before.keys() | after.keys()) if before.get(field) != after.get(field)]
     return [(field, f"{field}={after.get(field)!r} (was {before.get(field)!r})") for field in changed]
 

@@ -213,3 +213,16 @@ def test_labels_of_people_and_of_runs():
     config = config_lib.load("configs/cifar10n.py:human=random1,labels=runs/one,init_from=runs/two,features=f.npy")
     assert (config.noise.human, config.data.labels) == ("random1", "runs/one")
     assert (config.init_from, config.data.features) == ("runs/two", "f.npy")
+
+
+def test_a_config_of_an_earlier_version_is_read(tmp_path):
+    """Protects runs begun before a field existed: it has its default, in a section too, and nothing else changes."""
+    config = config_lib.load("configs/digits.py:lr=0.05")
+    written = config.to_dict()
+    del written["deploy"], written["train"]["steps_per_call"]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(written))
+    read = config_lib.read(path)
+    config_lib.check(read)
+    assert config_lib.flatten(read) == config_lib.flatten(config)
+    assert config_lib.changes(config, path) == []
