@@ -13,6 +13,7 @@ from kdmlc_jax.labels import decide
 from kdmlc_jax.labels.cross_fit import Chain, cross_fit
 from kdmlc_jax.labels.linear import LinearBeliefs, coordinates
 from kdmlc_jax.labels.posterior import Interval
+from kdmlc_jax.labels.purify.checks import check_label_pair
 from kdmlc_jax.labels.referee import head_coordinates, judge
 from kdmlc_jax.labels.verdict import Verdict
 
@@ -133,7 +134,8 @@ def vouch(
     Args:
       features: of the noisy rows: a network's, published ones, pixels.
       given_label: ỹ.
-      trusted_features, trusted_label: rows whose label is known to be right.
+      trusted_features, trusted_label: rows whose label is known to be right, one or more of each class: of a class
+        without one nothing is known, and all of its rows would be taken for others.
       classes: C.
       own_given: the trusted rows' own given labels, -1 where not known.
       precision: promised of `decision` = correct.
@@ -143,9 +145,10 @@ def vouch(
       Labels, confidence, decision and verdict.
 
     Raises:
-      UserError: as `linear_beliefs` and `promise`.
+      UserError: as `check_label_pair`, `linear_beliefs` and `promise`.
     """
     noisy, trusted = coordinates(features, trusted_features)
+    given_label, trusted_label, _ = check_label_pair(given_label, trusted_label, (noisy, trusted), classes)
     whole, full, chains = cross_fit(noisy, trusted, trusted_label, given_label, classes, own_given, seed=seed)
     q, rows = full.posterior, np.arange(len(given_label))
     suggested, sure, rate = q.argmax(axis=1), q.max(axis=1), full.wrong

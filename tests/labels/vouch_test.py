@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from kdmlc_jax.errors import UserError
 from kdmlc_jax.labels import vouch as vouching
 from kdmlc_jax.labels.posterior import Interval
 from kdmlc_jax.labels.verdict import Verdict
@@ -71,6 +72,21 @@ def test_nothing_is_known_of_one_row_a_class():
     found = vouching.vouch(x, given, t[one], label[one], 4)
     np.testing.assert_array_equal(found.corrected, given)
     assert "not assessed" in found.verdict.text() and "too few to hold any out" in found.verdict.text()
+
+
+def test_a_class_without_a_trusted_row_is_refused():
+    """Protects labels that are all right: of a class without a trusted row all rows would be taken for others."""
+    x, _, true, t, label = problem(0, 0.0)
+    known = label != 2
+    with pytest.raises(UserError, match="trusted_label: no row of class 2, expected one or more of each of 4"):
+        vouching.vouch(x, true, t[known], label[known], 4)
+
+
+def test_labels_that_are_none_are_refused():
+    """Protects from labels that NumPy would wrap: the row is named."""
+    x, given, _, t, label = problem(0, 0.4)
+    with pytest.raises(UserError, match="given_label row 3: -1 is out of range"):
+        vouching.vouch(x, np.where(np.arange(len(given)) == 3, -1, given), t, label, 4)
 
 
 def test_features_that_say_nothing_change_nothing():
