@@ -10,7 +10,7 @@ import kdmlc_jax
 
 PACKAGE = Path(kdmlc_jax.__file__).parent
 ROOT = PACKAGE.parent
-TEXTS = ("README.md", "CONTRIBUTING.md", "docs/scaling.md", "benchmarks/README.md")
+TEXTS = ("README.md", "CONTRIBUTING.md", "docs/imports.md", "docs/scaling.md", "benchmarks/README.md")
 
 
 def marked(name):
@@ -38,6 +38,16 @@ def test_files_that_a_text_names_exist(name):
     words |= set(re.findall(r"\]\((?!http)([^)#]+)", (ROOT / name).read_text()))
     paths = {word.partition(":")[0] for word in words if re.fullmatch(r"[\w./-]+\.py(:\S*)?", word)}
     assert not sorted(path for path in paths if not exists(path))
+
+
+def test_functions_that_contributing_points_to_exist():
+    """Protects "Where is …?" from functions that have moved: `file.py:name`, then `:name` for others in that file."""
+    spans, place, found = marked("CONTRIBUTING.md")[0], None, 0
+    for span in spans:
+        if match := re.fullmatch(r"([\w/]*\.py)?:(\w+)", span):
+            place, found = match[1] or place, found + 1
+            assert re.search(rf"^ *def {match[2]}\(", (PACKAGE / place).read_text(), re.MULTILINE), span
+    assert found > 9
 
 
 @pytest.mark.parametrize("name", TEXTS)

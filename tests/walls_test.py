@@ -300,3 +300,28 @@ def test_wall_has_teeth(rule, name):
     together = RULES[rule] if rule is no_circles else {name: RULES[rule][name]}
     planted = {other: Module(other, text, ast.parse(text)) for other, text in together.items()}
     assert any(name in fault for fault in rule(planted))
+
+
+EVERYWHERE = ("errors", "shapes", "arrays", "registry")  # not drawn: any room may use them
+
+
+def drawn(modules: dict[str, Module]) -> str:
+    """Which room imports which, as Mermaid; a room is a file or folder of the package, or configs/."""
+    rooms: dict[str, set[str]] = {}
+    for module in modules.values():
+        room = module.name.removeprefix("kdmlc_jax.").split(".")[0]
+        for name in imports(module):
+            other = name.removeprefix("kdmlc_jax.").split(".")[0]
+            if is_in(name, ("kdmlc_jax",)) and f"kdmlc_jax.{other}" in modules and other not in (room, *EVERYWHERE):
+                rooms.setdefault(room, set()).add(other)
+    lines = [f"    {room} --> {' & '.join(sorted(others))}" for room, others in sorted(rooms.items())]
+    return "\n".join(["flowchart TD", *lines])
+
+
+def test_the_imports_are_as_drawn():
+    """Protects readers of docs/imports.md from a graph of what the code once was."""
+    text = (ROOT / "docs" / "imports.md").read_text()
+    found = re.findall(r"```mermaid\n(.*?)\n```", text, re.DOTALL)
+    assert found == [drawn(SHIPPED)], f"the graph in docs/imports.md is to be\n{drawn(SHIPPED)}"
+    planted = Module("kdmlc_jax.labels.planted", text := "from kdmlc_jax import train", ast.parse(text))
+    assert drawn(SHIPPED | {planted.name: planted}) != found[0]

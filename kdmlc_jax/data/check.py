@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     wanted = config.data.on_bad_image
     config.data.on_bad_image, config.data.verify = "skip", True
 
-    from kdmlc_jax import train
+    from kdmlc_jax.experiment import Experiment
     from kdmlc_jax.data import sources
     from kdmlc_jax.data.prepare import from_source
 
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     dataset = from_source(config, source)
     for line in describe_run(config, dataset, source.notes):
         print(line)
-    train.Experiment(config, dataset)
+    Experiment(config, dataset)
     if source.skipped and wanted == "fail":
         raise UserError(
             f"{len(source.skipped)} unreadable images: mend them, or leave them out by data.on_bad_image=skip"
