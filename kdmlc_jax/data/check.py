@@ -32,9 +32,9 @@ def main(argv: list[str]) -> None:
     wanted = config.data.on_bad_image
     config.data.on_bad_image, config.data.verify = "skip", True
 
-    from kdmlc_jax.experiment import Experiment
     from kdmlc_jax.data import sources
     from kdmlc_jax.data.prepare import from_source
+    from kdmlc_jax.experiment import Experiment
 
     source = sources.load(config.data)
     for line in describe_source(source):
