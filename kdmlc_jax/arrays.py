@@ -36,11 +36,6 @@ def check_features(name: str, features: ArrayLike) -> np.ndarray:
 def check_labels(labels: ArrayLike, num_classes: int, place: object = "labels") -> np.ndarray:
     """`labels` as i32[N] in 0..C-1; anything else NumPy and JAX would wrap, clamp or round in silence.
 
-    Args:
-      labels: i[N].
-      num_classes: C.
-      place: what the error names.
-
     Raises:
       UserError: naming `place` and the first bad row.
     """
@@ -54,11 +49,7 @@ def check_labels(labels: ArrayLike, num_classes: int, place: object = "labels") 
 
 
 def load_array(path: Path) -> np.ndarray:
-    """The array in a .npy file, mapped rather than read, so that a foreign shape costs no memory.
-
-    Raises:
-      UserError: naming the file.
-    """
+    """The array in a .npy file, mapped, so that a foreign shape costs no memory; raises UserError naming the file."""
     if not path.exists():
         raise UserError(f"{path}: no such file")
     try:

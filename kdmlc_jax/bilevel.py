@@ -35,17 +35,10 @@ def look_ahead(
 ) -> LookAhead:
     """One optax update on `inner_loss`, differentiable in all that the loss closes over.
 
-    w' = w + tx(∇_w L(w), w): momentum, weight decay, schedules and clipping of `tx` included.
+    w' = w + tx(∇_w L(w), w): momentum, weight decay, schedules and clipping of `tx` included; loss and aux are at w.
 
-    Args:
-      inner_loss: w -> (scalar loss, aux).
-      tx: any optax transformation. Adam needs `eps_root > 0` here: its square root has an infinite derivative
-        wherever an inner gradient is exactly 0, and the meta-gradient becomes NaN.
-      params: w.
-      opt_state: the state of `tx` at w.
-
-    Returns:
-      w', the optimiser state at w', and loss and aux at w.
+    Any optax transformation; Adam needs `eps_root > 0` here: its square root has an infinite derivative wherever an
+    inner gradient is exactly 0, and the meta-gradient becomes NaN.
     """
     (loss, aux), gradient = jax.value_and_grad(inner_loss, has_aux=True)(params)
     updates, opt_state = tx.update(gradient, opt_state, params)
@@ -104,10 +97,7 @@ def init_memory(meta_params: PyTree) -> MetaMemory:
 def decay(outer_before: PyTree, outer_after: PyTree, step_size: float | jax.Array) -> Scalar:
     """The k-step recursion's γ = clip((1 - η)⟨g', g⟩ / ‖g‖², 0, 1), as a scalar.
 
-    Args:
-      outer_before: g, the outer gradient at w.
-      outer_after: g', the outer gradient at w'.
-      step_size: η, the inner learning rate.
+    g and g' are the outer gradients at w and w', η is the inner learning rate.
 
     Source: MLC's release; the clip is ours, because γ has no bound as ‖g‖ → 0.
     """
@@ -121,14 +111,10 @@ def recur(
 ) -> tuple[PyTree, Bool[Array, ""], MetaMemory]:
     """One turn of the k-step recursion: a_t = ∇_α + γ_t a_{t-1}; α moves at every k-th turn, then a is reset.
 
-    Args:
-      memory: what earlier turns left.
-      gradient: this turn's one-step meta-gradient.
-      gamma: γ_t, see `decay`.
-      steps: k ≥ 1, look-aheads per move of the meta-parameters.
+    `gradient` is this turn's one-step meta-gradient, γ_t that of `decay`, k ≥ 1 is `steps`.
 
     Returns:
-      (a_t, whether α moves now as bool[], the memory for the next turn).
+      (a_t, whether α moves now, the memory for the next turn).
     """
     total = optax.tree.add_scale(gradient, gamma, memory.accumulated)
     count = memory.count + 1

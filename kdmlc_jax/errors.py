@@ -32,26 +32,14 @@ class StoppedError(RuntimeError):
 
 
 def suggest(name: object, allowed: Iterable[str]) -> str:
-    """The end of an error line: ' (did you mean "x"?)' for the allowed name nearest to `name`.
-
-    Args:
-      name: what the user wrote.
-      allowed: the names that would have been accepted.
-
-    Returns:
-      The suggestion, or '' where nothing is near.
-    """
+    """The end of an error line: ' (did you mean "x"?)' for the allowed name nearest to `name`, '' where none is."""
     lowered = {candidate.lower(): candidate for candidate in allowed}
     near = difflib.get_close_matches(str(name).lower(), lowered, n=1)
     return f' (did you mean "{lowered[near[0]]}"?)' if near else ""
 
 
 def choose(place: str, value: str, allowed: tuple[str, ...]) -> str:
-    """Returns `value` if it is allowed.
-
-    Raises:
-      UserError: naming the config field, the value and what is allowed.
-    """
+    """Returns `value` if it is allowed; else UserError naming the config field, the value and what is allowed."""
     if value not in allowed:
         names = ", ".join(name or "''" for name in allowed)
         raise UserError(f'{place}: "{value}" is not one of {names}{suggest(str(value), allowed)}')
@@ -59,21 +47,13 @@ def choose(place: str, value: str, allowed: tuple[str, ...]) -> str:
 
 
 def whole(place: str, value: object, low: int) -> None:
-    """Refuses what is no whole number of `low` or more.
-
-    Raises:
-      UserError: naming the argument, the value and what is allowed.
-    """
+    """Raises UserError naming argument, value and what is allowed, for what is no whole number of `low` or more."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
         raise UserError(f"{place}: {value!r} is out of range, expected a whole number, {low} or more")
 
 
 def in_range(place: str, value: Any, low: float | int, high: float | int = math.inf) -> Any:
-    """Returns `value` if low <= value <= high.
-
-    Raises:
-      UserError: naming the config field, the value and the range (NaN and infinity are in none).
-    """
+    """Returns `value` if low <= value <= high; else UserError naming field, value and range; infinity is in none."""
     if not isinstance(value, Real) or not low <= float(value) <= high or math.isinf(value):
         raise UserError(f"{place}: {value} is outside [{low:g}, {high:g}]")
     return value

@@ -17,11 +17,7 @@ __all__ = ["load", "save"]
 
 
 def load(directory: str | pathlib.Path) -> Callable[[UInt8[np.ndarray, "B H W K"]], Float[np.ndarray, "B C"]]:
-    """The network saved in `directory`, as a function: images u8[B, H, W, K] -> probabilities f32[B, C].
-
-    Raises:
-      UserError: where it cannot be read.
-    """
+    """The network saved in `directory`, as a function: images -> probabilities; UserError where it cannot be read."""
     about, variables = read(pathlib.Path(directory))
     module = nets.build(about["net"], len(about["class_names"]))
     mean, std = (jnp.asarray(about[name], jnp.float32) for name in ("mean", "std"))

@@ -34,11 +34,9 @@ class Meter:
         return {"sums": self._sums, "count": self._count, "skipped": self._skipped}
 
     def add(self, step: int, metrics: dict[str, Any]) -> None:
-        """Takes the device metrics of step `step`, or of the steps from there on, and settles those before.
+        """Takes device metrics, f32[] of step `step` or f32[k] of k steps from there on, and settles those before.
 
-        Args:
-          step: the first step that `metrics` is of.
-          metrics: arrays f32[] of one step or f32[k] of k steps; with `finite`, whether the updated state is.
+        `finite` among them says whether the updated state is.
 
         Raises:
           NonFiniteError: naming the step and the metric that is NaN or infinite.

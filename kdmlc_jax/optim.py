@@ -17,9 +17,7 @@ def schedule(config: Any, total_steps: int) -> optax.Schedule:
     constant: lr. cosine: lr·(1 + cos(π t/T))/2. step: lr·.1^k after the k-th milestone. All three rise linearly
     from lr/steps-of-warm-up over the first `warm_up` share of the steps.
 
-    Args:
-      config: fields lr, schedule, milestones (fractions of the run), warm_up (fraction of the run).
-      total_steps: T.
+    `config.optim` gives lr, schedule, milestones and warm_up (fractions of the run), T is `total_steps`.
 
     Raises:
       UserError: for an unknown schedule.
@@ -39,9 +37,7 @@ def schedule(config: Any, total_steps: int) -> optax.Schedule:
 def build(config: Any, total_steps: int) -> optax.GradientTransformation:
     """The optimiser of one network; weight decay enters the gradient, before momentum (as in PyTorch's SGD).
 
-    Args:
-      config: fields name (sgd | adam), lr, momentum, weight_decay, clip (global norm, 0 = off) and `schedule`'s.
-      total_steps: optimiser steps of the whole run.
+    Clipping, where `config.clip` is above 0, is by the global norm; `total_steps` are those of the whole run.
 
     Raises:
       UserError: for an unknown optimiser or schedule.

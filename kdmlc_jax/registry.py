@@ -18,16 +18,7 @@ def names(package: ModuleType) -> tuple[str, ...]:
 
 
 def get(package: ModuleType, place: str, name: str) -> ModuleType:
-    """The module called `name`.
-
-    Args:
-      package: of the kind.
-      place: the config field that holds the name, for the error.
-      name: one of `names(package)`.
-
-    Raises:
-      UserError: if there is none, with the nearest name.
-    """
+    """The module called `name`; UserError naming `place`, the config field, if there is none, with the nearest name."""
     known = names(package)
     if name not in known:
         raise UserError(f'{place}: "{name}" is not one of {", ".join(known)}{suggest(name, known)}')

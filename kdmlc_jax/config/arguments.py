@@ -78,11 +78,7 @@ def resolve(config: ConfigDict, arguments: Mapping[str, str], recipe: str | None
 
 
 def assign(config: ConfigDict, path: str, text: str) -> None:
-    """Sets the field at `path` ("optim.lr") to `text`, read as the type the field has.
-
-    Raises:
-      UserError: naming the field and, where it does not exist, the nearest one that does.
-    """
+    """Sets the field at `path` ("optim.lr") to `text`, read as the type it has; where there is none, UserError."""
     fields = flatten(config)
     if path not in fields:
         raise UserError(f'config has no field "{path}"{suggest(path, sorted(fields))}')
@@ -128,11 +124,8 @@ def call(path: str, arguments: dict[str, str]) -> ConfigDict:
 
 
 def load(spec: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
-    """The resolved config of `path.py:arguments`, with overrides {"optim.lr": "0.1"} applied last.
-
-    Raises:
-      UserError: for a missing file, an unknown name or a value of the wrong type.
-    """
+    """The resolved config of `path.py:arguments`, with overrides {"optim.lr": "0.1"} applied last; UserError names what
+    is missing, unknown or of the wrong type."""
     path, _, arguments = spec.partition(":")
     given = parse_arguments(arguments)
     for name in ("name", "preset"):

@@ -76,10 +76,7 @@ def stats(dataset: Dataset) -> dict[str, np.ndarray]:
 def select(dataset: Dataset, kind: str, rows: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
     """What training reads of the images at `rows` of a split; the hidden truth is not among it.
 
-    Args:
-      dataset: the data of the run.
-      kind: noisy, trusted or meta; the last is the trusted split under other names.
-      rows: i32[n], positions within the split.
+    `kind` is noisy, trusted or meta; the last is the trusted split under other names.
     """
     at = (dataset.splits.noisy if kind == "noisy" else dataset.splits.trusted)[rows]
     third = rows.astype(np.int32) if kind == "noisy" else dataset.trusted_given[at]
@@ -118,7 +115,6 @@ class Resident:
             yield from [order] * (last - first)
 
     def rows(self, fixed: Any, feed: Any, position: jax.Array | int) -> dict[str, Any]:
-        """See `Pipeline`."""
         made: dict[str, Any] = {}
         for kind, order in feed.items():
             pairs = zip(NAMES[kind], NAMES["noisy" if kind == "noisy" else "trusted"], strict=True)
@@ -163,12 +159,10 @@ class Stream:
         return iter(merged.to_iter_dataset(options))
 
     def feeds(self, streams: Streams, start: int, stop: int, place: Place = _as_is) -> Generator[Any]:
-        """See `Pipeline`."""
         with contextlib.closing(self.iterator(streams, start, stop, place)) as iterator:
             yield from iterator
 
     def rows(self, fixed: Any, feed: Any, position: jax.Array | int) -> dict[str, Any]:
-        """See `Pipeline`."""
         return dict(feed)
 
 
@@ -200,15 +194,9 @@ def epoch_order(seed: int, epoch: int, steps: int, streams: Streams, noisy: int,
 
 
 def make_batch(rows: dict[str, Any], fixed: Any, key: Key, how: Any, views: bool = False) -> Batch:
-    """The normalised and augmented batch of one step, inside jit.
+    """The normalised and augmented batch of one step, inside jit, from `Pipeline.rows` and what is `fixed`.
 
-    Args:
-      rows: from `Pipeline.rows`.
-      fixed: holds `mean` and `std`.
-      key: this step's random key.
-      how: `config.augment`: the fields of all augmentations, and meta: what the meta images get, none | weak (those
-        that are `WEAK`) | all; for views flip, view_area and view_blur.
-      views: also two views of the noisy images (`Streams.views`); u8 only.
+    `how` is `config.augment`; `views`: also two views of the noisy images (`Streams.views`), u8 only.
     """
     batch = dict(rows)
     for number in (1, 2) if views else ():

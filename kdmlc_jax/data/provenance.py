@@ -35,26 +35,13 @@ class Provenance(NamedTuple):
 
 
 def fingerprint(ids: np.ndarray, class_names: Sequence[str]) -> str:
-    """A digest of the images' names in order and of the classes: rows of one listing mean nothing in another.
-
-    Args:
-      ids: str[N] or i64[N].
-      class_names: C names.
-    """
+    """A digest of the images' names in order and of the classes: rows of one listing mean nothing in another."""
     text = "\0".join((*class_names, "", *map(str, ids)))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save(path: str | Path, kept: Provenance) -> None:
-    """Writes noise.npz, whole or not at all; an unknown rate is kept as NaN, an unknown matrix with no rows.
-
-    Args:
-      path: the file; its directory exists.
-      kept: what it will hold.
-
-    Raises:
-      UserError: where the file cannot be written.
-    """
+    """Writes noise.npz by `atomic_write`; an unknown rate is kept as NaN, an unknown matrix with no rows."""
     rate, matrix = kept.realised_rate, kept.realised_matrix
     arrays = {
         **kept.splits._asdict(),
@@ -70,17 +57,7 @@ def save(path: str | Path, kept: Provenance) -> None:
 
 
 def load(path: str | Path) -> Provenance:
-    """Reads what `save` wrote.
-
-    Args:
-      path: the file.
-
-    Returns:
-      What was saved.
-
-    Raises:
-      UserError: for a missing, damaged or foreign file.
-    """
+    """What `save` wrote; raises UserError for a missing, damaged or foreign file."""
     try:
         # np.load leaves a file open that it cannot read, so it is not given the path.
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:

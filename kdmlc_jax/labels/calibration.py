@@ -10,12 +10,8 @@ from jaxtyping import Array, Float, Int
 def temperature(logits: Float[ArrayLike, "M C"], label: Int[ArrayLike, " M"]) -> Float[Array, ""]:
     """The t for which softmax(t z) predicts the labels best, in cross-entropy (Guo et al. 2017, arXiv 1706.04599).
 
-    Args:
-      logits: z f32[M, C] on rows that the network has not learned from.
-      label: i32[M], their true labels.
-
-    Returns:
-      f32[], one of 200 values from .02 to 5, evenly spaced in their logarithm; the inverse of Guo's T.
+    z and true labels of rows that the network has not learned from; t is one of 200 values from .02 to 5, evenly
+    spaced in their logarithm, the inverse of Guo's T.
     """
     z, at = jnp.asarray(logits), jnp.asarray(label)[:, None]
     candidates = jnp.geomspace(0.02, 5.0, 200)

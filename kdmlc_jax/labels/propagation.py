@@ -128,15 +128,9 @@ def propagate(
 def nearest(
     features: Float[Array | np.ndarray, "N D"], neighbours: int, block: int
 ) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
-    """The `neighbours` other rows of greatest cosine, the greatest first, in memory of block·N.
+    """Cosines and numbers of the k other rows of greatest cosine, the greatest first, in memory of block·N.
 
-    Args:
-      features: f32[N, D], finite; rows of zeros have cosine 0 with all.
-      neighbours: k, 1 to N - 1.
-      block: 1 to N.
-
-    Returns:
-      Cosines f32[N, k] and row numbers i32[N, k].
+    Features are finite; rows of zeros have cosine 0 with all. k is 1 to N - 1, block 1 to N.
     """
     rows = unit(jnp.asarray(features))
     total = len(rows)
@@ -166,10 +160,7 @@ def unit(features: Float[Array, "N D"]) -> Float[Array, "N D"]:
 def normalised(similarity: Float[Array, "N k"], neighbour: Int[Array, "N k"], power: Any) -> Graph:
     """W_n = D^-½ (A + Aᵀ) D^-½ with A = max(similarity, 0)^power, D its sums; what has no edge keeps none.
 
-    Args:
-      similarity: f32[N, k], to `neighbour`.
-      neighbour: i32[N, k], other rows, none twice.
-      power: 0 or more.
+    `similarity` is to `neighbour`, other rows, none twice; power is 0 or more.
     """
     alike = similarity > _LEAST_SIMILARITY
     weight = jnp.where(alike, jnp.where(alike, similarity, 1.0) ** power, 0.0)
@@ -195,15 +186,8 @@ def solve(graph: Graph, columns: Float[Array, "N C"], alpha: Any, steps: int, to
     jax.scipy's, of one column, takes four times as long for 100 classes when mapped over them (it then gathers numbers,
     not rows); given all columns as one unknown, it has one step size for all.
 
-    Args:
-      graph: W_n, of `normalised`: its eigenvalues are in [-1, 1].
-      columns: Y f32[N, C].
-      alpha: α in [0, 1).
-      steps: at most.
-      tolerance: of ‖residual‖ / ‖y‖, at which a column is left as it is.
-
-    Returns:
-      f32[N, C].
+    W_n is of `normalised`: its eigenvalues are in [-1, 1], α in [0, 1). A column is left as it is where its
+    ‖residual‖ / ‖y‖ is down to the tolerance.
     """
 
     def squares(z: jax.Array) -> jax.Array:

@@ -35,13 +35,7 @@ def otsu(values: Float[ArrayLike, " N"], criterion: str = "variance", bins: int 
     n, μ and σ are those of the bins' centres; of thresholds that do equally well (an empty gap) the middle one is
     taken. The class means returned are those of `values`.
 
-    Args:
-      values: f32[N] in [0, 1].
-      criterion: "variance" | "deviation".
-      bins: number of bins, 2 or more.
-
-    Returns:
-      The split. Where all values fall into one bin there is nothing to separate: threshold and lower mean are 0.
+    Values are in [0, 1]; where all fall into one bin there is nothing to separate: threshold and lower mean are 0.
 
     Raises:
       UserError: for another criterion.
@@ -79,12 +73,7 @@ def upper_probability(values: Float[ArrayLike, " N"], floor: float = 1e-6) -> Fl
     """P(upper component | value) under the mixture of two Gaussians of greatest likelihood, the upper that of the
     larger mean; by scikit-learn's EM, from the halves of `otsu`'s split.
 
-    Args:
-      values: f32[N], any finite numbers.
-      floor: added to both variances, in units of the sample's variance.
-
-    Returns:
-      f32[N]; ½ where all values are equal.
+    `floor` is added to both variances, in units of the sample's variance. ½ where all values are equal.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture

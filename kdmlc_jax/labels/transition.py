@@ -14,13 +14,6 @@ def counted_transition(beliefs: Float[ArrayLike, "N C"], given_label: Int[ArrayL
     """T̂[y, ỹ] = (1 + n(y, ỹ)) / Σ_ỹ' (1 + n(y, ỹ')), n counting the noisy images believed to be y and labelled ỹ.
 
     Needs no trusted label; what the beliefs get wrong is counted as noise.
-
-    Args:
-      beliefs: f32[N, C].
-      given_label: i32[N].
-
-    Returns:
-      f32[C, C], rows on the simplex.
     """
     beliefs = jnp.asarray(beliefs)
     count = jnp.ones((beliefs.shape[1],) * 2).at[jnp.argmax(beliefs, axis=1), jnp.asarray(given_label)].add(1.0)
@@ -34,14 +27,7 @@ def fitted_transition(
 
     One step: q_i ∝ p(x_i) T[:, ỹ_i], then T[y, ỹ] ∝ 1 + Σ_i q_iy [ỹ_i = ỹ]. The likelihood is concave in T, and with
     calibrated beliefs (`calibration.temperature`) uncertain ones do not blur T̂; `counted_transition` they do.
-
-    Args:
-      beliefs: p f32[N, C], rows on the simplex.
-      given_label: i32[N].
-      steps: of EM, from a T halfway between the identity and the even one.
-
-    Returns:
-      f32[C, C], rows on the simplex, true y, columns given ỹ.
+    It starts `halfway`.
     """
     p, given = jnp.asarray(beliefs), jnp.asarray(given_label)
 
@@ -67,13 +53,8 @@ def transition_matrix(joint: Matrix) -> Matrix:
 def update_joint(joint: Matrix, logits: Logits, given_label: Labels, keep: float = 0.99) -> Matrix:
     """One step of online EM for P(y, ỹ): the posterior q ∝ p(y|x) T̂[y, ỹ] of a batch, averaged in [ours].
 
-    What `fitted_transition` does to a whole set, in training; blurred beliefs do not blur T̂ here either.
-
-    Args:
-      joint: f32[C, C].
-      logits: f32[B, C] of the network whose beliefs are used.
-      given_label: i32[B].
-      keep: share of the old estimate kept per step.
+    What `fitted_transition` does to a whole set, in training; blurred beliefs do not blur T̂ here either. The logits
+    are of the network whose beliefs are used, `keep` is the share of the old estimate kept per step.
     """
     given = jax.nn.one_hot(given_label, joint.shape[0])
     # Without the floor an entry that no image supports reaches 0 in time, and its logarithm leaves the reals.
@@ -85,12 +66,8 @@ def update_joint(joint: Matrix, logits: Logits, given_label: Labels, keep: float
 def trusted_transition(beliefs: ArrayLike, label: ArrayLike) -> Float[np.ndarray, "C C"]:
     """T̂[y, ỹ] = mean of p(ỹ | x) over the trusted images of class y (GLC, Hendrycks et al. 2018, equation 1).
 
-    Args:
-      beliefs: f32[M, C] of a network trained on the noisy labels, which has not seen these images.
-      label: i32[M], their trusted labels.
-
-    Returns:
-      f32[C, C], rows on the simplex; a class without a trusted image has an even row.
+    Beliefs f32[M, C] are of a network trained on the noisy labels, which has not seen these images, labels i32[M] the
+    trusted ones. A class without a trusted image has an even row.
 
     Raises:
       UserError: for lengths that disagree.
@@ -116,16 +93,7 @@ def label_right(
     p is a belief about the label that an image carries, as networks trained on noisy labels have it; q, about its true
     class, is the distribution for which KL(p ‖ q T) is least: `steps` steps of EM from the even one,
     q_y ← q_y Σ_c T[y, c] p_c / (q T)_c. How often classes are mistaken for each other then counts beside what the
-    networks see in the image.
-
-    Args:
-      beliefs: p f32[N, C], rows on the simplex.
-      given_label: i32[N].
-      transition: T f32[C, C], rows true, columns given, all entries above 0.
-      steps: few leave q smoother.
-
-    Returns:
-      f32[N] in [0, 1].
+    networks see in the image. All entries of T are above 0; few steps leave q smoother.
     """
     p, transition = jnp.asarray(beliefs), jnp.asarray(transition)
     even = jnp.full_like(p, 1.0 / p.shape[1])

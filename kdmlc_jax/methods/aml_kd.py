@@ -155,7 +155,6 @@ class AmlKD(NoisyTeacher):
         return 0
 
     def init(self, key: Key, images: Images) -> AmlKDState:
-        """See `Method.init`."""
         return AmlKDState(**self.init_networks(key, images), labels=unpropagated(self.info))
 
     def batch_weight(self, weight: PerImage) -> PerImage:

@@ -72,11 +72,7 @@ def default_config(preset: str = "") -> ConfigDict:
 
 
 def make(config: Any, info: Info) -> "BlindKD":
-    """The method that `config` describes.
-
-    Raises:
-      UserError: for an option outside its range, or fewer epochs than both phases need.
-    """
+    """The method that `config` describes; raises UserError for options out of range and too few epochs."""
     from kdmlc_jax.methods.release.blind_kd import ReleasedBlindKD
 
     options, epochs = config.method, config.train.epochs
@@ -137,7 +133,6 @@ class BlindKD(Method):
         )
 
     def init(self, key: Key, images: Images) -> BlindKDState:
-        """See `Method.init`."""
         teacher, student = (
             train_state.create(jax.random.fold_in(key, number), module, self.tx, images)
             for number, module in enumerate((self.teacher, self.student))
@@ -265,7 +260,6 @@ class BlindKD(Method):
         return self.belief(state, images, given_label)
 
     def networks(self, state: BlindKDState) -> dict[str, NetState]:
-        """See `Method.networks`."""
         return {"student": state.student, "teacher": state.teacher}
 
     def report(self, state: BlindKDState) -> Report:

@@ -66,7 +66,6 @@ class CrossEntropy(Method):
         return (Stage("train", self.epochs, self.streams, self.step),)
 
     def init(self, key: Key, images: Images) -> NetState:
-        """See `Method.init`."""
         return train_state.create(key, self.module, self.tx, images, self.ema)
 
     def targets(self, batch: Batch) -> tuple[Images, SoftLabels]:
@@ -90,7 +89,6 @@ class CrossEntropy(Method):
         return net.descend(gradient, batch_stats, self.ema), {"loss": loss}
 
     def predict(self, net: NetState, images: Images) -> Logits:
-        """See `Method.predict`."""
         return train_state.evaluate(net, images).logits
 
     def correct(self, net: NetState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
@@ -98,5 +96,4 @@ class CrossEntropy(Method):
         return jax.nn.softmax(self.predict(net, images))
 
     def networks(self, net: NetState) -> dict[str, NetState]:
-        """See `Method.networks`."""
         return {self.traits.deployed: net}

@@ -146,7 +146,6 @@ class DMLP(Method):
         return Stage(name, epochs, streams, partial(self.step, inner), partial(self.begin, inner, purifies), done)
 
     def init(self, key: Key, images: Images) -> DMLPState:
-        """See `Method.init`."""
         made = tuple(part.init(jax.random.fold_in(key, number), images) for number, part in enumerate(self.parts))
         even = jnp.full((self.info.num_noisy, self.info.num_classes), 1.0 / self.info.num_classes)
         state = DMLPState(made, {}, Bank(even))
@@ -219,7 +218,6 @@ class DMLP(Method):
         return self.parts[0].correct(state.parts[0], images, label, index)
 
     def networks(self, state: DMLPState) -> dict[str, NetState]:
-        """See `Method.networks`."""
         found = (part.networks(own) for part, own in zip(self.parts, state.parts, strict=True))
         return {name: net for nets in found for name, net in nets.items()}
 

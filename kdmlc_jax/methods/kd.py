@@ -56,7 +56,6 @@ class Distillation(NoisyTeacher):
         return *self.teacher_stages, Stage("student", self.epochs, self.streams, self.step)
 
     def init(self, key: Key, images: Images) -> DistillationState:
-        """See `Method.init`."""
         return DistillationState(**self.init_networks(key, images))
 
     def loss(self, params: Any, student: NetState, batch: Batch, teacher_logits: Logits) -> tuple[Scalar, Any]:

@@ -99,7 +99,6 @@ class KDMLC(Method):
         return mlc.stages(self.step, self.spans, self.streams)
 
     def init(self, key: Key, images: Images) -> KDMLCState:
-        """See `Method.init`."""
         student = train_state.create(jax.random.fold_in(key, 2), self.module, self.tx, images, self.options.student_ema)
         return KDMLCState(self.meta.init(key, images), student)
 
@@ -148,7 +147,6 @@ class KDMLC(Method):
         return jnp.clip(since / max(self.options.ramp, 1.0 / self.steps_per_epoch), 0.0, 1.0)
 
     def predict(self, state: KDMLCState, images: Images) -> Logits:
-        """See `Method.predict`."""
         return train_state.evaluate(state.student, images).logits
 
     def correct(self, state: KDMLCState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
@@ -156,7 +154,6 @@ class KDMLC(Method):
         return self.meta.correct(state.teacher, images, given_label)
 
     def networks(self, state: KDMLCState) -> dict[str, NetState]:
-        """See `Method.networks`."""
         return {"student": state.student, "teacher": state.teacher.net}
 
     def report(self, state: KDMLCState) -> Report:

@@ -78,7 +78,6 @@ class MLC(Method):
         return stages(self.step, self.spans, self.streams)
 
     def init(self, key: Key, images: Images) -> MetaCorrectorState:
-        """See `Method.init`."""
         return self.meta.init(key, images)
 
     def step(
@@ -91,7 +90,6 @@ class MLC(Method):
         return self.meta.commit(state, ahead, batch["label"]), metrics | evenness
 
     def predict(self, state: MetaCorrectorState, images: Images) -> Logits:
-        """See `Method.predict`."""
         return train_state.evaluate(state.net, images).logits
 
     def correct(self, state: MetaCorrectorState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
@@ -99,7 +97,6 @@ class MLC(Method):
         return self.meta.correct(state, images, given_label)
 
     def networks(self, state: MetaCorrectorState) -> dict[str, NetState]:
-        """See `Method.networks`."""
         return {self.traits.deployed: state.net}
 
     def report(self, state: MetaCorrectorState) -> Report:

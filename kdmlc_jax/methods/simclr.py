@@ -99,7 +99,6 @@ class SimCLR(Method):
         return (Stage("simclr", self.epochs, self.streams, self.step),)
 
     def init(self, key: Key, images: Images) -> SimCLRState:
-        """See `Method.init`."""
         made = {
             name: train_state.create(jax.random.fold_in(key, number), module, optax.identity(), images)
             for number, (name, module) in enumerate(self.modules.items())
@@ -127,5 +126,4 @@ class SimCLR(Method):
         return jax.nn.softmax(train_state.evaluate(state.nets[self.traits.deployed], images).logits)
 
     def networks(self, state: SimCLRState) -> dict[str, NetState]:
-        """See `Method.networks`."""
         return dict(state.nets)

@@ -15,15 +15,10 @@ __all__ = ["Output", "build", "head_of"]
 
 
 def build(name: str, num_classes: int, place: str = "network") -> nn.Module:
-    """The image network called `name`.
-
-    Args:
-      name: of a form that one of the families knows, e.g. cnn16, resnet32, preact_resnet18.
-      num_classes: C.
-      place: the config field that an error names.
+    """The image network called `name`, of a form that one of the families knows: cnn16, resnet32, preact_resnet18 …
 
     Raises:
-      UserError: for a name of no family, with the nearest one that there is.
+      UserError: naming `place`, for a name of no family, with the nearest one that there is.
     """
     package = sys.modules[__name__]
     families = [registry.get(package, place, family) for family in registry.names(package)]

@@ -48,15 +48,8 @@ def layout(tree: Any, mesh: Mesh, how: Any) -> Any:
 
     Replicated, but: with `how.sharding` "fsdp" an array of at least `how.shard_above` elements, parameter, optimiser
     state or average alike, is split along its largest dimension that the devices divide (the first of equals); with
-    `how.split_banks` a `Bank` is split along its rows, over the data axis, where that divides them.
-
-    Args:
-      tree: arrays or their shapes.
-      mesh: of the run.
-      how: the config's fields `parallel`.
-
-    Returns:
-      A tree of NamedSharding.
+    `how.split_banks` a `Bank` is split along its rows, over the data axis, where that divides them. `how` is
+    `config.parallel`, `tree` of arrays or their shapes.
     """
 
     def of(leaf: Any) -> Any:

@@ -33,11 +33,7 @@ def in_any(flag: bool) -> bool:
 
 
 def on_main(action: Callable[[], Any]) -> None:
-    """Calls `action` in process 0 while the others wait.
-
-    Raises:
-      UserError: in the others, where `action` raises whatever it does in process 0.
-    """
+    """Calls `action` in process 0 while the others wait; what it raises there is a UserError in the others."""
     error = None
     if is_main():
         try:
@@ -51,10 +47,8 @@ def on_main(action: Callable[[], Any]) -> None:
 def decide(fn: Callable[[], Any]) -> Any:
     """What `fn` gives in process 0, a pytree of host arrays and numbers, in every process; the others wait for it.
 
-    `fn` exchanges nothing with the others, which do not call it: it looks at no array that they hold parts of.
-
-    Raises:
-      UserError: in the others, where `fn` raises whatever it does in process 0.
+    `fn` exchanges nothing with the others, which do not call it: it looks at no array that they hold parts of. What it
+    raises is a UserError there.
     """
     if alone():
         return fn()
@@ -69,12 +63,8 @@ def decide(fn: Callable[[], Any]) -> Any:
 def assert_same(tree: Any, what: str) -> None:
     """Compares the processes' own copies of `tree`, by SHA-256 of each leaf; parts that only one holds are left out.
 
-    Args:
-      tree: arrays and numbers, the same in every process if all is well.
-      what: begins the error.
-
     Raises:
-      UserError: in every process, where one of them has another tree, or the first leaf that differs.
+      UserError: beginning with `what`, in every process, where one has another tree, or the first leaf that differs.
     """
     if alone():
         return

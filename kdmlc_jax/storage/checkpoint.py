@@ -77,11 +77,8 @@ class Checkpoints:
     def save(self, step: int, state: Any, progress: dict, metric: float | None = None) -> None:
         """Starts writing `state` (a pytree of arrays) and `progress` (JSON) as step `step`; atomic, asynchronous.
 
-        Args:
-          step: its number; one that is there already is replaced.
-          state: arrays; they may be donated as soon as this returns.
-          progress: whatever the host needs to go on.
-          metric: the best checkpoint is the one where this is highest; None never is.
+        One that is there already is replaced; the arrays may be donated as soon as this returns. The best checkpoint is
+        the one where `metric` is highest; None never is.
 
         Raises:
           StorageError: where this one or the one before cannot be written; older ones stay as they are.

@@ -18,12 +18,6 @@ from kdmlc_jax.errors import StorageError, UserError
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """Opens a temporary file beside `path` and renames it at the end: a reader never sees half a file.
 
-    Args:
-      path: the file; its directory exists.
-
-    Yields:
-      A binary file to write to.
-
     Raises:
       StorageError: where the file cannot be written.
     """

@@ -28,11 +28,7 @@ def save(directory: pathlib.Path, net: NetState, description: dict) -> None:
 
 
 def read(directory: pathlib.Path) -> tuple[dict, Any]:
-    """What `save` has written: the description and the variables.
-
-    Raises:
-      UserError: where it cannot be read.
-    """
+    """What `save` has written, the description and the variables; raises UserError where it cannot be read."""
     try:
         about = json.loads((directory / "network.json").read_text())
         saved = serialization.msgpack_restore((directory / "weights.msgpack").read_bytes())
@@ -46,20 +42,10 @@ def read(directory: pathlib.Path) -> tuple[dict, Any]:
 
 
 def start(net: NetState, about: dict, saved: Any, class_names: Sequence[str], place: str) -> tuple[NetState, bool]:
-    """`net` with saved weights; the last layer keeps its own where the classes differ.
-
-    Args:
-      net: in its first state.
-      about: from `read`, as is `saved`.
-      saved: params and batch_stats.
-      class_names: of this run.
-      place: what an error names.
-
-    Returns:
-      The network's state, and whether the last layer is the saved one.
+    """`net` with weights that `read` gave, and whether its last layer is the saved one: not where the classes differ.
 
     Raises:
-      UserError: naming the first array that is absent or of another shape.
+      UserError: naming `place` and the first array that is absent or of another shape.
     """
     head, same = nets.head_of(net.params), about["class_names"] == list(class_names)
     wanted = {"params": net.params, "batch_stats": net.batch_stats}

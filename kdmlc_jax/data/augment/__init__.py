@@ -49,14 +49,7 @@ def check(how: Any, size: tuple[int, ...], dtype: np.dtype) -> None:
 def augmented(key: Key, images: Images, how: Any, weak: bool = False) -> Images:
     """All that `config.augment` asks for; each has its own key, so switching one off leaves the others as they were.
 
-    Args:
-      key: typed key.
-      images: f32[B, H, W, K], normalised.
-      how: `config.augment`, static.
-      weak: only those that are `WEAK`.
-
-    Returns:
-      f32[B, H, W, K].
+    Images are normalised, `how` is `config.augment`; with `weak` only those that are `WEAK`.
     """
     for module in augmentations():
         value = getattr(how, module.FIELD)

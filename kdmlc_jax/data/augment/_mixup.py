@@ -10,15 +10,8 @@ from kdmlc_jax.shapes import Images, Key
 
 def mixup(key: Key, images: Images, alpha: float | int) -> tuple[Images, Callable[[jax.Array], jax.Array]]:
     """x̃_i = λ_i x_i + (1-λ_i) x_π(i) with λ_i ~ Beta(α, α), folded to λ ≥ ½ (MixUp, Zhang et al. 2018; the fold, by
-    which an image stays nearer to itself than to its partner, is MixMatch's).
-
-    Args:
-      key: typed key.
-      images: f32[B, H, W, K].
-      alpha: α > 0.
-
-    Returns:
-      The mixed images, and a function that mixes targets f32[B, C] in the same way.
+    which an image stays nearer to itself than to its partner, is MixMatch's); also a function that mixes targets
+    f32[B, C] in the same way. α > 0.
     """
     weight_key, order_key = jax.random.split(key)
     weight = jax.random.beta(weight_key, alpha, alpha, (len(images),))

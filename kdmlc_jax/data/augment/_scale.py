@@ -10,14 +10,9 @@ Channels = Float[Array | np.ndarray, " K"]
 
 
 def channel_stats(images: Num[np.ndarray, "N H W K"]) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
-    """Mean and standard deviation of every channel, of uint8 on the scale 0..1.
+    """Mean and standard deviation of every channel, of uint8 on the scale 0..1, of features f32 as they are.
 
-    Args:
-      images: u8[N, H, W, K], the training images, or features f32[N, H, W, K].
-
-    Returns:
-      f32[K] and f32[K]; a deviation is 1/255 at least (1e-6 of features), so that a constant channel can be
-      divided by it.
+    A deviation is 1/255 at least (1e-6 of features), so that a constant channel can be divided by it.
     """
     if images.dtype != np.uint8:
         rows = images.reshape(-1, images.shape[-1]).astype(np.float64)
@@ -35,16 +30,7 @@ def channel_stats(images: Num[np.ndarray, "N H W K"]) -> tuple[Float[np.ndarray,
 
 
 def normalise(images: Pixels, mean: Channels, std: Channels) -> Float[jax.Array, "*B K"]:
-    """(x/255 - mean) / std per channel; features f32 are not divided by 255.
-
-    Args:
-      images: u8[..., K], grey levels 0..255, or features f32[..., K].
-      mean: f32[K], from `channel_stats`.
-      std: f32[K], above 0.
-
-    Returns:
-      f32[..., K].
-    """
+    """(x/255 - mean) / std per channel, of `channel_stats`; features f32 are not divided by 255."""
     channel = (1,) * (images.ndim - 1) + (-1,)
     scaled = images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images
     return jnp.asarray((scaled - jnp.reshape(mean, channel)) / jnp.reshape(std, channel))

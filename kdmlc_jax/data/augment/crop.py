@@ -16,16 +16,7 @@ def check(pad: int, size: tuple[int, ...]) -> None:
 
 
 def apply(key: Key, images: Images, pad: int) -> Images:
-    """Pads by reflection and cuts a window of the old size at a random place.
-
-    Args:
-      key: typed key.
-      images: f32[B, H, W, K].
-      pad: pixels on each side, static, 0 to min(H, W) - 1.
-
-    Raises:
-      UserError: for a pad out of range, at trace time.
-    """
+    """Pads by reflection and cuts a window of the old size at a random place; UserError as `check`, at trace time."""
     shape = images.shape[1:]
     check(pad, shape[:2])
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")

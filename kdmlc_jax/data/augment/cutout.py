@@ -20,11 +20,6 @@ def apply(key: Key, images: Images, side: int) -> Images:
 
     The square covers rows c - ⌊s/2⌋ to c - ⌊s/2⌋ + s - 1 around a centre c anywhere in the image, columns likewise; the
     border may cut it.
-
-    Args:
-      key: typed key.
-      images: f32[B, H, W, K], mean-centred.
-      side: s in pixels, static, 0 or more.
     """
     batch, height, width, _ = images.shape
     row_key, column_key = jax.random.split(key)

@@ -14,12 +14,6 @@ def check(flip: bool, size: tuple[int, ...]) -> None:
 
 
 def apply(key: Key, images: Images, flip: bool | jax.Array = True) -> Images:
-    """Mirrors each image left to right with probability 1/2.
-
-    Args:
-      key: typed key.
-      images: f32[B, H, W, K].
-      flip: static; False leaves all as they are.
-    """
+    """Mirrors each image left to right with probability 1/2; False leaves all as they are."""
     mirrored = jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1)) & flip
     return jnp.where(mirrored, images[:, :, ::-1], images)

@@ -65,12 +65,8 @@ def read_bytes(path: Path) -> bytes:
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file, stripped; raises UserError naming it."""
     try:
-        text = path.read_text(encoding="utf-8-sig").removesuffix("\n")
+        text = io.TextIOWrapper(io.BytesIO(read_bytes(path)), "utf-8-sig").read().removesuffix("\n")
         return [line.strip() for line in text.split("\n")] if text else []
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8 text") from error
 
@@ -105,12 +101,7 @@ class Files(NamedTuple):
 
 
 def open_files(path: Path, names: Container[str], published: Mapping[str, tuple[int, str]]) -> Files:
-    """The files of a folder or of a .tar.gz.
-
-    Args:
-      path: the folder or archive.
-      names: base names of the files that may be asked for; an archive's others are not kept.
-      published: size in bytes and md5 of published files, by base name.
+    """The files of a folder or of a .tar.gz, of which only those whose base names are among `names` are kept.
 
     Raises:
       UserError: for an archive that is damaged, unpacks to more than MAX_UNPACKED_BYTES or has suspicious members.

@@ -48,13 +48,7 @@ def groups(images: Images, test_images: Images | None) -> tuple[Int[np.ndarray, 
 def count(
     train: Int[np.ndarray, " N"], test: Int[np.ndarray, " M"], given_label: Int[np.ndarray, " N"], parts: Splits
 ) -> Duplicates:
-    """Figures about the copies in a training set.
-
-    Args:
-      train, test: i64[N], i64[M], from `groups`.
-      given_label: i32[N].
-      parts: the split, made with these groups.
-    """
+    """Figures about the copies in a training set, split with the `groups` that `train` and `test` are."""
     distinct, first, group = np.unique(train, return_index=True, return_inverse=True)
     conflict = np.unique(group[given_label != given_label[first][group]])
     unused = np.ones(len(train), bool)

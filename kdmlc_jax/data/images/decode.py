@@ -54,11 +54,7 @@ class Header(NamedTuple):
 
 
 def inspect(path: str | os.PathLike[str], max_megapixels: float | int) -> Header:
-    """The header of an image file.
-
-    Args:
-      path: the file.
-      max_megapixels: the most pixels it may claim, in millions.
+    """The header of an image file, which may claim so many pixels at most.
 
     Raises:
       BadImage: for what is no readable file, no image of `FORMATS`, of an unusable pixel mode, or too large.
@@ -81,14 +77,7 @@ def decode(
     Size S > 0: the largest centred square is scaled to S x S, bilinear and antialiased; the same as scaling the
     shorter side to S and cropping the centre. Of large files a reduced version of at least 2S is decoded first.
 
-    Args:
-      source: the file, or its bytes.
-      size: S, side in pixels; 0 keeps the image as it is.
-      channels: 1 = luma, 3 = RGB (grey repeated).
-      max_megapixels: the most pixels it may claim, in millions.
-
-    Returns:
-      u8[H, W, K], H = W = S for S > 0.
+    S = 0 keeps the size. K = 1 is luma, 3 RGB (grey repeated).
 
     Raises:
       BadImage: as `inspect`, and for files that are damaged or cut off.

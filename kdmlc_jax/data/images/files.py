@@ -38,13 +38,9 @@ def _map(function: Callable[[int], T], rows: Sequence[int]) -> list[T]:
 
 
 class ImageFiles:
-    """Image files as a lazy u8[N, H, W, K]; rows are decoded when asked for, by all cores.
+    """Image files as a lazy u8[N, H, W, K]; rows are decoded when asked for, by all cores, as `decode` does.
 
-    Args:
-      paths: N files.
-      size: S as in `decode`; 0 = as they are, which is then the first file's size for all.
-      channels: K, 1 or 3.
-      max_megapixels: the most pixels a file may claim, in millions.
+    Size 0 keeps the first file's, which all then have.
 
     Raises:
       UserError: where S = 0 and the first file is no image.
@@ -79,11 +75,7 @@ class ImageFiles:
         return images
 
     def digests(self, rows: Any = slice(None)) -> Shaped[np.ndarray, " n"]:
-        """V16[n], a BLAKE2b digest of each file's bytes, for the search of duplicates; nothing is decoded.
-
-        Raises:
-          UserError: naming the first file that cannot be read.
-        """
+        """A BLAKE2b digest of each file's bytes; nothing is decoded. UserError names the first that cannot be read."""
         index = np.arange(len(self))[rows]
         found = _map(lambda row: self._named(row, _digest), index.tolist())
         return np.array([np.void(digest) for digest in found], "V16")
@@ -110,16 +102,9 @@ def _digest(path: str) -> bytes:
 def survey(
     paths: Sequence[str | os.PathLike[str]], max_megapixels: float | int, verify: bool
 ) -> tuple[list[Header | None], list[tuple[int, str]]]:
-    """Looks at every file, by all cores.
+    """Looks at every file, by all cores: its header, None where it is bad; and (index, reason) of each bad one.
 
-    Args:
-      paths: N files.
-      max_megapixels: the most pixels a file may claim, in millions.
-      verify: decode each file to the end instead of reading its header alone.
-
-    Returns:
-      headers: N, None where a file is bad.
-      bad: (index, reason) of each bad file.
+    With `verify` each is decoded to the end.
     """
 
     def look(row: int) -> tuple[Header | None, str]:

@@ -13,11 +13,7 @@ from kdmlc_jax.errors import UserError
 
 
 def load(data: ConfigDict) -> Source:
-    """Reads the data set that a config's `data` names.
-
-    Args:
-      data: `config.data`; see `config.base` for its fields. An empty `dir` looks below the environment variable
-        KDMLC_DATA, under the set's usual folder name.
+    """Reads the data set that `config.data` names.
 
     Raises:
       UserError: for an unknown name, no directory, and files that are missing, damaged or disagree.

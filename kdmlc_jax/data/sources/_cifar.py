@@ -77,9 +77,8 @@ PUBLISHED = {
 def load(data: ConfigDict) -> Source:
     """u8[N, 32, 32, 3] in the files' own order, and labels 0 to 9, or the fine labels 0 to 99.
 
-    Args:
-      data: `config.data` with source cifar10 or cifar100. Its `dir` is a folder with the binary files or the pickles,
-        or the archive of either; where empty, the first of WHERE that exists below KDMLC_DATA.
+    `data.dir` is a folder with the binary files or the pickles, or the archive of either; where empty, the first of
+    WHERE that exists below KDMLC_DATA.
 
     Raises:
       UserError: for files that are missing, damaged or disagree; those of full size must have the published md5.

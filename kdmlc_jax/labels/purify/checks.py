@@ -41,16 +41,10 @@ def check_view(name: str, features: Any, trusted_name: str, trusted: Any) -> Pai
 def check_label_pair(
     given: Any, trusted: Any, rows: Pair, num_classes: int | None
 ) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " M"], int]:
-    """Both labels and C.
-
-    Args:
-      given: one for each of the first rows.
-      trusted: one for each of the second ones, each class at least once.
-      rows: the features and the trusted ones.
-      num_classes: C; None = 1 + the largest label.
+    """Both labels and C (1 + the largest label where it is None); `rows` are the features and the trusted ones.
 
     Raises:
-      UserError: naming the argument as `purify` does.
+      UserError: naming the argument as `purify` does; also where a class has no trusted row.
     """
     if num_classes is not None:
         in_range("num_classes", num_classes, 2)

@@ -21,11 +21,7 @@ def with_evidence(
     """∝ p T̂[:, ỹ], p ∝ (p₁ p₂)ᵗ, with the t at which p predicts the trusted labels best (`calibration.temperature`)
     and the T̂ under which the given labels are most likely (`transition.fitted_transition`).
 
-    Args:
-      log_beliefs: log p₁ and log p₂, f32[N, C] each.
-      of_trusted: both heads' logits of the trusted rows, f32[M, C] each.
-      given: ỹ.
-      target: the trusted labels.
+    log p₁ and log p₂ are f32[N, C] each, both heads' logits of the trusted rows f32[M, C], their labels `target`.
     """
     t = temperature(sum(log_softmax(logits) for logits in of_trusted), target)
     log_p = log_softmax(t * sum(log_beliefs))

@@ -37,12 +37,7 @@ def head_loss(
 ) -> Scalar:
     """L_c = mean CE(argmax Y, head) + prior · KL(uniform ‖ mean p) + entropy · mean Σ p log p, over real rows.
 
-    Args:
-      weights: of the head.
-      view: X.
-      target: the one-hot argmax Y of all rows.
-      part: the batch's rows; the number of X's last row, of zeros, is padding.
-      penalties: both weights.
+    `target` is the one-hot argmax Y of all rows; in the batch's `part` X's last row, of zeros, is padding.
     """
     weight = (part < len(view.rows) - 1).astype(view.rows.dtype)
     z = head_logits(weights, view, view.rows[part])
@@ -60,18 +55,9 @@ def train_head(
     rates: Float[Array, " epochs"],
     penalties: Penalties,
 ) -> tuple[tuple[Float[Array, "K C"], Float[Array, "K C"]], Float[Array, "N C"]]:
-    """SGD with momentum on `head_loss`.
+    """SGD with momentum on `head_loss`: the head, weights and velocity, and its log beliefs of all rows of X.
 
-    Args:
-      head: weights and velocity.
-      view: X.
-      label: Y, f32[N+1, C].
-      orders: each epoch's batches, row numbers.
-      rates: each epoch's.
-      penalties: of `head_loss`.
-
-    Returns:
-      The head, and its log beliefs f32[N+1, C].
+    Labels Y have X's row of zeros, too; `orders` are each epoch's batches, by row numbers.
     """
     target = jax.nn.one_hot(jnp.argmax(label, axis=1), label.shape[1])
 

@@ -83,13 +83,7 @@ def correct(
 ) -> Float[Array, "N C"]:
     """All labels after so many steps, batch after batch: only one is copied out of X at a time.
 
-    Args:
-      label: Y, f32[N+1, C], a row for each of X and its row of zeros.
-      view: X and X_v.
-      batches: the parts of X.
-      target: Y_v, one-hot.
-      steps: of each label.
-      how: the loss and the rule.
+    Y has a row for each of X, its row of zeros included; `target` is Y_v, one-hot.
     """
 
     def corrected(batch: Batches) -> jax.Array:

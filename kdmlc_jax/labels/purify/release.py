@@ -35,22 +35,8 @@ def purify_release(
 ) -> Float[np.ndarray, "N C"]:
     """Soft labels as `purify` gives them, by the release's form.
 
-    Args:
-      features: f32[N, D], finite.
-      given_label: i[N] in 0..C-1.
-      trusted_features: f32[M, D].
-      trusted_label: i[M] in 0..C-1, each class at least once.
-      num_classes: C; None = 1 + the largest label.
-      ridge: λ/B.
-      **options: epochs, batch_size, seed, label_rate, label_betas or label_decay of `PurifyOptions`; its others are
-        without effect.
-
-    Returns:
-      f32[N, C], rows on the simplex.
-
-    Raises:
-      UserError: for what cannot be used, named.
-      NonFiniteError: where the rate is so large that labels diverge.
+    Arguments, errors and what is returned are `purify`'s, but of `PurifyOptions` epochs, batch_size, seed, ridge (λ/B),
+    label_rate, label_betas and label_decay alone have an effect.
     """
     chosen = PurifyOptions(ridge=ridge, **options)
     views = check_views(features, trusted_features)

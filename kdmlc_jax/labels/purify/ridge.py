@@ -10,9 +10,7 @@ from jaxtyping import Array, Float
 def ridge_factor(rows: Float[Array, "B D"], penalty: Any) -> Float[Array, "K K"]:
     """The Cholesky factor of XᵀX + λI, or of XXᵀ + λI where that is smaller: K = min(B, D).
 
-    Args:
-      rows: X, f[B, D].
-      penalty: λ > 0, or 0 for B >= D and columns that are independent.
+    λ > 0, or 0 for B >= D and columns that are independent.
     """
     gram = rows.T @ rows if rows.shape[1] <= rows.shape[0] else rows @ rows.T
     return jnp.linalg.cholesky(gram + penalty * jnp.eye(len(gram), dtype=rows.dtype))
@@ -21,13 +19,7 @@ def ridge_factor(rows: Float[Array, "B D"], penalty: Any) -> Float[Array, "K K"]
 def ridge_weights(
     factor: Float[Array, "K K"], rows: Float[Array, "B D"], label: Float[Array, "B C"]
 ) -> Float[Array, "D C"]:
-    """W*(Y) = (XᵀX + λI)⁻¹ XᵀY = Xᵀ (XXᵀ + λI)⁻¹ Y, f[D, C], from `ridge_factor`; linear in Y.
-
-    Args:
-      factor: of `rows`.
-      rows: X, f[B, D].
-      label: Y, f[B, C].
-    """
+    """W*(Y) = (XᵀX + λI)⁻¹ XᵀY = Xᵀ (XXᵀ + λI)⁻¹ Y from the `ridge_factor` of X; linear in Y."""
     if rows.shape[1] <= rows.shape[0]:
         return cho_solve((factor, True), rows.T @ label)
     return rows.T @ cho_solve((factor, True), label)

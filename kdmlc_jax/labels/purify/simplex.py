@@ -10,13 +10,7 @@ def project_simplex(rows: Float[Array, "B C"]) -> Float[Array, "B C"]:
 
     τ is found by dropping what lies below it until nothing more does (Michelot 1986): C rounds at most, one or two
     for rows near the simplex, and no sort, so that on a CPU it takes a third (C = 10) to a tenth (C = 100) of the
-    time of `optax.projections.projection_simplex` over the rows.
-
-    Args:
-      rows: f[B, C], finite.
-
-    Returns:
-      f[B, C].
+    time of `optax.projections.projection_simplex` over the rows. All are finite.
     """
     rows = rows - jnp.max(rows, axis=1, keepdims=True)  # the largest is 0 and τ below it: something always stays
 

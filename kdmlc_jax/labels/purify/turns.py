@@ -57,15 +57,7 @@ def take_turns(
     classes: int,
     options: PurifyOptions,
 ) -> tuple[list[jax.Array], list[Head]]:
-    """Both labels f32[N+1, C], whose last rows are padding, and both heads after all epochs.
-
-    Args:
-      twins: the purifiers.
-      given: the labels at first.
-      target: the trusted labels.
-      classes: C.
-      options: of `purify`.
-    """
+    """Both labels f32[N+1, C], whose last rows are padding, and both heads after all epochs."""
     total, one_hot = len(given), np.eye(classes, dtype=np.float32)
     how = intrinsic.projected((options.label_rate, *options.label_betas, options.label_decay))
     known, penalties = jnp.asarray(one_hot[target]), Penalties(options.prior_weight, options.entropy_weight)

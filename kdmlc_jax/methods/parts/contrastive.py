@@ -40,13 +40,7 @@ class ContrastiveState(struct.PyTreeNode):
 
 
 def build(tx: optax.GradientTransformation, num_classes: int, temperature: float, probe_lr: float) -> "Contrastive":
-    """The step of every network that `tx` moves together with its projector.
-
-    Args:
-      tx: of network and projector.
-      num_classes: C, of the probe.
-      temperature: τ of the loss.
-      probe_lr: Adam's, for the probe.
+    """The step of every network that `tx` moves together with its projector; τ of the loss, Adam's rate for the probe.
 
     Raises:
       UserError: for a number outside its range, named as the config's.
@@ -145,14 +139,7 @@ def side_by_side(features: Mapping[str, Float[Array, "B _"]]) -> Features:
 def knn_logits(features: Features, bank: Float[Array, "Q D"], label: Int[Array, " Q"], num_classes: int) -> Logits:
     """log Σ exp(⟨h, b⟩/.07) over those of the 20 nearest rows b that have a class; finite.
 
-    Args:
-      features: h, f32[B, D], of length 1.
-      bank: b, f32[Q, D], of length 1.
-      label: i32[Q]; -1 = does not vote.
-      num_classes: C.
-
-    Returns:
-      f32[B, C].
+    All rows are of length 1; one whose label is -1 does not vote.
     """
     similarity = jnp.where(label[None] >= 0, features @ bank.T, -1.0)
     nearest, at = jax.lax.top_k(similarity, min(NEIGHBOURS, len(bank)))

@@ -92,5 +92,4 @@ class NoisyTeacher(Method):
         return train_state.evaluate(state.student, images).logits
 
     def networks(self, state: Any) -> dict[str, NetState]:
-        """See `Method.networks`."""
         return {"student": state.student, "teacher": state.teacher}

@@ -24,16 +24,7 @@ class Corrector(nn.Module):
 
     @nn.compact
     def __call__(self, features: Features, given_label: Labels, prior: Logits | None = None) -> Logits:
-        """Log-probabilities of the true label.
-
-        Args:
-          features: h(x); the caller stops the gradient.
-          given_label: in [0, C).
-          prior: logits added to the last layer, or None.
-
-        Returns:
-          [B, C], rows of exp sum to 1.
-        """
+        """Log-probabilities of the true label; the caller stops the gradient of h(x)."""
         xavier = nn.initializers.xavier_normal()
         embedded = nn.Embed(self.num_classes, 128, embedding_init=nn.initializers.xavier_uniform())(given_label)
         x = jnp.concatenate([features, embedded], axis=-1)

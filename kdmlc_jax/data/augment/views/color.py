@@ -32,16 +32,13 @@ def color_jitter(
 
     Args:
       key: typed key.
-      images: f32[B, H, W, K] in 0..1, K = 1 or 3.
+      images: in 0..1, as is what is returned.
       brightness, contrast, saturation: strengths, 0 or more; 0 = as it is.
       hue: in turns, 0 to 1/2.
       probability: of changing an image at all.
 
-    Returns:
-      f32[B, H, W, K] in 0..1.
-
     Raises:
-      ValueError: for another number of channels, at trace time.
+      ValueError: as `check_channels`.
     """
     check_channels(images)
     which_key, order_key, hue_key, *keys = jax.random.split(key, 6)
@@ -64,32 +61,13 @@ def _each(adjust: Callable[[jax.Array, jax.Array], jax.Array], amount: jax.Array
 
 
 def random_grey(key: Key, images: Images, probability: float | int = 0.2) -> Images:
-    """Turns each image grey with some probability; a grey image (K = 1) stays as it is.
-
-    Args:
-      key: typed key.
-      images: f32[B, H, W, K], K = 1 or 3.
-      probability: of turning an image grey.
-
-    Returns:
-      f32[B, H, W, K].
-
-    Raises:
-      ValueError: for another number of channels, at trace time.
-    """
+    """Turns each image grey with some probability; a grey image (K = 1) stays as it is. Raises as `check_channels`."""
     check_channels(images)
     return sometimes(key, probability, jnp.broadcast_to(luma(images), images.shape), images)
 
 
 def luma(images: Float[Array, "*B K"]) -> Float[Array, "*B 1"]:
-    """.299 R + .587 G + .114 B (ITU-R 601-2).
-
-    Args:
-      images: f32[..., K], K = 1 or 3.
-
-    Returns:
-      f32[..., 1]; the images themselves for K = 1.
-    """
+    """.299 R + .587 G + .114 B (ITU-R 601-2); the images themselves for K = 1."""
     if images.shape[-1] == 1:
         return images
     weight = jnp.reshape(jnp.array(_LUMA, images.dtype), (1,) * (images.ndim - 1) + (3,))
@@ -97,32 +75,25 @@ def luma(images: Float[Array, "*B K"]) -> Float[Array, "*B 1"]:
 
 
 def adjust_brightness(image: Float[Array, "H W K"], factor: Scalar) -> Float[Array, "H W K"]:
-    """f x, clipped to 0..1; f32[H, W, K]."""
+    """f x, clipped to 0..1."""
     return jnp.clip(factor * image, 0.0, 1.0)
 
 
 def adjust_contrast(image: Float[Array, "H W K"], factor: Scalar) -> Float[Array, "H W K"]:
-    """f x + (1-f) m with m the mean of `luma`, clipped to 0..1; f32[H, W, K]."""
+    """f x + (1-f) m with m the mean of `luma`, clipped to 0..1."""
     return jnp.clip(factor * image + (1.0 - factor) * jnp.mean(luma(image)), 0.0, 1.0)
 
 
 def adjust_saturation(image: Float[Array, "H W K"], factor: Scalar) -> Float[Array, "H W K"]:
-    """f x + (1-f) `luma`(x), clipped to 0..1; f32[H, W, 3]."""
+    """f x + (1-f) `luma`(x), clipped to 0..1."""
     return jnp.clip(factor * image + (1.0 - factor) * luma(image), 0.0, 1.0)
 
 
 def adjust_hue(image: Float[Array, "H W K"], shift: Scalar) -> Float[Array, "H W K"]:
-    """Turns the hue: h ← h + shift mod 1, saturation and value of HSV as they are.
+    """Turns the hue of RGB: h ← h + shift mod 1, saturation and value of HSV as they are; a shift of 1 is a turn.
 
     With V = max, c = V - min and h' = 6 h, channel n gets V - c min(max(min(k, 4-k), 0), 1), k = n + h' mod 6,
     n = 5, 3, 1 for R, G, B.
-
-    Args:
-      image: f32[H, W, 3] in 0..1.
-      shift: f32[], in turns.
-
-    Returns:
-      f32[H, W, 3].
     """
     value = jnp.max(image, axis=-1, keepdims=True)
     chroma = value - jnp.min(image, axis=-1, keepdims=True)
@@ -135,7 +106,7 @@ def adjust_hue(image: Float[Array, "H W K"], shift: Scalar) -> Float[Array, "H W
 
 
 def check_channels(images: Images) -> None:
-    """Raises ValueError where the images are neither grey nor RGB."""
+    """Raises ValueError where the images are neither grey nor RGB, at trace time."""
     if images.shape[-1] not in (1, 3):
         raise ValueError(f"images: {images.shape[-1]} channels, expected 1 (grey) or 3 (RGB)")
 

@@ -31,18 +31,8 @@ def contrastive_view(
     The numbers are those of SupContrast's SimCLR for CIFAR (Khosla et al. 2020, arXiv 2004.11362), which has no blur;
     with `blur` the kernel is a tenth of the shorter side, as in SimCLR. Each step has its own key.
 
-    Args:
-      key: typed key.
-      images: f32[B, H, W, K] in 0..1, K = 1 or 3.
-      blur: static.
-      flip: static; False where a mirrored image means something else, as a digit does.
-      scale: least and greatest share of the area.
-
-    Returns:
-      f32[B, H, W, K] in 0..1.
-
-    Raises:
-      ValueError: for another number of channels, at trace time.
+    Images in 0..1 stay so; `flip` is False where a mirrored image means something else, as a digit does; `scale` is
+    the least and greatest share of the area. Raises as `color.check_channels`.
     """
     crop_key, flip_key, jitter_key, grey_key, blur_key = jax.random.split(key, 5)
     images = random_resized_crop(crop_key, images, scale)
@@ -62,15 +52,6 @@ def random_resized_crop(
 
     Area a ~ U(scale) H W, log(width/height) ~ U(log ratio), sides rounded to whole pixels, place uniform. Of ten
     rectangles the first that fits is taken; where none does, the largest central one with a ratio in the range.
-
-    Args:
-      key: typed key.
-      images: f32[B, H, W, K].
-      scale: least and greatest share of the area.
-      ratio: least and greatest width/height in pixels.
-
-    Returns:
-      f32[B, H, W, K].
     """
     size = images.shape[1], images.shape[2]
 
@@ -108,13 +89,7 @@ def resize_crop(
     """The rectangle, enlarged to the image's size by bilinear interpolation between centres of pixels.
 
     Row i of H shows row top + min(max((i + ½) height/H - ½, 0), height - 1); columns likewise.
-
-    Args:
-      image: f32[H, W, K].
-      top, left, height, width: f32[] whole pixels, inside the image.
-
-    Returns:
-      f32[H, W, K].
+    All four are whole pixels, inside the image.
     """
     return _stretch(_stretch(image, 0, top, height), 1, left, width)
 
@@ -136,20 +111,10 @@ def gaussian_blur(
     sigma: tuple[float, float] = (0.1, 2.0),
     probability: float | int = 0.5,
 ) -> Images:
-    """Blurs each image with some probability, σ ~ U(sigma).
-
-    Args:
-      key: typed key.
-      images: f32[B, H, W, K].
-      size: side of the kernel in pixels, static, odd, 1 to 2 min(H, W) - 1.
-      sigma: least and greatest σ in pixels, above 0.
-      probability: of blurring an image.
-
-    Returns:
-      f32[B, H, W, K].
+    """Blurs each image with some probability, σ ~ U(sigma) in pixels, by a kernel of `size` x `size` pixels.
 
     Raises:
-      ValueError: for a size out of range, at trace time.
+      ValueError: for a size that is even or not in 1 to 2 min(H, W) - 1, at trace time.
     """
     limit = 2 * min(images.shape[1:3]) - 1
     if size % 2 == 0 or not 1 <= size <= limit:
@@ -163,13 +128,7 @@ def gaussian_blur(
 def blur_image(image: Float[Array, "H W K"], sigma: Scalar, size: int) -> Float[Array, "H W K"]:
     """Σ_k w_k x_{i+k} along rows and columns, w_k ∝ exp(-k²/2σ²) for |k| ≤ (size - 1)/2, reflected at the border.
 
-    Args:
-      image: f32[H, W, K].
-      sigma: f32[], above 0, in pixels.
-      size: static, odd, 1 to 2 min(H, W) - 1.
-
-    Returns:
-      f32[H, W, K].
+    σ > 0 in pixels; size is odd, 1 to 2 min(H, W) - 1.
     """
     radius = size // 2
     weight = jax.nn.softmax(-0.5 * jnp.square(jnp.arange(-radius, radius + 1) / sigma))
