@@ -31,7 +31,7 @@ CELLS = [
     ("fashion", "uniform", 0.05, 500, False),
     ("fashion_pca", "flip", 0.4, 300, False),
     ("fashion_pca", "uniform", 0.8, 1000, False),
-    ("fashion_pca", "instance", 0.4, 300, False),
+    ("fashion_pca", "instance_published", 0.4, 300, False),
     ("fashion_pca", "twins", 0.2, 200, False),
     ("fashion_pca", "twins", 0.2, 200, True),
     ("cifar", "uniform", 0.0, 200, False),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdmlc_jax.data.noise import human
+from kdmlc_jax.data.noise import human, instance_published, twins
 from kdmlc_jax.data.noise.base import Request
 
 CIFAR_ROWS = 6_000
@@ -77,11 +77,9 @@ def rows_of(name: str, folder: str) -> tuple[np.ndarray, ...]:
 def noisy(kind: str, rate: float, label: np.ndarray, x: np.ndarray, classes: int, rng: np.random.Generator):
     """Given labels.
 
-    uniform (the true class among those drawn), pair (y + 1), flip (y + a shift drawn once), instance (at the published
-    strength: the image decides nearly all; Xia et al. 2020), twins (the class whose centre is nearest, hard rows more
-    often), or a set of CIFAR-10N.
+    uniform (the true class among those drawn), pair (y + 1), flip (y + a shift drawn once), instance_published and
+    twins (the package's, of the features), or a set of CIFAR-10N.
     """
-    rows = np.arange(len(label))
     if kind in HUMAN:
         return human.labels(Request(0.0, 10, 0, truth=cifar_labels(), column=kind))[: len(label)].astype(int)
     wrong = rng.random(len(label)) < rate
@@ -89,23 +87,9 @@ def noisy(kind: str, rate: float, label: np.ndarray, x: np.ndarray, classes: int
         shift = 1 if kind == "pair" else int(rng.integers(1, classes))
         drawn = rng.integers(0, classes, len(label)) if kind == "uniform" else (label + shift) % classes
         return np.where(wrong, drawn, label)
-    z = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6)
-    if kind == "twins":
-        centre = np.stack([z[label == c].mean(axis=0) for c in range(classes)])
-        away = (centre**2).sum(axis=1) - 2 * z @ centre.T
-        own = away[rows, label].copy()
-        away[rows, label] = np.inf
-        hard = (own - away.min(axis=1)).argsort().argsort() / len(rows)
-        return np.where(rng.random(len(rows)) < np.minimum(2 * rate * hard, 0.95), away.argmin(axis=1), label)
-    z /= np.linalg.norm(z, axis=1, keepdims=True)
-    chance = np.clip(rng.normal(rate, 0.1, len(label)), 0, 1)
-    other = np.zeros(len(label), int)
-    for c in range(classes):
-        own = np.flatnonzero(label == c)
-        score = 8 * z[own] @ rng.normal(size=(x.shape[1], classes)) + rng.gumbel(size=(len(own), classes))
-        score[:, c] = -np.inf
-        other[own] = score.argmax(axis=1)
-    return np.where(rng.random(len(label)) < chance, other, label)
+    kinds = {"instance_published": instance_published, "twins": twins}
+    request = Request(rate, classes, seed=int(rng.integers(1 << 31)), truth=label, images=x[:, None, None, :])
+    return kinds[kind].labels(request).astype(int)
 
 
 def cell(

@@ -239,7 +239,7 @@ def test_unknown_kind():
         given_labels(config("unifrom"), LABELS)
 
 
-@pytest.mark.parametrize("kind", ["instance", "human", "file"])
+@pytest.mark.parametrize("kind", ["instance", "instance_published", "twins", "human", "file"])
 def test_kinds_without_a_matrix(kind):
     """Protects callers of the matrix: kinds that have none say so, instead of giving the identity."""
     with pytest.raises(UserError, match=rf'noise\.kind: "{kind}" has no transition matrix'):
@@ -297,7 +297,7 @@ def test_given_labels_of_the_other_kinds(tmp_path, monkeypatch):
 def test_given_labels_refuses_fields_that_do_not_fit():
     """Protects against settings without effect: exact counts of nothing, and a file that is not named."""
     labels = np.zeros(4, np.int32)
-    for kind in ("instance", "human", "file"):
+    for kind in ("instance", "instance_published", "twins", "human", "file"):
         with pytest.raises(UserError, match=rf'noise\.exact: noise\.kind "{kind}" has no transition matrix'):
             given_labels(config(kind, exact=True, file="x"), labels)
     for kind in ("matrix", "file"):
