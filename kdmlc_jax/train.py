@@ -22,6 +22,7 @@ from kdmlc_jax.experiment import Experiment
 from kdmlc_jax.methods.base import Stage
 from kdmlc_jax.storage import files
 from kdmlc_jax.storage.checkpoint import Checkpoints, saved_steps
+from kdmlc_jax.train_state import named_leaves
 
 
 def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, title: str = "") -> dict:
@@ -92,8 +93,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
 def changed_leaves(before: Any, after: Any) -> dict[str, Any]:
     """The arrays of `after`, by their paths, that are not those of `before` themselves."""
     same = {id(leaf) for leaf in jax.tree.leaves(before)}
-    found = jax.tree_util.tree_leaves_with_path(after)
-    return {jax.tree_util.keystr(path): leaf for path, leaf in found if id(leaf) not in same}
+    return {name: leaf for name, leaf in named_leaves(after).items() if id(leaf) not in same}
 
 
 class Loop:

@@ -1,5 +1,6 @@
 """A network in training: Flax's TrainState with batch statistics and, where asked, an average of the weights."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from flax import struct
 from flax.training import train_state
 
 from kdmlc_jax.nets import Output
-from kdmlc_jax.shapes import Images, Key
+from kdmlc_jax.shapes import Images, Key, Scalar
 
 
 class NetState(train_state.TrainState):
@@ -38,6 +39,16 @@ class NetState(train_state.TrainState):
         """One optimiser update from `gradient`, committed."""
         updates, opt_state = self.tx.update(gradient, self.opt_state, self.params)
         return self.commit(optax.apply_updates(self.params, updates), opt_state, batch_stats, ema_decay)
+
+    def minimise(self, loss: Callable, *arguments: Any, ema_decay: float = 0.0) -> tuple["NetState", Scalar]:
+        """One update on `loss(params, net, *arguments)` -> (value, moved batch statistics), and that value."""
+        (value, batch_stats), gradient = jax.value_and_grad(loss, has_aux=True)(self.params, self, *arguments)
+        return self.descend(gradient, batch_stats, ema_decay), value
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by their paths."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def replace_net(tree: Any, old: NetState, new: NetState) -> Any:

@@ -20,8 +20,8 @@ from kdmlc_jax import parallel, train
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.methods import ce
 from kdmlc_jax.methods.base import Method, Stage, Traits
-from kdmlc_jax.storage.checkpoint import Checkpoints, named_leaves
-from kdmlc_jax.train_state import Bank, NetState
+from kdmlc_jax.storage.checkpoint import Checkpoints
+from kdmlc_jax.train_state import Bank, NetState, named_leaves
 
 SPEC = "method=ce,teacher=mlp8,student=mlp8"
 CHEAP = {"augment.pad": 0, "optim.schedule": "constant"}  # no matter how many epochs, it is one program

@@ -75,6 +75,23 @@ def test_descend_is_two_steps_of_momentum(make):
     jax.tree.map(lambda got, w: np.testing.assert_allclose(got, w, atol=1e-5), net.ema["params"], want)
 
 
+def test_minimise_goes_down_its_loss(make):
+    """Protects minimise: the gradient at the weights, the statistics that the loss gives, its value before the step."""
+    net = make(0.9)
+    kernel = net.params["Dense_0"]["kernel"]
+
+    def loss(params, state, factor):
+        assert state is net
+        return factor * jnp.sum(params["Dense_0"]["kernel"]), filled(state.batch_stats, 7.0)
+
+    new, value = net.minimise(loss, 3.0, ema_decay=0.9)
+    np.testing.assert_allclose(value, 3.0 * np.sum(np.float64(kernel)), rtol=1e-5)
+    np.testing.assert_allclose(new.params["Dense_0"]["kernel"], kernel - 0.1 * 3.0, atol=1e-6)
+    d = 1 / 10
+    np.testing.assert_allclose(new.ema["params"]["Dense_0"]["kernel"], kernel - (1 - d) * 0.3, atol=1e-6)
+    assert_same(new.batch_stats, filled(net.batch_stats, 7.0))
+
+
 def test_evaluate_uses_the_average(make):
     """Protects what is evaluated: the average where it is kept, the live weights and statistics where not."""
     net, other = make(0.9), make()

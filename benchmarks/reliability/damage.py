@@ -30,6 +30,7 @@ from kdmlc_jax import train
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.storage import checkpoint
 from kdmlc_jax.storage.checkpoint import Checkpoints
+from kdmlc_jax.train_state import named_leaves
 
 HARMS = {"flip": 0.6, "truncate": 0.3, "delete": 0.05, "add": 0.05}
 
@@ -65,7 +66,7 @@ def ours(folder: pathlib.Path, like: Any, newest: dict, before: dict) -> tuple[s
         checkpoints = Checkpoints(folder, 2, said.append)
         state, progress = checkpoints.restore(like)
         checkpoints.close()
-        found = common.digests(checkpoint.named_leaves(state), progress)
+        found = common.digests(named_leaves(state), progress)
     except Exception:
         return "crashed", common.scrub(traceback.format_exc(), folder)
     if said:
@@ -75,7 +76,7 @@ def ours(folder: pathlib.Path, like: Any, newest: dict, before: dict) -> tuple[s
 
 def orbax_alone(folder: pathlib.Path, like: Any, newest: dict) -> tuple[str, str]:
     """What Orbax makes of the arrays in `folder`, and what the error said."""
-    leaves = checkpoint.named_leaves(like)
+    leaves = named_leaves(like)
     abstract = {name: ocp.utils.to_shape_dtype_struct(leaf) for name, leaf in leaves.items()}
     try:
         with ocp.StandardCheckpointer() as checkpointer:

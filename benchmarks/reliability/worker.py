@@ -16,13 +16,13 @@ import jax
 
 from kdmlc_jax import cli, parallel, train
 from kdmlc_jax.data.prepare import prepare
-from kdmlc_jax.storage import checkpoint
 from kdmlc_jax.storage.checkpoint import Checkpoints
+from kdmlc_jax.train_state import named_leaves
 
 
 def note(path: pathlib.Path, state, progress: dict) -> None:
     """Writes the digests of a state, how it lies on how many devices, and the host's progress."""
-    leaves = checkpoint.named_leaves(state)
+    leaves = named_leaves(state)
     split = sum(not leaf.is_fully_replicated for leaf in leaves.values())
     about = {"devices": jax.device_count(), "leaves": len(leaves), "split": split, "step": int(state["step"])}
     path.write_text(json.dumps({**about, "digests": common.digests(leaves, progress)}))

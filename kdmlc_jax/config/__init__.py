@@ -4,26 +4,7 @@
 a short name of a field (`SHORT`), a flag of the file (`quick`), or an option of the method.
 """
 
-from kdmlc_jax.config.arguments import SHORT, assign, call, convert, find, load, parse_arguments, resolve
+from kdmlc_jax.config.arguments import SHORT, assign, call, find, load, parse_arguments, resolve
 from kdmlc_jax.config.fields import base, flatten
 from kdmlc_jax.config.ranges import check
-from kdmlc_jax.config.resume import FREE, changes, differences, from_json, read
-
-__all__ = [
-    "FREE",
-    "SHORT",
-    "assign",
-    "base",
-    "call",
-    "changes",
-    "check",
-    "convert",
-    "differences",
-    "find",
-    "flatten",
-    "from_json",
-    "load",
-    "parse_arguments",
-    "read",
-    "resolve",
-]
+from kdmlc_jax.config.resume import changes, differences, from_json, read

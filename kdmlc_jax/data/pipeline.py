@@ -9,7 +9,7 @@ compiled step.
 import contextlib
 from collections.abc import Callable, Generator
 from functools import lru_cache, partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,27 +35,7 @@ NAMES = {
 Place = Callable[[dict[str, np.ndarray]], Any]
 
 
-def _as_is(feed: dict[str, np.ndarray]) -> Any:
-    return feed
-
-
-@runtime_checkable
-class Pipeline(Protocol):
-    """Where a step's rows come from."""
-
-    fixed: dict[str, np.ndarray]  # what every step reads, to be put on the device once
-    per_step: bool  # whether each step has a feed of its own, whose rows may be split over devices
-
-    def feeds(self, streams: Streams, start: int, stop: int, place: Place = _as_is) -> Generator[Any]:
-        """What each step from `start` to `stop` is given, host arrays that `place` has put where they are used."""
-        ...
-
-    def rows(self, fixed: Any, feed: Any, position: jax.Array | int) -> dict[str, Any]:
-        """Inside jit: the step's rows under the names of a `Batch`, images still uint8; `position` in its epoch."""
-        ...
-
-
-def choose(dataset: Dataset, how: str, seed: int, steps: int, shard: tuple[int, int] = (0, 1)) -> Pipeline:
+def choose(dataset: Dataset, how: str, seed: int, steps: int, shard: tuple[int, int] = (0, 1)) -> "Resident | Stream":
     """The pipeline that `how` (`data.pipeline`) names, for epochs of `steps` steps; see `Stream` for `shard`."""
     return Resident(dataset, seed, steps) if is_resident(dataset, how) else Stream(dataset, seed, steps, shard)
 
@@ -97,24 +77,26 @@ def images_of(dataset: Dataset, seed: int, steps: int, streams: Streams, step: i
 class Resident:
     """All images on the device; the feed of a step is its epoch's order."""
 
-    per_step = False
+    per_step = False  # whether each step has a feed of its own, whose rows may be split over devices
 
     def __init__(self, dataset: Dataset, seed: int, steps: int):
         """Holds the noisy and the trusted rows of `dataset`; `steps` an epoch."""
         self.seed, self.steps, parts = seed, steps, dataset.splits
         self.sizes = len(parts.noisy), len(parts.trusted)
-        self.fixed = stats(dataset)
+        self.fixed = stats(dataset)  # what every step reads, to be put on the device once
         for kind, size in zip(("noisy", "trusted"), self.sizes, strict=True):
             self.fixed |= select(dataset, kind, np.arange(size))
 
-    def feeds(self, streams: Streams, start: int, stop: int, place: Place = _as_is) -> Generator[Any]:
-        """See `Pipeline`; an epoch's order is placed once."""
+    def feeds(self, streams: Streams, start: int, stop: int, place: Place = lambda feed: feed) -> Generator[Any]:
+        """What each step from `start` to `stop` is given, host arrays that `place` has put where they are used, once an
+        epoch."""
         for epoch in range(start // self.steps, -(-stop // self.steps)):
             order = place(epoch_order(self.seed, epoch, self.steps, streams, *self.sizes))
             first, last = max(start, epoch * self.steps), min(stop, (epoch + 1) * self.steps)
             yield from [order] * (last - first)
 
     def rows(self, fixed: Any, feed: Any, position: jax.Array | int) -> dict[str, Any]:
+        """Inside jit: the step's rows under the names of a `Batch`, images still uint8; `position` in its epoch."""
         made: dict[str, Any] = {}
         for kind, order in feed.items():
             pairs = zip(NAMES[kind], NAMES["noisy" if kind == "noisy" else "trusted"], strict=True)
@@ -145,7 +127,7 @@ class Stream:
                 made |= select(self.dataset, kind, rows.reshape(count, -1)[number])
         return made
 
-    def iterator(self, streams: Streams, start: int, stop: int, place: Place = _as_is) -> Any:
+    def iterator(self, streams: Streams, start: int, stop: int, place: Place = lambda feed: feed) -> Any:
         """A grain iterator over the steps from `start` to `stop`; `get_state` and `set_state` checkpoint it.
 
         Its threads `place` the rows too: the copy to the device overlaps with the step before.
@@ -158,11 +140,13 @@ class Stream:
         options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=READ_AHEAD)
         return iter(merged.to_iter_dataset(options))
 
-    def feeds(self, streams: Streams, start: int, stop: int, place: Place = _as_is) -> Generator[Any]:
+    def feeds(self, streams: Streams, start: int, stop: int, place: Place = lambda feed: feed) -> Generator[Any]:
+        """As `Resident.feeds`, an array of rows a step."""
         with contextlib.closing(self.iterator(streams, start, stop, place)) as iterator:
             yield from iterator
 
     def rows(self, fixed: Any, feed: Any, position: jax.Array | int) -> dict[str, Any]:
+        """As `Resident.rows`."""
         return dict(feed)
 
 
@@ -194,7 +178,7 @@ def epoch_order(seed: int, epoch: int, steps: int, streams: Streams, noisy: int,
 
 
 def make_batch(rows: dict[str, Any], fixed: Any, key: Key, how: Any, views: bool = False) -> Batch:
-    """The normalised and augmented batch of one step, inside jit, from `Pipeline.rows` and what is `fixed`.
+    """The normalised and augmented batch of one step, inside jit, from a pipeline's `rows` and what is `fixed`.
 
     `how` is `config.augment`; `views`: also two views of the noisy images (`Streams.views`), u8 only.
     """

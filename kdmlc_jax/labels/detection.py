@@ -1,7 +1,6 @@
 """How well a label table finds the wrong labels, where the true ones are known."""
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from kdmlc_jax.errors import UserError
 
@@ -34,20 +33,14 @@ def detection(
     if not np.isfinite(score).all():
         row = int(np.flatnonzero(~np.isfinite(score))[0])
         raise UserError(f"label_score row {row}: {score[row]}, expected a finite number")
-    return _scores(is_noisy, -score, flags)
-
-
-def _scores(
-    positive: Bool[np.ndarray, " N"], suspicion: Float[np.ndarray, " N"], flags: Bool[np.ndarray, " N"]
-) -> dict[str, int | float | None]:
     from sklearn import metrics  # slow to import
 
-    hits, flagged, noisy = int((positive & flags).sum()), int(flags.sum()), int(positive.sum())
+    hits, flagged, noisy = int((is_noisy & flags).sum()), int(flags.sum()), int(is_noisy.sum())
     return {
         "flagged": flagged,
         "precision": hits / flagged if flagged else None,
         "recall": hits / noisy if noisy else None,
         "f1": 2 * hits / (flagged + noisy) if noisy else None,
-        "auroc": float(metrics.roc_auc_score(positive, suspicion)) if 0 < noisy < len(positive) else None,
-        "average_precision": float(metrics.average_precision_score(positive, suspicion)) if noisy else None,
+        "auroc": float(metrics.roc_auc_score(is_noisy, -score)) if 0 < noisy < len(is_noisy) else None,
+        "average_precision": float(metrics.average_precision_score(is_noisy, -score)) if noisy else None,
     }

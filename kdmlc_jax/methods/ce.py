@@ -85,8 +85,8 @@ class CrossEntropy(Method):
 
     def step(self, net: NetState, batch: Batch, key: Key) -> tuple[NetState, Metrics]:
         """One optimiser update."""
-        (loss, batch_stats), gradient = jax.value_and_grad(self.loss, has_aux=True)(net.params, net, batch)
-        return net.descend(gradient, batch_stats, self.ema), {"loss": loss}
+        net, loss = net.minimise(self.loss, batch, ema_decay=self.ema)
+        return net, {"loss": loss}
 
     def predict(self, net: NetState, images: Images) -> Logits:
         return train_state.evaluate(net, images).logits

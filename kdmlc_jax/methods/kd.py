@@ -68,11 +68,10 @@ class Distillation(NoisyTeacher):
 
     def step(self, state: DistillationState, batch: Batch, key: Key) -> tuple[DistillationState, Metrics]:
         """One update of the student."""
-        student, teacher_logits = state.student, train_state.evaluate(state.teacher, batch["image"]).logits
-        (loss, batch_stats), gradient = jax.value_and_grad(self.loss, has_aux=True)(
-            student.params, student, batch, teacher_logits
+        student, loss = state.student.minimise(
+            self.loss, batch, train_state.evaluate(state.teacher, batch["image"]).logits
         )
-        return state.replace(student=student.descend(gradient, batch_stats)), {"loss": loss}
+        return state.replace(student=student), {"loss": loss}
 
     def correct(self, state: DistillationState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
         """The student's own beliefs, whatever the label."""

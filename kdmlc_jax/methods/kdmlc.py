@@ -114,10 +114,8 @@ class KDMLC(Method):
         # 3. The student follows the corrected labels; no gradient returns to teacher or corrector.
         _, output = look_ahead.aux
         soft_label, teacher_logits = jax.lax.stop_gradient((soft_label, output.logits))
-        (loss, batch_stats), gradient = jax.value_and_grad(self.student_loss, has_aux=True)(
-            state.student.params, state.student, batch, soft_label, teacher_logits, jax.random.fold_in(key, 1)
-        )
-        student = state.student.descend(gradient, batch_stats, self.options.student_ema)
+        rest = batch, soft_label, teacher_logits, jax.random.fold_in(key, 1)
+        student, loss = state.student.minimise(self.student_loss, *rest, ema_decay=self.options.student_ema)
         return KDMLCState(teacher, student), metrics | evenness | {"student_loss": loss}
 
     def student_loss(

@@ -11,8 +11,6 @@ from kdmlc_jax import registry
 from kdmlc_jax.errors import UserError, suggest
 from kdmlc_jax.nets.base import Output, head_of
 
-__all__ = ["Output", "build", "head_of"]
-
 
 def build(name: str, num_classes: int, place: str = "network") -> nn.Module:
     """The image network called `name`, of a form that one of the families knows: cnn16, resnet32, preact_resnet18 …

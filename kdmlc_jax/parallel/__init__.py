@@ -10,7 +10,6 @@ from kdmlc_jax.parallel.compile import compile_step, compiler_options, keep_comp
 from kdmlc_jax.parallel.launch import Launch, find_launch, join_processes
 from kdmlc_jax.parallel.memory import Placed, show_table, table
 from kdmlc_jax.parallel.mesh import (
-    by_rows,
     fetch,
     layout,
     make_mesh,
@@ -25,38 +24,3 @@ from kdmlc_jax.parallel.mesh import (
 )
 from kdmlc_jax.parallel.networks import gathering, in_slices, one_per_device, with_networks
 from kdmlc_jax.parallel.processes import alone, assert_same, decide, from_main, in_any, is_main, on_main
-
-__all__ = [
-    "Launch",
-    "Placed",
-    "alone",
-    "assert_same",
-    "by_rows",
-    "compile_step",
-    "compiler_options",
-    "decide",
-    "fetch",
-    "find_launch",
-    "from_main",
-    "gathering",
-    "in_any",
-    "in_slices",
-    "is_main",
-    "join_processes",
-    "keep_compiled",
-    "layout",
-    "make_mesh",
-    "on_main",
-    "one_per_device",
-    "own_rows",
-    "place",
-    "put_batch",
-    "put_flag",
-    "replicate",
-    "replicate_key",
-    "replicated",
-    "show_table",
-    "split_batch",
-    "table",
-    "with_networks",
-]

@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.train_state import named_leaves
 
 
 def is_main() -> bool:
@@ -68,7 +69,7 @@ def assert_same(tree: Any, what: str) -> None:
     """
     if alone():
         return
-    found = {jax.tree_util.keystr(path): _own(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    found = {name: _own(leaf) for name, leaf in named_leaves(tree).items()}
     about = {name: f"{leaf.dtype}{leaf.shape}" for name, leaf in found.items()}
     if _differ(repr(about).encode())[0]:
         raise UserError(f"{what}: the processes have arrays of other names, shapes or types")

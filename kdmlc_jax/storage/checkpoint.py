@@ -27,17 +27,13 @@ from kdmlc_jax import parallel
 from kdmlc_jax.errors import StorageError, UserError
 from kdmlc_jax.storage import files
 from kdmlc_jax.storage.checksums import SUMS, damage, sums
+from kdmlc_jax.train_state import named_leaves
 
 PROGRESS, ARRAYS = "progress.json", "arrays"
 UNFINISHED, OLD, DAMAGED = "writing-", "deleting-", "damaged-"
 
 # Orbax logs a failed write once per thread, with the stack; the error that is raised says it in a line.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-
-
-def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by their paths."""
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def saved_steps(directory: pathlib.Path) -> list[int]:

@@ -12,7 +12,7 @@ from flax import serialization
 from kdmlc_jax import nets
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.storage import files
-from kdmlc_jax.train_state import NetState
+from kdmlc_jax.train_state import NetState, named_leaves
 
 
 def save(directory: pathlib.Path, net: NetState, description: dict) -> None:
@@ -51,13 +51,11 @@ def start(net: NetState, about: dict, saved: Any, class_names: Sequence[str], pl
     wanted = {"params": net.params, "batch_stats": net.batch_stats}
     if not same:
         saved = {**saved, "params": {**saved["params"], head: net.params[head]}}
-    have = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(saved)}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
-        name = jax.tree_util.keystr(path)
+    have, leaves = named_leaves(saved), named_leaves(wanted)
+    for name, leaf in leaves.items():
         there = getattr(have.get(name), "shape", "absent")
         if there != leaf.shape:
             raise UserError(f"{place}: {name} is {there} there and {leaf.shape} here")
-    taken = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.asarray(have[jax.tree_util.keystr(path)], leaf.dtype), wanted
-    )
+    new = [jnp.asarray(have[name], leaf.dtype) for name, leaf in leaves.items()]
+    taken = jax.tree.unflatten(jax.tree.structure(wanted), new)
     return net.with_weights(taken["params"], taken["batch_stats"]), same

@@ -23,8 +23,6 @@ from kdmlc_jax.data.augment._scale import channel_stats, normalise
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.shapes import Images, Key
 
-__all__ = ["augmentations", "augmented", "channel_stats", "check", "defaults", "mixup", "normalise"]
-
 
 def augmentations() -> list[ModuleType]:
     """All there are, in the order in which they are applied."""

@@ -53,8 +53,6 @@ from kdmlc_jax.labels.purify.options import PurifyOptions
 from kdmlc_jax.labels.purify.rows import unit_rows
 from kdmlc_jax.labels.purify.turns import take_turns, twins_of
 
-__all__ = ["PurifyOptions", "purify"]
-
 
 def purify(
     features: Any,

@@ -81,11 +81,8 @@ class NoisyTeacher(Method):
 
     def teacher_step(self, state: Any, batch: Batch, key: Key) -> tuple[Any, Metrics]:
         """One update of the teacher."""
-        teacher = state.teacher
-        (loss, batch_stats), gradient = jax.value_and_grad(self.teacher_loss, has_aux=True)(
-            teacher.params, teacher, batch
-        )
-        return state.replace(teacher=teacher.descend(gradient, batch_stats)), {"loss": loss}
+        teacher, loss = state.teacher.minimise(self.teacher_loss, batch)
+        return state.replace(teacher=teacher), {"loss": loss}
 
     def predict(self, state: Any, images: Images) -> Logits:
         """The student's logits."""
