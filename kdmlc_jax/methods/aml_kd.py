@@ -25,7 +25,6 @@ warm-up, 20 of 240 epochs on the first labels, is left out, and MixUp's weight i
 (`data.augment.mixup`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,13 +37,12 @@ from ml_collections import ConfigDict
 from kdmlc_jax import losses, train_state
 from kdmlc_jax.data import augment
 from kdmlc_jax.errors import UserError, choose, in_range
-from kdmlc_jax.labels.propagation import propagate
 from kdmlc_jax.methods.base import Batch, DatasetView, Info, Metrics, Report, Stage
-from kdmlc_jax.methods.parts import ambiguity, noisy_teacher, seeds
+from kdmlc_jax.methods.parts import ambiguity, noisy_teacher
 from kdmlc_jax.methods.parts.noisy_teacher import NoisyTeacher
-from kdmlc_jax.methods.parts.propagated import PropagatedLabels, unpropagated
+from kdmlc_jax.methods.parts.propagated import PropagatedLabels, Propagation, decided, unpropagated
 from kdmlc_jax.shapes import Features, Images, Key, Labels, Logits, PerImage, Scalar, SoftLabels
-from kdmlc_jax.train_state import Bank, NetState
+from kdmlc_jax.train_state import NetState
 
 PROPAGATE, MUTUAL = "propagate", "mutual"  # the stages
 RECIPES = {"cifar100": {"data.trusted": 0}}
@@ -106,18 +104,23 @@ def make(config: Any, info: Info) -> "AmlKD":
     fields = noisy_teacher.fields(config, info)
     check(config, info)
     last = min(max(1, round(options.mutual * epochs)), epochs - 1) if options.refine == MUTUAL else 0
-    return (AmlKD if options.variant == "fixed" else ReleasedAmlKD)(
+    form = AmlKD if options.variant == "fixed" else ReleasedAmlKD
+    return form(
         **fields,
         info=info,
         epochs=(epochs - last, last),
         every=options.every,
-        propagates=options.refine != "off",
-        neighbours=options.neighbours,
         noise_rate=options.noise_rate,
-        evidence=options.evidence,
-        weights=options.weights,
         mixup=options.mixup,
-        key_number=config.seed,
+        propagation=Propagation(
+            num_classes=info.num_classes,
+            refine=options.refine != "off",
+            neighbours=options.neighbours,
+            evidence=options.evidence,
+            weights=options.weights,
+            closed_weight=form.closed_weight,
+            seed=config.seed,
+        ),
     )
 
 
@@ -128,13 +131,11 @@ class AmlKD(NoisyTeacher):
     info: Info
     epochs: tuple[int, int]  # of the stages 2 and 3
     every: int
-    propagates: bool  # or labels stay as given
-    neighbours: int
     noise_rate: float  # r; 0 = estimated
-    evidence: bool
-    weights: str
     mixup: float
-    key_number: int
+    propagation: Propagation
+
+    closed_weight = staticmethod(ambiguity.closed_weight)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -143,11 +144,6 @@ class AmlKD(NoisyTeacher):
         propagating = Stage(PROPAGATE, first, self.streams, self.step, self.begin, every=self.first_every)
         mutual = Stage(MUTUAL, last, self.streams, self.step, self.begin_mutual, every=self.every)
         return *self.teacher_stages, propagating, *((mutual,) if last else ())
-
-    @property
-    def known_rate(self) -> np.ndarray | None:
-        """r of each class f32[C], where it is told."""
-        return np.full(self.num_classes, self.noise_rate, np.float32) if self.noise_rate else None
 
     @property
     def first_every(self) -> int:
@@ -195,7 +191,8 @@ class AmlKD(NoisyTeacher):
 
     def begin(self, state: AmlKDState, view: DatasetView) -> AmlKDState:
         """Stage 2: from the teacher's own seeds."""
-        labels = self.propagated(state, view, "teacher", "teacher", self.known_rate)
+        known = np.full(self.num_classes, self.noise_rate, np.float32) if self.noise_rate else None
+        labels = self.propagated(state, view, "teacher", "teacher", known)
         view.note(f"aml_kd: {labels.summary(view.given_label)}")
         return state.replace(labels=labels)
 
@@ -221,68 +218,15 @@ class AmlKD(NoisyTeacher):
         features, logits = view.map("noisy", self.outputs, getattr(state, over))
         if judge != over:
             _, logits = view.map("noisy", self.outputs, getattr(state, judge))
-        return decided(view, lambda: self.decide(features, logits, view.given_label, noise_rate))
-
-    def decide(
-        self, features: np.ndarray, logits: np.ndarray, given: np.ndarray, noise_rate: np.ndarray | None
-    ) -> PropagatedLabels:
-        """By propagation from the seeds that the judge's logits give."""
-        loss = self.given_losses(logits, given)
-        if noise_rate is None:
-            noise_rate = seeds.estimated_noise(loss, given, self.num_classes)
-        seed = seeds.small_losses(loss, given, noise_rate)
-        belief = np.eye(self.num_classes, dtype=np.float32)[given]
-        if self.propagates:
-            soft = self.propagate(features, np.where(seed, given, -1))
-            belief = seeds.propagated_belief(soft, given, self.evidence)
-        return self.labels(features, belief, seed, np.argmax(logits, axis=1), noise_rate)
-
-    def given_losses(self, logits: np.ndarray, given: np.ndarray) -> np.ndarray:
-        """CE(ỹ, z) f32[N]."""
-        target = jax.nn.one_hot(jnp.asarray(given), self.num_classes)
-        return np.asarray(losses.cross_entropy(target, jnp.asarray(logits)))
-
-    def propagate(self, features: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
-        """Soft labels f32[N, C] from the rows that have a label."""
-        found = propagate(features, label, weight, num_classes=self.num_classes, neighbours=self.neighbours)
-        return found.soft_label
-
-    def labels(
-        self, features: np.ndarray, belief: np.ndarray, seed: np.ndarray, predicted: np.ndarray, noise_rate: np.ndarray
-    ) -> PropagatedLabels:
-        """Labels and weights by the beliefs f32[N, C]; `predicted` i32[N] by the network that chose the seeds."""
-        label = np.argmax(belief, axis=1).astype(np.int32)
-        weight = self.weight(jnp.asarray(features), jnp.asarray(label), jnp.asarray(seed & (predicted == label)))
-        rows = {"belief": belief, "label": label, "weight": weight, "seed": seed}
-        banks = {name: Bank(jnp.asarray(values)) for name, values in rows.items()}
-        return PropagatedLabels(**banks, noise_rate=jnp.asarray(noise_rate))
-
-    def weight(self, features: Features, label: Labels, easy: jax.Array) -> PerImage:
-        """s; `easy` bool[N]: seeds on which the network that judged them agrees."""
-        if self.weights == "off":
-            return jnp.ones(len(label))
-        cosine = ambiguity.cosines(features, label, self.num_classes)
-        if self.weights == "learned":
-            return ambiguity.learned_weight(jax.random.key(self.key_number), cosine, label, easy)
-        return self.closed_weight(cosine, label)
-
-    def closed_weight(self, cosine: Logits, label: Labels) -> PerImage:
-        """The formula."""
-        return ambiguity.closed_weight(cosine, label)
+        return decided(view, lambda: self.propagation.by_seeds(features, logits, view.given_label, noise_rate))
 
     def correct(self, state: AmlKDState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
         """b of the noisy images, the student's beliefs about others; everywhere, where labels stay as given."""
         now = jax.nn.softmax(self.predict(state, images))
-        if not self.propagates:
+        if not self.propagation.refine:
             return now
         return jnp.where((index >= 0)[:, None], state.labels.belief.rows[jnp.maximum(index, 0)], now)
 
     def report(self, state: AmlKDState) -> Report:
         """What is kept of each image."""
         return state.labels.report()
-
-
-def decided(view: DatasetView, decide: Callable[[], PropagatedLabels]) -> PropagatedLabels:
-    """What process 0 decides."""
-    labels: PropagatedLabels = jax.tree.map(jnp.asarray, view.decide(lambda: jax.device_get(decide())))
-    return labels

@@ -1,11 +1,18 @@
-"""What a method keeps of labels that it has propagated over the whole noisy split (AML-KD)."""
+"""Labels propagated over the whole noisy split, decided on the host, and what a method keeps of them (AML-KD)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from kdmlc_jax.methods.base import Info, Report
+from kdmlc_jax import losses
+from kdmlc_jax.labels.propagation import propagate
+from kdmlc_jax.methods.base import DatasetView, Info, Report
+from kdmlc_jax.methods.parts import ambiguity, seeds
+from kdmlc_jax.shapes import Labels, Logits, PerImage
 from kdmlc_jax.train_state import Bank
 
 
@@ -45,3 +52,65 @@ def unpropagated(info: Info) -> PropagatedLabels:
         seed=Bank(jnp.zeros(count, bool)),
         noise_rate=jnp.zeros(classes),
     )
+
+
+def given_losses(logits: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """CE(ỹ, z) f32[N]."""
+    target = jax.nn.one_hot(jnp.asarray(given), logits.shape[1])
+    return np.asarray(losses.cross_entropy(target, jnp.asarray(logits)))
+
+
+@dataclass(frozen=True, eq=False)
+class Propagation:
+    """How labels and weights are made; the options are those of `aml_kd.default_config`."""
+
+    num_classes: int
+    refine: bool  # or labels stay as given
+    neighbours: int
+    evidence: bool
+    weights: str
+    closed_weight: Callable[[Logits, Labels], PerImage]
+    seed: int
+
+    def by_seeds(
+        self, features: np.ndarray, logits: np.ndarray, given: np.ndarray, noise_rate: np.ndarray | None
+    ) -> PropagatedLabels:
+        """From the seeds that the judge's logits give; r̂ where it is known."""
+        loss = given_losses(logits, given)
+        if noise_rate is None:
+            noise_rate = seeds.estimated_noise(loss, given, self.num_classes)
+        seed = seeds.small_losses(loss, given, noise_rate)
+        belief = np.eye(self.num_classes, dtype=np.float32)[given]
+        if self.refine:
+            belief = seeds.propagated_belief(self.soft_label(features, np.where(seed, given, -1)), given, self.evidence)
+        return self.labels(features, belief, seed, np.argmax(logits, axis=1), noise_rate)
+
+    def soft_label(self, features: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+        """f32[N, C], from the rows that have a label."""
+        found = propagate(features, label, weight, num_classes=self.num_classes, neighbours=self.neighbours)
+        return found.soft_label
+
+    def labels(
+        self, features: np.ndarray, belief: np.ndarray, seed: np.ndarray, predicted: np.ndarray, noise_rate: np.ndarray
+    ) -> PropagatedLabels:
+        """Labels and weights by the beliefs f32[N, C]; `predicted` i32[N] by the network that chose the seeds."""
+        label = np.argmax(belief, axis=1).astype(np.int32)
+        weight = self.weight(features, jnp.asarray(label), seed & (predicted == label))
+        rows = {"belief": belief, "label": label, "weight": weight, "seed": seed}
+        banks = {name: Bank(jnp.asarray(values)) for name, values in rows.items()}
+        return PropagatedLabels(**banks, noise_rate=jnp.asarray(noise_rate))
+
+    def weight(self, features: np.ndarray, label: Labels, easy: np.ndarray) -> PerImage:
+        """s; `easy` bool[N]: seeds on which the network that judged them agrees."""
+        if self.weights == "off":
+            return jnp.ones(len(label))
+        cosine = ambiguity.cosines(jnp.asarray(features), label, self.num_classes)
+        if self.weights == "learned":
+            return ambiguity.learned_weight(jax.random.key(self.seed), cosine, label, jnp.asarray(easy))
+        return self.closed_weight(cosine, label)
+
+
+def decided(view: DatasetView, decide: Callable[[], PropagatedLabels]) -> PropagatedLabels:
+    """What process 0 decides."""
+    labels: PropagatedLabels = jax.tree.map(jnp.asarray, view.decide(lambda: jax.device_get(decide())))
+    return labels

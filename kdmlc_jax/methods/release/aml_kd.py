@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kdmlc_jax import losses, train_state
-from kdmlc_jax.methods.aml_kd import PROPAGATE, AmlKD, AmlKDState, decided
+from kdmlc_jax.methods.aml_kd import PROPAGATE, AmlKD, AmlKDState
 from kdmlc_jax.methods.base import Batch, DatasetView
 from kdmlc_jax.methods.parts import seeds
-from kdmlc_jax.methods.parts.propagated import PropagatedLabels
+from kdmlc_jax.methods.parts.propagated import PropagatedLabels, decided, given_losses
 from kdmlc_jax.shapes import Images, Labels, Logits, PerImage, Scalar, SoftLabels
 
 
@@ -42,7 +42,8 @@ class ReleasedAmlKD(AmlKD):
         """The mean, of all."""
         return jnp.full_like(weight, jnp.mean(weight))
 
-    def closed_weight(self, cosine: Logits, label: Labels) -> PerImage:
+    @staticmethod
+    def closed_weight(cosine: Logits, label: Labels) -> PerImage:
         """Without the other classes."""
         return jax.nn.sigmoid(jnp.take_along_axis(cosine, label[:, None], axis=1)[:, 0])
 
@@ -82,13 +83,14 @@ class ReleasedAmlKD(AmlKD):
         self, features: np.ndarray, student_logits: np.ndarray, given: np.ndarray, first: bool, before: tuple | None
     ) -> PropagatedLabels:
         """By propagation from all images."""
-        kept = seeds.smallest(self.given_losses(student_logits, given), 1.0 - self.noise_rate)
+        kept = seeds.smallest(given_losses(student_logits, given), 1.0 - self.noise_rate)
         predicted, belief = np.argmax(student_logits, axis=1), np.eye(self.num_classes, dtype=np.float32)[given]
-        if self.propagates:
-            soft = self.propagate(features, *(before or (np.where(kept, given, predicted), None)))
+        if self.propagation.refine:
+            soft = self.propagation.soft_label(features, *(before or (np.where(kept, given, predicted), None)))
             stays = seeds.smallest(soft.max(axis=1), 0.05) if first else kept
             belief = np.where(stays[:, None], belief, seeds.propagated_belief(soft, given, evidence=False))
-        return self.labels(features, belief, kept, predicted, np.full(self.num_classes, self.noise_rate, np.float32))
+        rates = np.full(self.num_classes, self.noise_rate, np.float32)
+        return self.propagation.labels(features, belief, kept, predicted, rates)
 
 
 def pair_loss(features: Float[Array, "B D"], teacher_features: Float[Array, "B D2"]) -> Scalar:
