@@ -11,9 +11,7 @@ from jaxtyping import Float, UInt8
 
 from kdmlc_jax import nets
 from kdmlc_jax.data import augment
-from kdmlc_jax.storage.networks import read, save
-
-__all__ = ["load", "save"]
+from kdmlc_jax.storage.networks import read
 
 
 def load(directory: str | pathlib.Path) -> Callable[[UInt8[np.ndarray, "B H W K"]], Float[np.ndarray, "B C"]]:

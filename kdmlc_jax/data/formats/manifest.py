@@ -176,7 +176,8 @@ def _names(path: Path, columns: dict[str, list[str]]) -> tuple[str, ...]:
     counts = Counter(text for column in columns.values() for text in column if text)
     mostly_numbers = 2 * sum(counts[text] for text in counts if _is_number(text)) > counts.total()
     frequent = [name for name, count in counts.items() if count >= FREQUENT]
-    rare = {name: suggest(name, frequent) for name in _suspects(counts)}
+    suspects = [name for name, count in counts.items() if count <= RARE]
+    rare = {name: suggest(name, frequent) for name in suspects if len(suspects) <= MAX_SUSPECTS}
     for column, texts in columns.items():
         for row, text in enumerate(texts):
             if text and mostly_numbers and not _is_number(text):
@@ -185,8 +186,3 @@ def _names(path: Path, columns: dict[str, list[str]]) -> tuple[str, ...]:
                 seen = "once" if counts[text] == 1 else "twice"
                 _fail(path, row, f'{column} "{text}" is there only {seen}{near}; if it is a class, write classes.txt')
     return tuple(sorted(counts))
-
-
-def _suspects(counts: Counter[str]) -> list[str]:
-    rare = [name for name, count in counts.items() if count <= RARE]
-    return rare if len(rare) <= MAX_SUSPECTS else []

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 
 from kdmlc_jax.labels.purify.ridge import ridge_weights
 from kdmlc_jax.labels.purify.rows import Batches, View
-from kdmlc_jax.labels.purify.simplex import project_simplex
 from kdmlc_jax.shapes import Scalar
 
 
@@ -58,11 +57,6 @@ class Descent(NamedTuple):
 def adamw(rate: float, beta1: float, beta2: float, decay: float) -> Any:
     """Adam with its weight decay apart from the gradient."""
     return optax.adamw(rate, beta1, beta2, weight_decay=decay)
-
-
-def projected(settings: tuple[float, ...]) -> Descent:
-    """IPC's: AdamW, and back to the simplex."""
-    return Descent(validation_loss, adamw, settings, project_simplex)
 
 
 def descend(label: Float[Array, "B C"], data: Regression, steps: Any, how: Descent) -> Float[Array, "B C"]:

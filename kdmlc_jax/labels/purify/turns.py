@@ -12,6 +12,7 @@ from kdmlc_jax.labels.purify import intrinsic
 from kdmlc_jax.labels.purify.extrinsic import Penalties, head_logits, train_head
 from kdmlc_jax.labels.purify.options import PurifyOptions
 from kdmlc_jax.labels.purify.rows import Batches, Form, View, batches_of, partition, view_of
+from kdmlc_jax.labels.purify.simplex import project_simplex
 
 # NumPy's generators here are seeded (seed, _STREAM, twin): no stream of data.splits or data.pipeline.
 _STREAM = 200
@@ -59,7 +60,8 @@ def take_turns(
 ) -> tuple[list[jax.Array], list[Head]]:
     """Both labels f32[N+1, C], whose last rows are padding, and both heads after all epochs."""
     total, one_hot = len(given), np.eye(classes, dtype=np.float32)
-    how = intrinsic.projected((options.label_rate, *options.label_betas, options.label_decay))
+    settings = options.label_rate, *options.label_betas, options.label_decay
+    how = intrinsic.Descent(intrinsic.validation_loss, intrinsic.adamw, settings, project_simplex)
     known, penalties = jnp.asarray(one_hot[target]), Penalties(options.prior_weight, options.entropy_weight)
     labels = [start_of(given, one_hot)] * len(twins)
     weights = [(jnp.zeros((twin.view.rows.shape[1], classes)),) * 2 for twin in twins]
