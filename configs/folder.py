@@ -7,8 +7,8 @@
 Layouts: `photos/<class>/…`, or `photos/{train,trusted,validation,test}/<class>/…`, or a manifest with the columns
 `path`, `label` and, where known, `trusted`, `split`, `true_label`. The trusted images are those in the folder
 `trusted/`, in the column `trusted`, or listed in `data.trusted_file`; `trusted=200` draws them from the given labels
-instead, which is right only if these are. For 2 400 training images of 32 pixels the run and its six baselines took
-five minutes on two CPU cores. For a GPU: `teacher=preact_resnet18`, or `teacher=imagenet_resnet50` with
+instead, which is right only if these are. For 2 400 training images of 32 pixels the run and its six plain baselines
+took five minutes on two CPU cores. For a GPU: `teacher=preact_resnet18`, or `teacher=imagenet_resnet50` with
 `--config.data.image_size=224`.
 
 Arguments: those of `kdmlc_jax.config.SHORT`, options of the method, and `quick` (4 epochs).
@@ -34,6 +34,7 @@ def get_config(arguments: dict[str, str]) -> ConfigDict:
         ("plain, given labels", "ce:train_on=noisy"),
         ("plain, trusted labels", "ce:train_on=trusted"),
         ("plain, both", "ce:train_on=both"),
+        ("linear, trusted labels", "linear"),
     )
     if arguments.pop("quick", None):
         config.train.epochs = 4

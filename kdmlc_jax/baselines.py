@@ -14,7 +14,7 @@ from kdmlc_jax.errors import NoTrustedError
 def baseline(config: ConfigDict, arguments: str) -> ConfigDict:
     """`config` with the method that `arguments` say: plain, from random weights, on the labels first given.
 
-    It is trained as `config` is, so no recipe of its own counts.
+    It is trained as `config` is, so no recipe of its own counts but what it needs on every data set.
     """
     made = config.copy_and_resolve_references()
     config_lib.resolve(made, config_lib.parse_arguments(arguments), recipe="")

@@ -12,7 +12,7 @@ class UserError(ValueError):
 
 
 class NoTrustedError(UserError):
-    """A method that learns from trusted images was given none."""
+    """A method that learns from trusted images was given none, or none of some class."""
 
 
 class StorageError(UserError):

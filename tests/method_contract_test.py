@@ -27,6 +27,7 @@ VARIANTS = {
     "blind_kd": ["rewind=true", "variant=release"],
     "dmlp": ["purify_epochs=2", "purify_epochs=2,then=blind_kd"],
     "ce": ["train_on=both,ema=0.9", "train_on=trusted"],
+    "linear": ["student=linear", "student=linear,train_on=noisy"],
     "mlc": ["preset=paper", "preset=paper,look_ahead_steps=2,form=skip,network=student,warm_up=1"],
     "kdmlc": [
         "preset=strong,kd_weight=0.5,teacher_mixup=0,warm_up=0,ramp=0",
@@ -275,7 +276,8 @@ def test_report(walked):
 
 
 # Those that say something; what the others' reports hold is nothing.
-REPORTS = {"mlc": "transition", "kdmlc": "transition", "blind_kd": "columns", "aml_kd": "columns", "dmlp": "columns"}
+REPORTS = {"mlc": "transition", "kdmlc": "transition", "linear": "transition"}
+REPORTS |= {"blind_kd": "columns", "aml_kd": "columns", "dmlp": "columns"}
 
 
 @pytest.mark.parametrize("name, part", REPORTS.items())
@@ -350,9 +352,8 @@ def outside(state, part):
     }
 
 
-ONE_WAY = [
-    case for case in CASES if case[0] not in MUTUAL and "then=blind_kd" not in case[1] and case[0] not in ("ce", "mlc")
-]
+SINGLE = ("ce", "mlc", "linear")
+ONE_WAY = [case for case in CASES if case[0] not in (*MUTUAL, *SINGLE) and "then=blind_kd" not in case[1]]
 
 
 @pytest.mark.parametrize("case", ONE_WAY, ids=lambda case: "-".join(part for part in case if part))

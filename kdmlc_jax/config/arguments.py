@@ -48,7 +48,7 @@ def resolve(config: ConfigDict, arguments: Mapping[str, str], recipe: str | None
     """Completes `config` with the options of its method and the method's own recipe, and applies `arguments` to it.
 
     A method's module may say in RECIPES what it needs on some data set, whatever the config file holds for the others:
-    {"cifar10": {"optim.lr": 0.02, "method.ssl_epochs": 200}, "cifar10,quick": …}.
+    {"cifar10": {"optim.lr": 0.02, "method.ssl_epochs": 200}, "cifar10,quick": …}; "" holds what it needs on all.
 
     Args:
       config: a `base()` that a config file has filled in.
@@ -63,7 +63,8 @@ def resolve(config: ConfigDict, arguments: Mapping[str, str], recipe: str | None
 
     arguments = dict(arguments)
     module = methods.get(arguments.pop("method", methods.DEFAULT))
-    own = dict(getattr(module, "RECIPES", {}).get(config.name if recipe is None else recipe, {}))
+    recipes = getattr(module, "RECIPES", {})
+    own = recipes.get("", {}) | recipes.get(config.name if recipe is None else recipe, {})
     preset = arguments.pop("preset", own.pop("method.preset", None))
     with config.unlocked():
         config.method = module.default_config(*([] if preset is None else [preset]))

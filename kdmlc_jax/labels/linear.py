@@ -78,6 +78,25 @@ def fold_count(rows: int) -> int:
     return max(2, min(rows, 10 if rows < 100 else 5))
 
 
+def regression(
+    rows: Float[np.ndarray, "M d"], label: Int[np.ndarray, " M"], penalty: float, tol: float = 1e-3
+) -> tuple[Float[np.ndarray, "d c"], Float[np.ndarray, " c"]]:
+    """Weights and bias of an L2-penalised logistic regression, for the c classes that some row has, in their order.
+
+    C = `penalty` and `tol` are scikit-learn's.
+    """
+    classes = len(np.unique(label))
+    if classes == 1:
+        return np.zeros((rows.shape[1], 1)), np.zeros(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # what matters is judged on held-out rows
+        model = LogisticRegression(C=penalty, max_iter=200, tol=tol).fit(rows, label)
+    kernel, bias = model.coef_.T, model.intercept_
+    if classes == 2:  # of the second one only
+        kernel, bias = np.pad(kernel, ((0, 0), (1, 0))), np.pad(bias, (1, 0))
+    return kernel, bias
+
+
 def log_beliefs(
     rows: Float[np.ndarray, "M d"],
     label: Int[np.ndarray, " M"],
@@ -85,22 +104,13 @@ def log_beliefs(
     classes: int,
     penalty: float,
 ) -> Float[np.ndarray, "N C"]:
-    """log p(y | x) of an L2-regularised logistic regression, C = `penalty` as in scikit-learn.
+    """log p(y | x) of `regression`.
 
     A class without a row is believed e⁻¹² of the most likely one's.
     """
-    found = np.unique(label)
+    kernel, bias = regression(rows, label, penalty)
     result = np.full((len(queries), classes), -12.0)
-    if len(found) == 1:
-        result[:, found[0]] = 0.0
-        return result
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # what matters is judged on held-out rows
-        model = LogisticRegression(C=penalty, max_iter=200, tol=1e-3).fit(rows, label)
-    scores = queries @ model.coef_.T + model.intercept_
-    if len(found) == 2:
-        scores = np.concatenate([np.zeros_like(scores), scores], axis=1)
-    result[:, found] = log_softmax(scores)
+    result[:, np.unique(label)] = log_softmax(queries @ kernel + bias)
     return np.maximum(result, result.max(axis=1, keepdims=True) - 30.0)
 
 

@@ -2,8 +2,8 @@
 
 `methods/<name>.py` holds `default_config(preset) -> ConfigDict`, `make(config, info) -> Method` and the method itself:
 a frozen dataclass of modules, optimisers and options, whose functions are pure. RECIPES there, if any, is what the
-method needs on some data set (`config.resolve`). A method knows no file, flag, clock or device, and nothing outside
-`methods/` knows its name. `tests/method_contract_test.py` runs on every method found.
+method needs on some data set, or on all (`config.resolve`). A method knows no file, flag, clock or device, and nothing
+outside `methods/` knows its name. `tests/method_contract_test.py` runs on every method found.
 """
 
 import abc
