@@ -53,6 +53,16 @@ def describe(dataset: Dataset, batch_size: int) -> Info:
     )
 
 
+def fitted(config: ConfigDict, dataset: Dataset) -> ConfigDict:
+    """`config` with a trusted batch that is no larger than what is left beside the trusted images held out."""
+    left, size = len(dataset.splits.trusted), config.train.trusted_batch_size
+    if not left < size <= left + len(dataset.splits.held_out):
+        return config
+    copied = config.copy_and_resolve_references()
+    copied.train.trusted_batch_size = left
+    return copied
+
+
 def check_needs(method: Method, config: Any, dataset: Dataset) -> None:
     """Raises UserError where the run gives a method what it cannot use, or not what its traits and streams need."""
     name, traits, splits = config.method.name, method.traits, dataset.splits
@@ -61,7 +71,7 @@ def check_needs(method: Method, config: Any, dataset: Dataset) -> None:
     if config.teacher.run and not traits.takes_teacher:
         raise UserError(f"teacher.run: {name} takes no trained teacher, expected none")
     wanted = any(stage.streams.trusted or stage.streams.meta for stage in method.stages)
-    size, have = config.train.trusted_batch_size, len(splits.trusted)
+    size, have = config.train.trusted_batch_size, len(splits.trusted) + len(splits.held_out)
     if (wanted or traits.needs_trusted) and not have:
         raise NoTrustedError(
             f"data.trusted: no trusted images, and {name} learns from them, expected {size if wanted else 1} or more"
@@ -94,7 +104,8 @@ class Experiment:
     """One method on one data set and its devices: everything that is fixed before the first step."""
 
     def __init__(self, config: ConfigDict, dataset: Dataset):
-        self.config, self.dataset = config, dataset
+        self.config, self.dataset = fitted(config, dataset), dataset
+        config = self.config
         self.info = describe(dataset, config.train.batch_size)
         self.method: Method = methods.get(config.method.name).make(config, self.info)
         check_needs(self.method, config, dataset)

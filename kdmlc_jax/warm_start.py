@@ -104,6 +104,7 @@ def check_splits(dataset: Dataset, folder: pathlib.Path, field: str) -> None:
     for what, count in {
         "trusted there and noisy": np.isin(here.noisy, trusted).sum(),
         "trained on there and for validation": np.isin(here.validation, learned).sum(),
+        "trained on there and held out": np.isin(here.held_out, learned).sum(),
     }.items():
         if count:
             raise UserError(

@@ -15,6 +15,7 @@ SHORT = {
     "noise": "noise.kind",
     "rate": "noise.rate",
     "trusted": "data.trusted",
+    "held_out": "data.held_out",
     "noisy": "data.noisy",
     "validation": "data.validation",
     "source": "data.source",

@@ -15,6 +15,7 @@ DATA = {
     "verify": True,  # folder: decode every file before training
     "trusted": 100.0,  # number, or share below 1; 0 = those the source names
     "trusted_file": "",  # ids of the trusted images, one a line
+    "held_out": 0.2,  # share of the trusted images that nothing learns from, to judge labels with; 0 = not judged
     "noisy": 0.0,  # number, or share below 1; 0 = all the rest
     "validation": 0.0,  # number, or share below 1
     "splits": "",  # the noise.npz of another run, to use its splits

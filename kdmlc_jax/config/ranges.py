@@ -18,6 +18,7 @@ CHOICES = {
 
 RANGES = {
     "augment.view_area": (1e-3, 1.0),
+    "data.held_out": (0.0, 0.5),
     "train.epochs": (1,),
     "train.eval_batch_size": (1,),
     "train.steps_per_call": (1,),

@@ -17,6 +17,10 @@ FREE = (
 )
 
 
+# What a config says that was written before the field was there, where that is not the field's default.
+BEFORE = {"data.held_out": 0.0}
+
+
 def read(path: pathlib.Path) -> ConfigDict:
     """The resolved config that a run has written to `path`; raises UserError where that is not one."""
     try:
@@ -26,8 +30,9 @@ def read(path: pathlib.Path) -> ConfigDict:
 
 
 def from_json(value: Any) -> ConfigDict:
-    """A config from what JSON has made of its `to_dict()`; fields that are newer have their defaults."""
+    """A config from what JSON has made of its `to_dict()`; fields that are newer have their defaults, or BEFORE."""
     config = base()
+    config.update_from_flattened_dict(BEFORE)
     with config.unlocked():
         config.update(_tuples(value))
     return config

@@ -55,10 +55,11 @@ def from_source(config: Any, source: Source) -> Dataset:
     check_batches(config, parts, train.images)
     # A trusted image carries the label that is trusted, whatever it carried before.
     given, trusted_given = np.where(labels >= 0, labels, known), np.full_like(labels, -1)
-    unchecked = int((truth[parts.trusted] < 0).sum()) if source.trusted is None else 0
-    given[parts.trusted] = truth[parts.trusted] = known[parts.trusted]
+    checked = np.concatenate([parts.trusted, parts.held_out])
+    unchecked = int((truth[checked] < 0).sum()) if source.trusted is None else 0
+    given[checked] = truth[checked] = known[checked]
     if config.data.trusted_given:
-        trusted_given[parts.trusted] = labels[parts.trusted]
+        trusted_given[checked] = labels[checked]
     copied = None if group is None else copies.count(group, test_group, given, parts)
     noisy = parts.noisy[truth[parts.noisy] >= 0]
     rate, matrix = noise.realised(truth[noisy], given[noisy], classes) if len(noisy) else (None, None)
@@ -103,17 +104,21 @@ def mebibytes(images: Images) -> float:
 
 
 def make_splits(config: Any, source: Source, known: np.ndarray, group: np.ndarray | None) -> splits.Splits:
-    """The splits of `data.splits`, or drawn anew."""
+    """The splits of `data.splits`, or drawn anew; trusted images are held out anew where those hold out none."""
     data = config.data
     if data.splits:
         kept = provenance.load(data.splits)
         if kept.images != provenance.fingerprint(ids_of(source.train), source.class_names):
             other = f"is of {len(kept.given_labels)} other images or classes"
             raise UserError(f"data.splits: {data.splits} {other}, expected these {len(known)} training images")
-        return kept.splits if group is None else splits.without_copies(kept.splits, group)
-    named = splits.Named(source.trusted, source.validation)
-    sizes = (data.trusted, data.validation, data.noisy)
-    return splits.split(known, *sizes, config.seed, len(source.class_names), group, named)
+        parts = kept.splits if group is None else splits.without_copies(kept.splits, group)
+        if bool(len(parts.held_out)) == bool(data.held_out):
+            return parts
+    else:
+        named = splits.Named(source.trusted, source.validation)
+        sizes = (data.trusted, data.validation, data.noisy)
+        parts = splits.split(known, *sizes, config.seed, len(source.class_names), group, named)
+    return splits.hold_out(parts, known, data.held_out, config.seed, group)
 
 
 def trust_notes(config: Any, unchecked: int) -> list[str]:

@@ -61,7 +61,7 @@ def load(path: str | Path) -> Provenance:
     try:
         # np.load leaves a file open that it cannot read, so it is not given the path.
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            splits = Splits(*(file[name] for name in Splits._fields))
+            splits = Splits(*(file[name] for name in Splits._fields if name in file.files or name != "held_out"))
             rate = float(file["realised_rate"])
             unknown = math.isnan(rate)
             return Provenance(

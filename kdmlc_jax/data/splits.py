@@ -1,4 +1,4 @@
-"""Which training image is noisy, trusted or validation: one permutation, so no image has two roles.
+"""Which training image is noisy, trusted, validation or held out: one permutation, so no image has two roles.
 
 MLC's release shuffles anew for each part and lets 979 of 1000 trusted images sit in the noisy set as well.
 """
@@ -25,6 +25,7 @@ class Stream(enum.IntEnum):
     INSTANCE_RATE = 104
     INSTANCE_MAP = 105
     INSTANCE_DRAW = 106
+    HELD_OUT = 107
 
 
 class Splits(NamedTuple):
@@ -33,6 +34,7 @@ class Splits(NamedTuple):
     noisy: np.ndarray
     trusted: np.ndarray
     validation: np.ndarray
+    held_out: np.ndarray = np.zeros(0, np.int64)  # trusted, and kept out of all that is trained, fitted or chosen
 
 
 def generator(seed: int, stream: Stream | str) -> np.random.Generator:
@@ -127,9 +129,42 @@ def _validation(rest: np.ndarray, wanted: float | int, named: Named, total: int,
 
 def without_copies(parts: Splits, groups: Int[np.ndarray, " N"]) -> Splits:
     """`parts` without validation images that copy a trusted one, and noisy ones that copy either."""
-    validation = _unlike(parts.validation, parts.trusted, groups)
-    noisy = _unlike(parts.noisy, np.concatenate([parts.trusted, validation]), groups)
-    return Splits(noisy, parts.trusted, validation)
+    trusted = np.concatenate([parts.trusted, parts.held_out])
+    validation = _unlike(parts.validation, trusted, groups)
+    noisy = _unlike(parts.noisy, np.concatenate([trusted, validation]), groups)
+    return parts._replace(noisy=noisy, validation=validation)
+
+
+def hold_out(
+    parts: Splits,
+    labels: Int[np.ndarray, " N"],
+    share: float,
+    seed: int,
+    groups: Int[np.ndarray, " N"] | None = None,
+) -> Splits:
+    """Takes a share of each class out of the trusted images, to judge with what nothing has learned from.
+
+    Of n trusted images of a class max(⌊share n + ½⌋, 2) are held out, but half of them at most: a class's only image
+    stays. A copy of one held out is held out too.
+
+    Args:
+      parts: whose held-out images count as trusted.
+      labels: of the training images.
+      share: 0 holds out none.
+      seed: 0 or more.
+      groups: i64[N], equal for images of equal content; None = all differ.
+    """
+    trusted = np.concatenate([parts.trusted, parts.held_out])
+    if not share:
+        return parts._replace(trusted=trusted, held_out=trusted[:0])
+    order = generator(seed, Stream.HELD_OUT).permutation(trusted)
+    chosen = [
+        of[: min(max(int(share * len(of) + 0.5), 2), len(of) // 2)]
+        for of in (order[labels[order] == label] for label in np.unique(labels[order]))
+    ]
+    held = np.concatenate(chosen) if chosen else trusted[:0]
+    held = trusted[np.isin(trusted, held) if groups is None else np.isin(groups[trusted], groups[held])]
+    return parts._replace(trusted=trusted[~np.isin(trusted, held)], held_out=held)
 
 
 def _unlike(rows: np.ndarray, others: np.ndarray, groups: np.ndarray) -> np.ndarray:

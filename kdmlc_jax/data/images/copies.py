@@ -53,6 +53,6 @@ def count(
     conflict = np.unique(group[given_label != given_label[first][group]])
     unused = np.ones(len(train), bool)
     unused[np.concatenate(parts)] = False
-    left_out = unused & np.isin(train, train[np.concatenate([parts.trusted, parts.validation])])
+    left_out = unused & np.isin(train, train[np.concatenate([parts.trusted, parts.held_out, parts.validation])])
     leaked = np.isin(train, test)
     return Duplicates(len(train) - len(distinct), len(conflict), int(left_out.sum()), int(leaked.sum()))
