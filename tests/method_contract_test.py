@@ -44,7 +44,7 @@ CASES = [
 CASES += [(name, arguments, "images") for name, arguments in IMAGES.items()]
 # Methods whose networks teach each other.
 MUTUAL = ("blind_kd",)
-CLASSES, NOISY, TRUSTED, VALIDATION = 3, 40, 24, 8
+CLASSES, NOISY, TRUSTED, VALIDATION, HELD_OUT = 3, 40, 24, 8, 6
 STEPS = 3  # of each stage, two an epoch
 NETS = {"vectors": {"teacher": "mlp6", "student": "mlp4"}, "images": {"teacher": "cnn2", "student": "cnn1"}}
 SHAPES = {"vectors": (1, 1, 5), "images": (8, 8, 1)}
@@ -53,16 +53,17 @@ SHAPES = {"vectors": (1, 1, 5), "images": (8, 8, 1)}
 @cache
 def dataset(kind):
     """Classes that lie apart, two in five labels wrong; trusted images of every class."""
-    rng, count = np.random.default_rng(0), NOISY + TRUSTED + VALIDATION
+    rng, count = np.random.default_rng(0), NOISY + TRUSTED + VALIDATION + HELD_OUT
     truth = np.arange(count, dtype=np.int32) % CLASSES
     images = rng.normal(size=(count, *SHAPES[kind])) + 2.0 * rng.normal(size=(CLASSES, *SHAPES[kind]))[truth]
     if kind == "images":
         images = np.clip(60 * images + 128, 0, 255).astype(np.uint8)
-    splits = Splits(*np.split(np.arange(count), [NOISY, NOISY + TRUSTED]))
+    splits = Splits(*np.split(np.arange(count), np.cumsum([NOISY, TRUSTED, VALIDATION])))
     given = np.where(rng.random(count) < 0.4, rng.integers(0, CLASSES, count), truth).astype(np.int32)
     carried = np.full(count, -1, np.int32)
     carried[splits.trusted] = given[splits.trusted]
-    given[splits.trusted] = truth[splits.trusted]
+    for rows in (splits.trusted, splits.held_out):
+        given[rows] = truth[rows]
     return Dataset(
         name="toy",
         class_names=("a", "b", "c"),
@@ -152,7 +153,7 @@ def walk_through(experiment):
                     feeds.append(feed)
                     first.append((host(carry), host(metrics)))
         after.append(host(carry))
-    beliefs = experiment.evaluator.beliefs(carry["method"], np.concatenate(experiment.dataset.splits))
+    beliefs = experiment.evaluator.beliefs(carry["method"], np.concatenate(experiment.dataset.splits[:3]))
     return Walk(experiment, steps, feeds, before, first, after, host(metrics), beliefs, changed)
 
 
@@ -382,14 +383,20 @@ def test_student_does_not_touch_its_teacher(case):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_hidden_truth_changes_nothing(name):
-    """Protects the wall around the true label: shuffled on noisy and validation rows, it changes no bit of a run."""
+    """Protects the wall around the true label: shuffled on noisy and validation rows, it changes no bit of a run. Nor
+    do images and labels that are held out, given ones and those they carried."""
     kind = "images" if name in NEED_IMAGES else "vectors"
     arguments, data, rng = VARIANTS.get(name, [""])[0], dataset(kind), np.random.default_rng(0)
     truth = data.truth.copy()
     for rows in (data.splits.noisy, data.splits.validation):
         truth[rows] = rng.permutation(truth[rows])
         assert (truth[rows] != data.truth[rows]).mean() > 0.4
-    got = walk_through(Experiment(settings(name, arguments, kind), data._replace(truth=truth)))
+    held, other = data.splits.held_out, data.images.copy()
+    other[held] = other[held[::-1]] // 2
+    given, carried = ((labels + np.isin(np.arange(len(truth)), held)) % CLASSES for labels in data[3:5])
+    changed = data._replace(truth=truth, images=other, given_label=given, carried_label=carried, trusted_given=carried)
+    assert all((changed[field][held] != data[field][held]).any() for field in (2, 3, 4, 5))
+    got = walk_through(Experiment(settings(name, arguments, kind), changed))
     assert int(got.after[-1]["step"]) == STEPS * len(got.steps)
     assert_same(results(got), results(walk(name, arguments, kind)))
 

@@ -45,6 +45,7 @@ def config_of(given, fields):
     """A config for a source; `fields` are those of config.data, and whole paths with __ for the dot."""
     config = config_lib.base()
     config.noise.kind, config.data.trusted = "none", 0.0 if given.trusted is not None else 6.0
+    config.data.held_out = 0.0
     config.train.batch_size, config.train.trusted_batch_size = 4, 2
     paths = {name.replace("__", ".") if "__" in name else f"data.{name}": value for name, value in fields.items()}
     config.update_from_flattened_dict(paths)
@@ -166,6 +167,19 @@ def test_splits_of_another_run(tmp_path):
         np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(first.given_label, again.given_label)
     assert any(UNCHECKED in note for note in made(source(), splits=saved(tmp_path, first)).notes)
+
+
+def test_held_out_images_of_another_run(tmp_path):
+    """Protects comparisons: what one run holds out another does too, unless it was asked to hold out none, or the
+    first did not."""
+    first, none = made(source(truth=TRUTH), held_out=0.5), made(source(truth=TRUTH), held_out=0.0)
+    held = first.splits.held_out
+    assert len(held) and not len(none.splits.held_out) and (first.given_label[held] == TRUTH[held]).all()
+    path = saved(tmp_path, first)
+    assert made(source(truth=TRUTH), splits=path, held_out=0.2).splits.held_out.tolist() == held.tolist()
+    assert set(made(source(truth=TRUTH), splits=path, held_out=0.0).splits.trusted) == set(none.splits.trusted)
+    path = saved(tmp_path, none)
+    assert set(made(source(truth=TRUTH), splits=path, held_out=0.5).splits.held_out) == set(held)
 
 
 @pytest.mark.parametrize("rows", [slice(0, 24), np.arange(SIZE).repeat(2)], ids=["smaller", "larger"])

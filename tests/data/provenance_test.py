@@ -35,9 +35,19 @@ def test_artefact_round_trip(tmp_path):
     assert loaded.realised_rate == saved.realised_rate
     np.testing.assert_array_equal(loaded.realised_matrix, saved.realised_matrix)
     with np.load(path, allow_pickle=False) as file:
-        keys = {"noisy", "trusted", "validation", "given_labels", "realised_rate", "realised_matrix"}
+        keys = {"noisy", "trusted", "validation", "held_out", "given_labels", "realised_rate", "realised_matrix"}
         assert set(file) == keys | {"carried_labels", "images", "learned"}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_splits_from_before_any_were_held_out(tmp_path):
+    """Protects runs begun with an older version: their file has no such part."""
+    path = tmp_path / "noise.npz"
+    save(path, artefact())
+    with np.load(path) as file:
+        old = {name: file[name] for name in file if name != "held_out"}
+    np.savez(path, **old)
+    assert load(path).splits.held_out.tolist() == []
 
 
 def test_unknown_noise_round_trip(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kdmlc_jax.data.images import copies
-from kdmlc_jax.data.splits import Named, Splits, split, without_copies
+from kdmlc_jax.data.splits import Named, Splits, hold_out, split, without_copies
 from kdmlc_jax.errors import UserError
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4, dtype=np.int32), [40, 30, 20, 10]))
@@ -97,7 +97,7 @@ def test_bad_labels():
 def test_shares_are_of_the_training_set():
     """Protects fractions: a tenth of 100 images is 10, whatever was taken before."""
     parts = split(LABELS, 0.1, 0.2, 0.5, 0, 4)
-    assert [len(part) for part in parts] == [50, 10, 20]
+    assert [len(part) for part in parts[:3]] == [50, 10, 20]
 
 
 def test_named_roles_stay():
@@ -115,7 +115,7 @@ def test_copies_of_held_images_train_nobody():
     """Protects against leaks by content: no copy of a trusted image elsewhere, of a validation one in noisy."""
     groups = np.repeat(np.arange(50), 2)
     parts = split(LABELS, 8, 12, 0, 0, 4, groups)
-    noisy, trusted, validation = (set(groups[part].tolist()) for part in parts)
+    noisy, trusted, validation = (set(groups[part].tolist()) for part in parts[:3])
     assert not noisy & trusted and not noisy & validation and not validation & trusted
     whole = split(LABELS, 8, 12, 0, 0, 4)
     np.testing.assert_array_equal(parts.trusted, whole.trusted)
@@ -145,4 +145,28 @@ def test_splits_of_another_run_lose_their_copies():
     """Protects splits that were made without a search for copies."""
     groups = np.array([0, 0, 1, 1, 2, 2, 3])
     parts = without_copies(Splits(np.array([1, 3, 5, 6]), np.array([0]), np.array([2, 1])), groups)
-    assert [part.tolist() for part in parts] == [[5, 6], [0], [2]]
+    assert [part.tolist() for part in parts] == [[5, 6], [0], [2], []]
+
+
+@pytest.mark.parametrize(("share", "of_each"), [(0.2, {1: 0, 2: 1, 3: 1, 4: 2, 10: 2, 15: 3, 100: 20}), (0.5, {9: 4})])
+def test_held_out_share_of_each_class(share, of_each):
+    """Protects both sides: a few of every class judge, and no class loses more than half of what is learned from."""
+    labels = np.repeat(np.arange(len(of_each), dtype=np.int32), list(of_each))
+    parts = Splits(np.zeros(0, int), np.arange(len(labels)), np.zeros(0, int))
+    held = hold_out(parts, labels, share, seed=3)
+    assert np.bincount(labels[held.held_out], minlength=len(of_each)).tolist() == list(of_each.values())
+    assert sorted(np.concatenate(held).tolist()) == list(range(len(labels)))
+    np.testing.assert_array_equal(hold_out(parts, labels, share, seed=3).held_out, held.held_out)
+    assert set(hold_out(parts, labels, share, seed=4).held_out) != set(held.held_out) or len(held.held_out) < 5
+    back = hold_out(held, labels, 0.0, seed=3)
+    assert not len(back.held_out) and sorted(back.trusted) == sorted(parts.trusted)
+
+
+def test_copies_are_held_out_together():
+    """Protects the judgement: what is held out is not learned from under another name, in any part."""
+    groups, labels = np.array([0, 0, 0, 1, 2, 3, 0, 1]), np.zeros(8, np.int32)
+    parts = Splits(np.array([6, 7]), np.arange(6), np.zeros(0, int))
+    for seed in range(8):
+        held = hold_out(parts, labels, 0.2, seed, groups)
+        assert not set(groups[held.held_out]) & set(groups[held.trusted])
+    assert without_copies(held, groups).noisy.tolist() == []
