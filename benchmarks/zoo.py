@@ -147,7 +147,7 @@ def main() -> None:
                 print(f"{name:42s} left out: {error}", flush=True)
                 continue
             start = time.perf_counter()
-            found = vouch(*c[:2], *c[3:], PRECISION, seed)
+            found = vouch(*c[:2], *c[3:], precision=PRECISION, seed=seed)
             result = {"name": name, **scores(found, c), "seconds": time.perf_counter() - start}
             results.append(result)
             print(line(name, result), flush=True)

@@ -12,9 +12,11 @@ from jaxtyping import Float, Int
 from kdmlc_jax.labels import decide
 from kdmlc_jax.labels.cross_fit import Chain, cross_fit
 from kdmlc_jax.labels.linear import LinearBeliefs, coordinates
+from kdmlc_jax.labels.pooling import Network
 from kdmlc_jax.labels.posterior import Interval
 from kdmlc_jax.labels.purify.checks import check_label_pair
 from kdmlc_jax.labels.referee import head_coordinates, judge
+from kdmlc_jax.labels.stacking import View, taught_by_given
 from kdmlc_jax.labels.verdict import Verdict
 
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -126,10 +128,11 @@ def vouch(
     trusted_label: Int[np.ndarray, " M"],
     classes: int,
     own_given: Int[np.ndarray, " M"] | None = None,
+    network: Network | None = None,
     precision: float = 0.9,
     seed: int = 0,
 ) -> Vouched:
-    """Corrects labels on features alone, and says how far it may be trusted.
+    """Corrects labels on features, and on what a network believes, and says how far it may be trusted.
 
     Args:
       features: of the noisy rows: a network's, published ones, pixels.
@@ -138,6 +141,7 @@ def vouch(
         without one nothing is known, and all of its rows would be taken for others.
       classes: C.
       own_given: the trusted rows' own given labels, -1 where not known.
+      network: log-beliefs of a network that was trained on these labels; see `cross_fit`.
       precision: promised of `decision` = correct.
       seed: draws folds.
 
@@ -147,9 +151,10 @@ def vouch(
     Raises:
       UserError: as `check_label_pair`, `linear_beliefs` and `promise`.
     """
-    noisy, trusted = coordinates(features, trusted_features)
-    given_label, trusted_label, _ = check_label_pair(given_label, trusted_label, (noisy, trusted), classes)
-    whole, full, chains = cross_fit(noisy, trusted, trusted_label, given_label, classes, own_given, seed=seed)
+    plain = View(*coordinates(features, trusted_features))
+    given_label, trusted_label, _ = check_label_pair(given_label, trusted_label, plain, classes)
+    views = [plain, taught_by_given(features, given_label, trusted_features, classes, seed)]
+    whole, full, chains = cross_fit(views, trusted_label, given_label, classes, own_given, network=network, seed=seed)
     q, rows = full.posterior, np.arange(len(given_label))
     suggested, sure, rate = q.argmax(axis=1), q.max(axis=1), full.wrong
     candidates, held, kept = [GIVEN], None, decide.NOTHING
