@@ -15,6 +15,7 @@ import time
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from kdmlc_jax import metrics
 from kdmlc_jax.labels.vouch import Vouched, replaced, vouch
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -61,13 +62,6 @@ CELLS = [
 PRECISION = 0.9
 
 
-def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
-    """ECE: mean distance of confidence and share right over `bins` equal bins, weighted by their rows."""
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    parts = [bin_of == b for b in np.unique(bin_of)]
-    return float(sum(abs(confidence[p].mean() - right[p].mean()) * p.mean() for p in parts))
-
-
 def scores(found: Vouched, cell: zoo_cells.Cell) -> dict:
     """The figures of one cell."""
     wrong, q = cell.given != cell.true, found.posterior
@@ -82,7 +76,7 @@ def scores(found: Vouched, cell: zoo_cells.Cell) -> dict:
         "after": float(np.mean(found.corrected == cell.true)),
         "bare": float(np.mean(found.suggested == cell.true)),
         "threshold": found.threshold,
-        "ece": calibration_error(found.confidence, found.corrected == cell.true),
+        "ece": metrics.calibration_error(found.confidence, found.corrected == cell.true),
         "auroc_given": float(roc_auc_score(wrong, -found.given_right)) if ranks else None,
         "auroc_margin": float(roc_auc_score(wrong, rest.max(axis=1) - found.given_right)) if ranks else None,
         "applied": int(applied.sum()),

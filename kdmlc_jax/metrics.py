@@ -104,3 +104,15 @@ def network_summary(history: list[dict], network: str, select_on: str) -> dict[s
     best_val = None if None in chosen else test[int(np.argmax(np.array(chosen, float)))]
     best = {"best_val": best_val, "best_test": max(test)}
     return {"last": test[-1], "last5": float(np.mean(test[-5:])), **best, **validation}
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float | None:
+    """ECE: mean distance of confidence f[N] and share right bool[N] over `bins` equal bins, weighted by their rows.
+
+    None for no rows (Guo et al. 2017, arXiv 1706.04599).
+    """
+    if not len(right):
+        return None
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    parts = [bin_of == b for b in np.unique(bin_of)]
+    return float(sum(abs(confidence[p].mean() - right[p].mean()) * p.mean() for p in parts))

@@ -17,6 +17,7 @@ from kdmlc_jax.labels.posterior import (
     Noise,
     counted_rate,
     fit_noise,
+    most_noise,
     posterior,
     share_of_noise,
     towards_clean,
@@ -37,7 +38,13 @@ class Chain(NamedTuple):
     low: Float[np.ndarray, "C C"]  # T with as little noise as trusted rows allow (90 %)
     wrong: Interval  # share of wrong labels
     posterior: Float[np.ndarray, "N C"]
-    gain: tuple[float, float] = (0.0, 0.0)  # log-likelihood that the network adds, a row, with its standard error
+
+
+class Crossed(NamedTuple):
+    """A chain on all trusted rows, which holds out none, and one for each fold of them."""
+
+    full: Chain
+    folds: list[Chain]
 
 
 def chain(
@@ -46,57 +53,61 @@ def chain(
     given_label: Int[np.ndarray, " N"],
     own_given: Int[np.ndarray, " M"] | None = None,
     held: Int[np.ndarray, " m"] | None = None,
-    network: Network | None = None,
 ) -> Chain:
-    """T̂, as much of it as trusted rows confirm, and the posterior, of the network's beliefs too where there are any.
+    """T̂, as much of it as trusted rows confirm, and the posterior.
 
     Args:
       beliefs: of the noisy rows, followed by those of the trusted rows held out; fitted to the other trusted rows.
       label, own_given: of the trusted rows fitted to.
       given_label: of the noisy rows.
       held: the rows held out.
-      network: of the rows of `beliefs.noisy`, and of the trusted rows fitted to.
     """
     held = np.zeros(0, int) if held is None else held
     noisy, asked = beliefs.noisy[: len(given_label)], beliefs.noisy[len(given_label) :]
     pairs = count_pairs(label, own_given, noisy.shape[1])
     found = fit_noise(noisy, given_label, pairs=pairs)
     if own_given is not None and (own_given >= 0).sum() >= PAIRS:
-        most = 0.98 / (1.0 - float(np.diagonal(found.transition).min()))
-        share = Interval(*(min(most, rate / found.rate) for rate in counted_rate(label, own_given)))
+        share = Interval(*(rate / found.rate for rate in counted_rate(label, own_given)))
     else:
         share = trusted_share(beliefs, label, given_label, found)
+    share = Interval(*(min(most_noise(found.transition), each) for each in share))
     noise = Noise(towards_clean(found.transition, share.estimate), found.prior)
-    gain = (0.0, 0.0)
-    if network is not None:
-        noisy, asked, gain = with_network(beliefs, label, given_label, noise.transition, network)
     q = posterior(noisy, noise.transition, given_label)
     wrong = Interval(*(found.rate * s for s in share))
-    return Chain(held, asked, noisy, noise, towards_clean(found.transition, share.low), wrong, q, gain)
+    return Chain(held, asked, noisy, noise, towards_clean(found.transition, share.low), wrong, q)
 
 
 def with_network(
+    linear: Chain,
     beliefs: LinearBeliefs,
+    rest: Int[np.ndarray, " m"],
     label: Int[np.ndarray, " M"],
     given_label: Int[np.ndarray, " N"],
-    transition: Float[np.ndarray, "C C"],
     network: Network,
-) -> tuple[Float[np.ndarray, "N C"], Float[np.ndarray, "m C"], tuple[float, float]]:
-    """Pooled beliefs of the noisy rows and of those held out, and the mean gain in log-likelihood with its error.
+) -> tuple[Chain, tuple[float, float]]:
+    """`linear` with the network's beliefs pooled in, and the mean gain in log-likelihood a row with its error.
 
-    Weights are fitted to the rows that the network has not learned from: trusted ones by their label, noisy ones by
-    the given label through T̂.
+    Weights are fitted to the rows that the network has not learned from: trusted ones of `rest`, by their label, and
+    noisy ones, by the given label through T̂. Of the rows held out those remain that the network has not learned from.
+
+    Args:
+      linear, beliefs: of `chain`, fitted to the trusted rows `rest`.
+      label, given_label: of all rows.
+      network: of all rows.
     """
-    rows, fresh = len(given_label), np.flatnonzero(network.fresh)
-    linear, trusted = log(beliefs.noisy), log(beliefs.trusted)
-    sides = [(trusted[network.held], network.trusted[network.held]), (linear[fresh], network.noisy[fresh])]
-    both = [np.concatenate(side) for side in zip(*sides, strict=True)]
-    seen = np.eye(len(transition))[label[network.held]], transition.T[given_label[fresh]]
-    weights = fit_weights(*both, np.concatenate(seen))
-    more = evidence(*both, np.concatenate(seen), weights) - evidence(*both, np.concatenate(seen), ALONE)
-    pooled = pool(linear, network.noisy, weights)
-    gain = float(more.mean()), float(more.std() / len(more) ** 0.5)
-    return pooled[:rows], pooled[rows:], gain
+    unseen, fresh = network.held[rest], np.flatnonzero(network.fresh)
+    ours = np.concatenate([log(beliefs.trusted[unseen]), log(linear.noisy[fresh])])
+    theirs = np.concatenate([network.trusted[rest[unseen]], network.noisy[fresh]])
+    true = np.eye(len(linear.low))[label[rest[unseen]]]
+    likelihood = np.concatenate([true, linear.noise.transition.T[given_label[fresh]]])
+    weights = fit_weights(ours, theirs, likelihood)
+    more = evidence(ours, theirs, likelihood, weights) - evidence(ours, theirs, likelihood, ALONE)
+    noisy = pool(log(linear.noisy), network.noisy, weights)
+    kept = network.held[linear.held]
+    asked = pool(log(linear.trusted[kept]), network.trusted[linear.held[kept]], weights)
+    q = posterior(noisy, linear.noise.transition, given_label)
+    pooled = linear._replace(held=linear.held[kept], trusted=asked, noisy=noisy, posterior=q)
+    return pooled, (float(more.mean()), float(more.std() / max(1, len(more)) ** 0.5))
 
 
 def trusted_share(
@@ -144,7 +155,7 @@ def cross_fit(
     fold: Int[np.ndarray, " M"] | None = None,
     network: Network | None = None,
     seed: int = 0,
-) -> tuple[LinearBeliefs, Chain, list[Chain]]:
+) -> tuple[LinearBeliefs, Crossed, Crossed | None]:
     """The chain on all trusted rows, and one for each fold that is held out of all of it.
 
     Args:
@@ -153,27 +164,27 @@ def cross_fit(
       given_label: of the noisy rows.
       classes: C.
       own_given: the trusted rows' own given labels, -1 where not known.
-      fold: of each trusted row, `linear.NEVER` for never held out; None = drawn, of the rows that may be.
-      network: counts where it adds to the likelihood, by two standard errors; trusted rows that it has learned from
-        are then never held out.
+      fold: of each trusted row, `linear.NEVER` for never held out; None = drawn.
+      network: that has learned from these labels.
       seed: draws the folds.
 
     Returns:
-      Beliefs on all trusted rows, their chain (nothing held), and up to FOLDS chains. A trusted row that is alone in
-      its class is held out of none.
+      Beliefs on all trusted rows; the linear chains, up to FOLDS of them: a trusted row that is alone in its class is
+      held out of none; the same with the network's beliefs, where these add to the likelihood of what they have not
+      learned from, by two standard errors.
 
     Raises:
       UserError: as `stacked_beliefs`.
     """
     whole = stacked_beliefs(views, label, classes, seed)
-    full = chain(whole, label, given_label, own_given, network=network)
-    if network is not None and full.gain[0] <= 2 * full.gain[1]:
-        network, full = None, chain(whole, label, given_label, own_given)
+    full, everyone = chain(whole, label, given_label, own_given), np.arange(len(label))
+    pooled, (gain, error) = full, (0.0, 0.0)
+    if network is not None:
+        pooled, (gain, error) = with_network(full, whole, everyone, label, given_label, network)
+    use = network if gain > 2 * error else None
     if fold is None:
-        may = np.flatnonzero(np.full(len(label), True) if network is None else network.held)
-        fold = np.full(len(label), NEVER)
-        fold[may] = stratified(label[may], min(FOLDS, len(may)), seed + 1)
-    chains = []
+        fold = stratified(label, min(FOLDS, len(label)), seed + 1)
+    chains, beside = [], []
     for k in np.unique(fold[fold != NEVER]):
         held, rest = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
         if len(rest) < 2:
@@ -181,11 +192,7 @@ def cross_fit(
         without = [View(np.concatenate([v.noisy, v.trusted[held]]), v.trusted[rest]) for v in views]
         found = stacked_beliefs(without, label[rest], classes, seed)
         own = None if own_given is None else own_given[rest]
-        beside = network and Network(
-            np.concatenate([network.noisy, network.trusted[held]]),
-            network.trusted[rest],
-            np.append(network.fresh, np.full(len(held), False)),
-            network.held[rest],
-        )
-        chains.append(chain(found, label[rest], given_label, own, held, beside))
-    return whole, full, chains
+        chains.append(chain(found, label[rest], given_label, own, held))
+        if use is not None:
+            beside.append(with_network(chains[-1], found, rest, label, given_label, use)[0])
+    return whole, Crossed(full, chains), Crossed(pooled, [c for c in beside if len(c.held)]) if use else None

@@ -23,6 +23,8 @@ class Answers(NamedTuple):
     answer: Int[np.ndarray, "M C"]  # suggested then
     sure: Float[np.ndarray, "M C"]  # posterior of the suggestion
     label: Int[np.ndarray, " M"]  # true
+    p_given: Float[np.ndarray, "M C"]  # posterior of that given label
+    other: Float[np.ndarray, "M C"]  # posterior of the most likely other one
 
 
 def answers(
@@ -51,7 +53,8 @@ def answers(
     if own_given is not None:
         known = own_given >= 0
         weight = np.where(known[:, None], np.eye(classes)[np.maximum(own_given, 0)], weight)
-    return Answers(weight, q.argmax(axis=2), q.max(axis=2), label)
+    others = np.where(np.eye(classes, dtype=bool), -1.0, q).max(axis=2)
+    return Answers(weight, q.argmax(axis=2), q.max(axis=2), label, np.einsum("icc->ic", q), others)
 
 
 def join(parts: list[Answers]) -> Answers:
@@ -162,6 +165,21 @@ def expected_gain(found: Answers, threshold: float | int) -> tuple[float, float]
     _, right, harmed = changes(found, threshold)
     gain = right - harmed
     return float(gain.mean()), float(gain.std() / max(1, len(gain)) ** 0.5)
+
+
+def ranking(found: Answers) -> str:
+    """Which score ranks wrong labels first on held-out rows, by AUROC: "margin", or else "p_given"."""
+    from sklearn.metrics import roc_auc_score  # slow to import
+
+    wrong = np.arange(found.weight.shape[1]) != found.label[:, None]
+    rows = found.weight > 0
+    if not 0 < wrong[rows].sum() < rows.sum():
+        return "p_given"
+    plain, margin = (
+        roc_auc_score(wrong[rows], -score[rows], sample_weight=found.weight[rows])
+        for score in (found.p_given, found.p_given - found.other)
+    )
+    return "margin" if margin > plain else "p_given"
 
 
 def decisions(

@@ -83,6 +83,11 @@ def towards_clean(transition: Float[np.ndarray, "C C"], share: float | int) -> F
     return share * transition + (1.0 - share) * np.eye(len(transition))
 
 
+def most_noise(transition: Float[np.ndarray, "C C"]) -> float:
+    """The λ of `towards_clean` that leaves .02 on the diagonal of every row: beyond it entries may turn negative."""
+    return 0.98 / max(1.0 - float(np.diagonal(transition).min()), 1e-6)
+
+
 class Interval(NamedTuple):
     """An estimate with its 90 % interval; NaN where it cannot be made."""
 
@@ -128,7 +133,7 @@ def share_of_noise(
       λ in [0, λ₁], λ₁ leaving .02 on T's diagonal. The estimate is the mean of the normal distribution of λ within
       these: where beliefs tell little, neither end is taken for granted.
     """
-    most = 0.98 / max(1.0 - float(np.diagonal(transition).min()), 1e-6)
+    most = most_noise(transition)
     if not len(label):
         return Interval(1.0, 0.0, most)
     mine, theirs = oddness(trusted, transition), np.stack([oddness(p, transition) for p in noisy])

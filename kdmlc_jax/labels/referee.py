@@ -63,7 +63,7 @@ def judge(
     noisy: Float[np.ndarray, "N d"],
     trusted: Float[np.ndarray, "M d"],
     label: Int[np.ndarray, " M"],
-    folds: list[tuple[Int[np.ndarray, " m"], Int[np.ndarray, "K N"]]],
+    folds: list[tuple[Int[np.ndarray, " _"], Int[np.ndarray, "K N"]]],
     classes: int,
     seed: int = 0,
 ) -> Judged:

@@ -58,9 +58,7 @@ def taught_by_given(
     return View(*(scores - scores.mean(axis=1, keepdims=True) for scores in best))
 
 
-def stacked_beliefs(
-    views: list[View], label: Int[np.ndarray, " M"], classes: int, seed: int = 0
-) -> LinearBeliefs:
+def stacked_beliefs(views: list[View], label: Int[np.ndarray, " M"], classes: int, seed: int = 0) -> LinearBeliefs:
     """`linear_beliefs` of each view and of all of them stacked, whichever predicts trusted rows best out of fold.
 
     The stack is `linear_beliefs` on each view's own log-beliefs, those of trusted rows out of fold (Wolpert 1992).

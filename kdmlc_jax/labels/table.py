@@ -1,6 +1,7 @@
-"""The corrected-label table: what the method believes of every given label."""
+"""The label table: what is believed of every given label, and what of that is vouched for."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -8,18 +9,30 @@ from jaxtyping import Bool, Float, Int
 
 from kdmlc_jax.arrays import check_labels
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.labels import decide
 
 COLUMNS = (
     "id",
     "split",
     "given_label",
     "corrected_label",
+    "suggested_label",
+    "decision",
     "confidence",
     "p_given",
     "is_label_issue",
     "label_score",
     "rank",
 )
+SCORES = ("margin", "p_given")
+
+
+class Decided(NamedTuple):
+    """What is vouched for, a row each of the table."""
+
+    corrected: Int[np.ndarray, " N"]
+    decision: np.ndarray  # str[N]: keep, correct or review
+    score: str = SCORES[0]  # what label_score is
 
 
 def table(
@@ -29,21 +42,26 @@ def table(
     beliefs: np.ndarray,
     class_names: Sequence[str] | None = None,
     examined: Mapping[str, np.ndarray] = {},
+    decided: Decided | None = None,
 ) -> pa.Table:
-    """One row per image, in the order of `ids`, with the columns COLUMNS, and given_class and corrected_class by name.
+    """One row per image, in the order of `ids`, with the columns COLUMNS, and given_class,
+    corrected_class and suggested_class by name.
 
-    The columns that follow from labels and beliefs are those of `corrected_columns`;
+    The columns that follow from labels and beliefs are those of `believed_columns`. corrected_label and decision are
+    `decided`; where nothing is, all given labels stand, and those that the beliefs speak against are for review.
+    confidence = belief of corrected_label; what label_score is stands in the table's metadata (`label_score`).
     rank = 1 for the lowest label_score, ties by id; of the noisy images only, where a method scores those itself: its
     score and the margin of the others cannot be compared.
 
     Args:
       ids: N stable indices or file names.
-      split_names: N names: noisy, trusted, validation.
+      split_names: N names: noisy, trusted, validation, held_out.
       given: i32[N], given labels.
       beliefs: f32[N, C], rows on the simplex.
       class_names: C names; None = no columns of names.
       examined: what a method says of the noisy images itself (`Report.columns`), by column, in their order.
         is_label_issue and label_score replace the table's own; other columns are added, null for the other images.
+      decided: see `Decided`.
 
     Returns:
       The table; labels i32, confidence, p_given and label_score f32, rank i64 from 1 to N, null where there is none.
@@ -54,7 +72,9 @@ def table(
     beliefs, given = np.asarray(beliefs, np.float64), np.asarray(given)
     _check(ids, split_names, given, beliefs)
     noisy = np.asarray(split_names) == "noisy"
-    values = corrected_columns(given, beliefs)
+    if decided is None:
+        decided = Decided(given, decide.decisions(beliefs, given, np.inf))
+    values = believed_columns(given, beliefs, decided.score) | decided_columns(decided, beliefs)
     for name, column in examined.items():
         whole = values.get(name, np.zeros(len(given), column.dtype))
         whole[noisy] = column
@@ -70,38 +90,52 @@ def table(
     columns = {name: values[name] for name in COLUMNS}
     if class_names is not None:
         names = np.asarray(class_names)
-        columns |= {"given_class": names[given], "corrected_class": names[values["corrected_label"]]}
+        columns |= {f"{kind}_class": names[values[f"{kind}_label"]] for kind in ("given", "corrected", "suggested")}
     columns |= {name: pa.array(values[name], mask=~noisy) for name in examined if name not in COLUMNS}
-    return pa.table(columns)
+    score = "the method's own" if "label_score" in examined else decided.score
+    return pa.table(columns).replace_schema_metadata({"label_score": score})
 
 
-def corrected_columns(given: Int[np.ndarray, " N"], beliefs: Float[np.ndarray, "N C"]) -> dict[str, np.ndarray]:
+def decided_columns(decided: Decided, beliefs: Float[np.ndarray, "N C"]) -> dict[str, Any]:
+    """corrected_label, decision, and how sure the first is."""
+    check_labels(decided.corrected, beliefs.shape[1])
+    return {
+        "corrected_label": decided.corrected.astype(np.int32),
+        "decision": pa.array([str(name) for name in decided.decision], pa.string()),
+        "confidence": beliefs[np.arange(len(beliefs)), decided.corrected].astype(np.float32),
+    }
+
+
+def believed_columns(
+    given: Int[np.ndarray, " N"], beliefs: Float[np.ndarray, "N C"], score: str = SCORES[0]
+) -> dict[str, np.ndarray]:
     """What beliefs say of given labels.
 
-    corrected_label = argmax_c b_c, the given label where it ties; confidence = its belief; p_given = b_ỹ;
-    is_label_issue = corrected_label ≠ given_label;
-    label_score = (b_ỹ - max_{c≠ỹ} b_c + 1)/2 in [0, 1], up to 1/2 for the issues: the normalised margin of
-    Northcutt et al. 2021, "Confident Learning" (cleanlab's `normalized_margin`).
+    suggested_label = argmax_c b_c, the given label where it ties; p_given = b_ỹ;
+    is_label_issue = suggested_label ≠ given_label;
+    label_score in [0, 1], up to 1/2 for the issues, is one of two of Northcutt et al. 2021, "Confident Learning":
+    "margin" (b_ỹ - max_{c≠ỹ} b_c + 1)/2 (cleanlab's `normalized_margin`), or "p_given", b_ỹ (its `self_confidence`).
 
     Args:
       given: in [0, C).
       beliefs: rows on the simplex.
+      score: one of SCORES.
 
     Returns:
-      Those five columns, by name.
+      Those four columns, by name.
     """
     rows = np.arange(len(given))
     p_given = beliefs[rows, given]
     others = beliefs.copy()
     others[rows, given] = -np.inf
     # A tie is no evidence against the given label.
-    corrected = np.where(p_given >= others.max(axis=1), given, others.argmax(axis=1))
+    suggested = np.where(p_given >= others.max(axis=1), given, others.argmax(axis=1))
+    ranks = p_given if score == "p_given" else np.clip((p_given - others.max(axis=1) + 1.0) / 2.0, 0.0, 1.0)
     return {
-        "corrected_label": corrected.astype(np.int32),
-        "confidence": beliefs[rows, corrected].astype(np.float32),
+        "suggested_label": suggested.astype(np.int32),
         "p_given": p_given.astype(np.float32),
-        "is_label_issue": corrected != given,
-        "label_score": np.clip((p_given - others.max(axis=1) + 1.0) / 2.0, 0.0, 1.0).astype(np.float32),
+        "is_label_issue": suggested != given,
+        "label_score": ranks.astype(np.float32),
     }
 
 

@@ -52,5 +52,13 @@ class Verdict:
         return " ".join(parts)
 
 
+def not_assessed(why: str) -> str:
+    """What is said where nothing could be asked."""
+    return (
+        f"Labels not assessed: {why}. All given labels stand. suggested_label is what the method believes, nothing "
+        "vouches for it: do not apply it unseen. What would help: trusted labels, some of each class."
+    )
+
+
 def _range(interval: Interval) -> str:
     return f"{interval.estimate:.2f}, 90 % interval {interval.low:.2f}-{interval.high:.2f}"

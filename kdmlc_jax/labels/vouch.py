@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from kdmlc_jax.labels import decide
-from kdmlc_jax.labels.cross_fit import Chain, cross_fit
+from kdmlc_jax.labels.cross_fit import Chain, Crossed, cross_fit
 from kdmlc_jax.labels.linear import LinearBeliefs, coordinates
 from kdmlc_jax.labels.pooling import Network
 from kdmlc_jax.labels.posterior import Interval
@@ -50,6 +50,7 @@ class Vouched(NamedTuple):
     threshold: float  # of `corrected`; infinity: all given labels stand
     candidates: list[Candidate]  # the given labels first
     verdict: Verdict
+    score: str  # what ranks wrong labels first: p_given or margin
 
 
 def rate_interval(full: Chain, chains: list[Chain]) -> Interval:
@@ -89,24 +90,22 @@ def choose(candidates: list[Candidate], shown: bool) -> int:
 
 
 def judge_candidates(
-    features: Float[np.ndarray, "N D"],
-    trusted_features: Float[np.ndarray, "M D"],
+    x: Float[np.ndarray, "N d"],
+    t: Float[np.ndarray, "M d"],
     label: Int[np.ndarray, " M"],
     given_label: Int[np.ndarray, " N"],
-    full: Chain,
-    chains: list[Chain],
+    crossed: Crossed,
     held: decide.Answers,
     drawn: decide.Answers,
     seed: int,
 ) -> list[Candidate]:
-    """The given labels and those changed above each of THRESHOLDS, with both gains."""
-    classes = full.posterior.shape[1]
-    x, t = head_coordinates(features, trusted_features, seed)
+    """The given labels and those changed above each of THRESHOLDS, with both gains; x, t: `head_coordinates`."""
+    full, chains = crossed
     sets = [
         (c.held, np.stack([given_label, *(replaced(c.posterior, given_label, at) for at in THRESHOLDS)]))
         for c in chains
     ]
-    judged = judge(x, t, label, sets, classes, seed)
+    judged = judge(x, t, label, sets, full.posterior.shape[1], seed)
     gain, error = judged.gain()
     behind, doubt = judged.gain(over=int(gain.argmax()))
     found = [GIVEN]
@@ -154,34 +153,51 @@ def vouch(
     plain = View(*coordinates(features, trusted_features))
     given_label, trusted_label, _ = check_label_pair(given_label, trusted_label, plain, classes)
     views = [plain, taught_by_given(features, given_label, trusted_features, classes, seed)]
-    whole, full, chains = cross_fit(views, trusted_label, given_label, classes, own_given, network=network, seed=seed)
-    q, rows = full.posterior, np.arange(len(given_label))
-    suggested, sure, rate = q.argmax(axis=1), q.max(axis=1), full.wrong
-    candidates, held, kept = [GIVEN], None, decide.NOTHING
+    whole, linear, pooled = cross_fit(views, trusted_label, given_label, classes, own_given, network=network, seed=seed)
+    crossed = linear if pooled is None or not pooled.folds else pooled
+    full, chains = crossed
+    q, rows = full.posterior.copy(), np.arange(len(given_label))
+    candidates, held, rate = [GIVEN], None, full.wrong
+    sure, kept, score = np.zeros(len(rows), bool), decide.NOTHING, "p_given"
     if chains:
-        rate = rate_interval(full, chains)
-        held = held_answers(chains, trusted_label, own_given)
-        drawn = held_answers(chains, trusted_label, own_given, careful=False)
-        candidates = judge_candidates(
-            features, trusted_features, trusted_label, given_label, full, chains, held, drawn, seed
-        )
-        kept = decide.promise(held, sure[suggested != given_label], precision)
+        rate = rate_interval(full, linear.folds)
+        held, drawn = (held_answers(chains, trusted_label, own_given, careful) for careful in (True, False))
+        score, looks = decide.ranking(drawn), head_coordinates(features, trusted_features, seed)
+        candidates = judge_candidates(*looks, trusted_label, given_label, crossed, held, drawn, seed)
+        both = [crossed] if crossed is linear else [crossed, linear]
+        kept, by = promised(both, trusted_label, given_label, own_given, precision)
+        sure = decide.decisions(by.posterior, given_label, kept.threshold) == decide.CORRECT
+        q[sure] = by.posterior[sure]
+    suggested = q.argmax(axis=1)
+    decision = np.where(sure, decide.CORRECT, decide.decisions(q, given_label, np.inf))
     best = candidates[choose(candidates, shown=rate.low > 0)]
-    corrected = replaced(q, given_label, best.threshold)
-    decision = decide.decisions(q, given_label, kept.threshold)
-    verdict = summed_up(decision, suggested, q, kept, rate, held, best, precision, whole, trusted_label)
+    corrected = np.where(sure, suggested, replaced(q, given_label, best.threshold))
+    changed = int((corrected != given_label).sum())
+    verdict = summed_up(decision, q, changed, kept, rate, held, precision, whole, trusted_label)
+    own, sure_of, found = q[rows, given_label], q[rows, corrected], full.noise.transition
     return Vouched(
-        suggested,
-        corrected,
-        decision,
-        q[rows, corrected],
-        q[rows, given_label],
-        q,
-        full.noise.transition,
-        best.threshold,
-        candidates,
-        verdict,
+        *(suggested, corrected, decision, sure_of, own, q, found, best.threshold, candidates, verdict, score)
     )
+
+
+def promised(
+    crossed: list[Crossed],
+    label: Int[np.ndarray, " M"],
+    given_label: Int[np.ndarray, " N"],
+    own_given: Int[np.ndarray, " M"] | None,
+    precision: float,
+    risk: float = 0.1,
+) -> tuple[decide.Promise, Chain]:
+    """The promise for most changes, and the chain it is of; the risk is shared among those asked."""
+    best, by, most = decide.NOTHING, crossed[0].full, 0
+    for full, chains in crossed:
+        q = full.posterior
+        sure = q.max(axis=1)[q.argmax(axis=1) != given_label]
+        kept = decide.promise(held_answers(chains, label, own_given), sure, precision, risk / len(crossed))
+        count = int((sure >= kept.threshold).sum())
+        if by is full or count > most:
+            best, by, most = kept, full, count
+    return best, by
 
 
 def held_answers(
@@ -199,12 +215,11 @@ def held_answers(
 
 def summed_up(
     decision: np.ndarray,
-    suggested: Int[np.ndarray, " N"],
     posterior: Float[np.ndarray, "N C"],
+    changed: int,
     kept: decide.Promise,
     rate: Interval,
     held: decide.Answers | None,
-    best: Candidate,
     precision: float,
     beliefs: LinearBeliefs,
     label: Int[np.ndarray, " M"],
@@ -221,21 +236,23 @@ def summed_up(
         accuracy = float(np.mean(beliefs.trusted.argmax(axis=1) == label))
         if rate.low == 0:
             reasons.append("it cannot be shown that any label is wrong")
-        reasons.append(
-            f"held-out trusted rows do not show a precision of {precision:g} (measured {kept.precision:.2f})"
-        )
+        if kept.precision >= precision:
+            few = f"{len(held.label)} held-out trusted rows are too few to promise a precision of {precision:g}"
+            reasons.append(f"{few} (measured {kept.precision:.2f})")
+        elif not np.isnan(kept.precision):
+            reasons.append(f"on held-out trusted rows {kept.precision:.2f} of all suggestions are right")
         needed = decide.rows_needed(held, precision)
         if np.isfinite(needed) and needed < 20 * len(label):
             helps.append(f"about {max(needed, 1.2 * len(label)):.0f} trusted rows ({len(label)} now)")
         helps.append(f"better features (these foretell {100 * accuracy:.0f} % of the trusted labels)")
     return Verdict(
-        len(suggested),
+        len(posterior),
         int(corrections.sum()),
         Interval(kept.precision, kept.low, kept.high),
         int(review.sum()),
         expected,
         rate,
-        best.changes,
+        changed,
         tuple(reasons),
         tuple(helps),
     )

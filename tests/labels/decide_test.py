@@ -97,3 +97,23 @@ def test_few_rows_promise_nothing():
     assert np.isnan(decide.promise(many, np.zeros(0)).precision)
     with pytest.raises(UserError, match=r"labels\.precision"):
         decide.promise(many, np.full(9, 0.9), precision=1.5)
+
+
+def test_the_score_that_ranks_better_is_chosen():
+    """Protects the choice: by the area under the curve on held-out rows, weighted by how likely each label is given."""
+    transition = np.array([[0.6, 0.4, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    beliefs = np.array([[0.5, 0.25, 0.25], [0.3, 0.4, 0.3], [0.2, 0.2, 0.6], [0.4, 0.4, 0.2]])
+    found = decide.answers(beliefs, np.array([0, 1, 2, 0]), transition, transition)
+    np.testing.assert_allclose(found.p_given + found.other <= 1 + 1e-12, True)
+    wrong = (np.arange(3) != found.label[:, None])[found.weight > 0]
+    weight = found.weight[found.weight > 0]
+    area = {}
+    for name, score in (("p_given", found.p_given), ("margin", found.p_given - found.other)):
+        score = score[found.weight > 0]
+        pairs = weight[wrong][:, None] * weight[~wrong][None]
+        better = (score[wrong][:, None] < score[~wrong][None]) + 0.5 * (score[wrong][:, None] == score[~wrong][None])
+        area[name] = (pairs * better).sum() / pairs.sum()
+    assert decide.ranking(found) == ("margin" if area["margin"] > area["p_given"] else "p_given")
+    worse = found._replace(p_given=np.where(np.arange(3) != found.label[:, None], 0.4, 0.3))
+    assert decide.ranking(worse._replace(other=np.where(np.arange(3) != found.label[:, None], 0.5, 0.0))) == "margin"
+    assert decide.ranking(found._replace(weight=np.eye(3)[found.label])) == "p_given"  # no label is ever wrong

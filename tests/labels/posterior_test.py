@@ -132,3 +132,10 @@ def test_beliefs_that_say_nothing_leave_the_share_open():
     p, label, given = np.full((60, 5), 0.2), np.arange(60) % 5, np.arange(60) % 5
     share = estimate.share_of_noise(p, label, np.zeros(60, int), p[None], given, PAIR)
     assert share.low == 0 and share.high > 2 and share.low < share.estimate < share.high
+
+
+def test_no_share_of_noise_is_more_than_a_matrix_holds():
+    """Protects posteriors: of uneven noise the even matrix allows a share that would turn T̂'s diagonal negative."""
+    matrix = np.array([[0.3, 0.7, 0.0], [0.0, 1.0, 0.0], [0.1, 0.0, 0.9]])
+    least = estimate.towards_clean(matrix, estimate.most_noise(matrix)).min(axis=1)
+    assert least.min() >= 0 and estimate.towards_clean(matrix, estimate.most_noise(matrix))[0, 0] == pytest.approx(0.02)

@@ -23,7 +23,9 @@ def test_a_fold_has_no_part_in_what_judges_it():
     noisy, given, _, trusted, label = noisy_set(0, rows=200)
     fold = linear.stratified(label, 4, seed=0)
     other = np.where(fold == 1, (label + 2) % 4, label)
-    one, two = (cross_fit.cross_fit([View(noisy, trusted)], labels, given, 4, fold=fold)[2] for labels in (label, other))
+    one, two = (
+        cross_fit.cross_fit([View(noisy, trusted)], labels, given, 4, fold=fold)[1].folds for labels in (label, other)
+    )
     for number, (a, b) in enumerate(zip(one, two, strict=True)):
         np.testing.assert_array_equal(a.held, np.flatnonzero(fold == number))
         assert np.array_equal(a.posterior, b.posterior) == (number == 1)
@@ -37,7 +39,7 @@ def test_chains_know_the_pairs_of_the_other_folds_only():
     fold = linear.stratified(label, 4, seed=0)
     own = np.where(np.arange(80) % 2, (label + 1) % 4, -1)
     other = np.where(fold == 2, 0, own)
-    one, two = (cross_fit.cross_fit([View(noisy, trusted)], label, given, 4, o, fold)[2] for o in (own, other))
+    one, two = (cross_fit.cross_fit([View(noisy, trusted)], label, given, 4, o, fold)[1].folds for o in (own, other))
     np.testing.assert_array_equal(one[2].noise.transition, two[2].noise.transition)
     assert not np.array_equal(one[0].noise.transition, two[0].noise.transition)
     want = np.roll(np.diag(np.bincount(label[1::2], minlength=4)), 1, axis=1)
@@ -48,10 +50,10 @@ def test_lone_rows_and_tiny_sets():
     """Protects a class with one trusted row (in every chain, judged by none), and sets too small for folds."""
     noisy, given, _, trusted, label = noisy_set(1, rows=100)
     rows = np.concatenate([np.flatnonzero(label != 3)[:12], np.flatnonzero(label == 3)[:1]])
-    _, _, chains = cross_fit.cross_fit([View(noisy, trusted[rows])], label[rows], given, 4)
+    _, (_, chains), _ = cross_fit.cross_fit([View(noisy, trusted[rows])], label[rows], given, 4)
     assert 12 not in np.concatenate([c.held for c in chains])
     one = np.array([np.flatnonzero(label == c)[0] for c in range(4)])
-    _, full, chains = cross_fit.cross_fit([View(noisy, trusted[one])], label[one], given, 4)
+    _, (full, chains), _ = cross_fit.cross_fit([View(noisy, trusted[one])], label[one], given, 4)
     assert chains == [] and np.isfinite(full.posterior).all()
 
 

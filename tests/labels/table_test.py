@@ -12,8 +12,11 @@ IDS = np.array([10, 7, 30, 5, 2])
 SPLITS = ["noisy", "noisy", "trusted", "noisy", "noisy"]
 
 
+DECIDED = labels.Decided(np.array([0, 2, 1, 1, 2]), np.array(["keep", "review", "keep", "review", "correct"]))
+
+
 def make(**changes):
-    arguments = {"ids": IDS, "split_names": SPLITS, "given": GIVEN, "beliefs": BELIEFS} | changes
+    arguments = {"ids": IDS, "split_names": SPLITS, "given": GIVEN, "beliefs": BELIEFS, "decided": DECIDED} | changes
     return labels.table(**arguments)
 
 
@@ -23,8 +26,9 @@ def test_table_by_hand():
     assert tuple(got) == labels.COLUMNS
     assert got["id"] == [10, 7, 30, 5, 2] and got["split"] == SPLITS
     assert got["given_label"] == [0, 1, 1, 1, 0]
-    assert got["corrected_label"] == [0, 2, 1, 2, 2]
-    np.testing.assert_allclose(got["confidence"], [0.7, 0.6, 0.5, 0.6, 1.0], rtol=1e-6)
+    assert got["suggested_label"] == [0, 2, 1, 2, 2]
+    assert got["corrected_label"] == [0, 2, 1, 1, 2] and got["decision"] == DECIDED.decision.tolist()
+    np.testing.assert_allclose(got["confidence"], [0.7, 0.6, 0.5, 0.3, 1.0], rtol=1e-6)
     np.testing.assert_allclose(got["p_given"], [0.7, 0.3, 0.5, 0.3, 0.0], rtol=1e-6)
     assert got["is_label_issue"] == [False, True, False, True, True]
     np.testing.assert_allclose(got["label_score"], [0.75, 0.35, 0.5, 0.35, 0.0], rtol=1e-6)
@@ -45,7 +49,26 @@ def test_score_on_random_beliefs():
     assert (score[issue] <= 0.5).all() and (score[~issue] >= 0.5).all()
     assert sorted(rank) == list(range(1, 501))
     assert (np.diff(score[np.argsort(rank)]) >= 0).all()
-    np.testing.assert_array_equal(np.array(got["corrected_label"]), beliefs.argmax(axis=1))
+    np.testing.assert_array_equal(np.array(got["suggested_label"]), beliefs.argmax(axis=1))
+
+
+def test_what_nobody_decides_stands_as_given():
+    """Protects labels that nothing vouches for: none is changed, those that beliefs speak against are for review."""
+    got = make(decided=None).to_pydict()
+    assert got["corrected_label"] == got["given_label"] and got["suggested_label"] == [0, 2, 1, 2, 2]
+    assert got["decision"] == ["keep", "review", "keep", "review", "review"]
+    np.testing.assert_allclose(got["confidence"], got["p_given"])
+
+
+def test_the_table_says_what_its_score_is():
+    """Protects the ranking: p_given where that was chosen, and the metadata names it, or the method's own."""
+    assert make().schema.metadata == {b"label_score": b"margin"}
+    plain = make(decided=DECIDED._replace(score="p_given"))
+    assert plain.schema.metadata == {b"label_score": b"p_given"}
+    assert plain["label_score"].to_pylist() == plain["p_given"].to_pylist()
+    assert plain["rank"].to_pylist() == [5, 3, 4, 2, 1]
+    own = make(examined={"label_score": np.zeros(4, np.float32)})
+    assert own.schema.metadata == {b"label_score": b"the method's own"}
 
 
 def test_what_a_method_examined_itself():
@@ -59,7 +82,7 @@ def test_what_a_method_examined_itself():
     got = make(examined=examined).to_pydict()
     assert got["is_label_issue"] == [True, False, False, False, True]
     np.testing.assert_allclose(got["label_score"], [0.1, 0.9, 0.5, 0.6, 0.4], rtol=1e-6)
-    assert got["rank"] == [1, 4, None, 3, 2] and got["corrected_label"] == [0, 2, 1, 2, 2]
+    assert got["rank"] == [1, 4, None, 3, 2] and got["suggested_label"] == [0, 2, 1, 2, 2]
     assert got["agreement"][2] is None and got["agreement"][3] == pytest.approx(0.6)
 
 
@@ -90,6 +113,7 @@ def replaced(row, values):
         ({"given": GIVEN.astype(np.float32)}, "labels: float32 of shape (5,), expected integers"),
         ({"given": GIVEN[:4]}, "given: 4 entries, expected 5, the rows of beliefs"),
         ({"ids": IDS[:3]}, "ids: 3 entries, expected 5, the rows of beliefs"),
+        ({"decided": DECIDED._replace(corrected=GIVEN + 2)}, "labels row 1: 3 is out of range, expected 0 to 2"),
         ({"split_names": SPLITS * 2}, "split_names: 10 entries, expected 5, the rows of beliefs"),
         ({"beliefs": BELIEFS[0]}, "beliefs: shape (3,), expected [N, C] with 2 classes or more"),
         ({"beliefs": BELIEFS[:, :1]}, "beliefs: shape (5, 1), expected [N, C] with 2 classes or more"),
@@ -110,6 +134,6 @@ def test_classes_by_name():
     """Protects the person who reads the table: beside each number stands the class it means."""
     beliefs = np.array([[0.1, 0.9], [0.8, 0.2]], np.float32)
     rows = labels.table(["a.png", "b.png"], ["noisy", "noisy"], np.array([0, 0]), beliefs, ("cat", "dog"))
-    assert rows["given_class"].to_pylist() == ["cat", "cat"]
-    assert rows["corrected_class"].to_pylist() == ["dog", "cat"]
+    assert rows["given_class"].to_pylist() == rows["corrected_class"].to_pylist() == ["cat", "cat"]
+    assert rows["suggested_class"].to_pylist() == ["dog", "cat"]
     assert rows["id"].to_pylist() == ["a.png", "b.png"]
