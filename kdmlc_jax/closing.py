@@ -1,6 +1,7 @@
 """What a run says at its end."""
 
 import pathlib
+import textwrap
 from collections.abc import Sequence
 
 
@@ -21,16 +22,24 @@ def report(summaries: Sequence[dict], workdir: pathlib.Path) -> str:
         cells = "".join(f"{show_number(nets[c][figure] if c in nets else None):>10s}" for c in columns)
         lines.append(f"  {label:24s}{cells}")
     noise, labels = run["noise"], run["labels"]
-    lines.append(f"Labels of the noisy part held to be wrong: {labels['flagged']} (is_label_issue in the label table)")
     if labels["accuracy_before"] is not None:
         lines.append(
-            f"Labels right: {labels['accuracy_before']:.1%} before, {labels['accuracy_after']:.1%} after correction; "
+            f"Labels right: {labels['accuracy_before']:.1%} before, {labels['accuracy_after']:.1%} after correction "
+            f"({show_number(labels.get('accuracy_method'))} by what the method itself believes); "
             f"wrong labels found: precision {show_number(labels['precision'])}, recall {show_number(labels['recall'])}"
         )
-    lines.append(f"Noise rate: {show_number(noise['realised'])} realised, {show_number(noise['estimated'])} estimated")
+    lines.append(
+        f"Noise rate: {show_number(noise['realised'])} realised, {show_number(noise['estimated'])} estimated; "
+        f"{labels['flagged']} labels are flagged (is_label_issue: another class is more likely than the given one)"
+    )
+    if "verdict" in run:  # none in a run of an older version
+        lines += textwrap.wrap(run["verdict"]["text"], 118, initial_indent="Verdict: ", subsequent_indent="  ")
     lines.append(f"Files in {workdir}/: labels.csv and labels.parquet (every label, corrected, with confidence),")
-    deployed = next(iter(run["networks"]))
-    lines.append(f"  {deployed}/ (the network to deploy), summary.json (all figures), metrics.jsonl (every epoch)")
+    deployed = run.get("deployed", next(iter(run["networks"])))
+    epoch = f" of epoch {run['networks'][deployed]['epoch']}" if run.get("deploy") == "best_val" else ""
+    lines.append(
+        f"  {deployed}/ (the network to deploy{epoch}), summary.json (all figures), metrics.jsonl (every epoch)"
+    )
     return "\n".join(lines)
 
 

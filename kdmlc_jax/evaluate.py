@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -47,7 +46,7 @@ class Evaluator:
 
     def __init__(self, method: Method, dataset: Dataset, mesh: Any, fixed: Any, batch: int):
         self.method, self.dataset, self.mesh, self.fixed, self.batch = method, dataset, mesh, fixed, batch
-        self._predict = self._compiled(self._predictions)
+        self._logits = self._compiled(self._logits_of)
         self._correct = self._compiled(lambda state, images, given, index: method.correct(state, images, given, index))
         self._maps: dict[Callable, Callable] = {}  # what stages have looked at the whole set with
 
@@ -65,25 +64,29 @@ class Evaluator:
         put = lambda *batch: compiled(state, *parallel.put_batch(batch, self.mesh))  # noqa: E731
         return map_rows(put, images, rows, self.batch, *columns)
 
-    def _predictions(self, state: Any, images: jax.Array) -> dict[str, jax.Array]:
-        """The class that each network predicts, and their ensemble; -1 where logits are not finite."""
+    def _logits_of(self, state: Any, images: jax.Array) -> dict[str, jax.Array]:
+        """Of each network, and of their ensemble."""
         nets = self.method.networks(state)
         logits = {name: train_state.evaluate(net, images).logits for name, net in nets.items()}
         if self.method.traits.ensemble:
             logits[self.method.traits.ensemble] = self.method.predict(state, images)
-        return {name: jnp.where(jnp.isfinite(z).all(-1), jnp.argmax(z, -1), -1) for name, z in logits.items()}
+        return logits
 
-    def predicted(self, state: Any, images: Images, rows: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
-        """The class i32[n] that each network predicts for the images at `rows`, by name.
+    def logits(self, state: Any, images: Images, rows: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+        """Logits f32[n, C] of each network, and of their ensemble, for the images at `rows`, by name.
 
         Raises:
           NonFiniteError: where a network's logits are not finite.
         """
-        found: dict[str, np.ndarray] = self._map(self._predict, state, images, rows)
-        for name, classes in found.items():
-            if (classes < 0).any():
+        found: dict[str, np.ndarray] = self._map(self._logits, state, images, rows)
+        for name, logits in found.items():
+            if not np.isfinite(logits).all():
                 raise NonFiniteError(f"evaluation: {name}'s logits are not finite")
         return found
+
+    def predicted(self, state: Any, images: Images, rows: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+        """The class i32[n] that each predicts, by name; raises as `logits`."""
+        return {name: logits.argmax(axis=1) for name, logits in self.logits(state, images, rows).items()}
 
     def accuracies(self, state: Any) -> dict[str, float | None]:
         """Accuracy of each network on the test set, and on the validation split by given and by true labels.

@@ -1,16 +1,23 @@
 """The end of a run: labels corrected, outputs written, all figures in one dictionary."""
 
+import dataclasses
 import importlib.metadata
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 from kdmlc_jax import metrics, outputs, parallel
+from kdmlc_jax.assess import Assessment, assess
 from kdmlc_jax.data import noise
+from kdmlc_jax.labels import decide
 from kdmlc_jax.labels.detection import detection
+from kdmlc_jax.labels.posterior import Interval
+from kdmlc_jax.labels.table import Decided
 from kdmlc_jax.labels.table import table as label_table
+from kdmlc_jax.labels.verdict import not_assessed
 from kdmlc_jax.methods.base import Report
 
 if TYPE_CHECKING:
@@ -30,13 +37,17 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
     data, config, method, history = experiment.dataset, experiment.config, experiment.method, progress["history"]
     rows = np.concatenate(data.splits)
     names = np.repeat(data.splits._fields, [len(part) for part in data.splits])
-    beliefs = experiment.evaluator.beliefs(state, rows)
-    trusted = names == "trusted"
-    beliefs[trusted] = np.eye(experiment.info.num_classes, dtype=np.float32)[data.given_label[rows[trusted]]]
+    own = experiment.evaluator.beliefs(state, rows)
+    checked = (names == "trusted") | (names == "held_out")
+    own[checked] = np.eye(experiment.info.num_classes, dtype=np.float32)[data.given_label[rows[checked]]]
     report: Report = parallel.fetch(method.report(state))
-    if data.soft_label is not None:
+    assessment = assess(experiment, state)
+    if data.soft_label is not None or assessment.vouched:
         report = report.without_flags()
-    table = label_table(data.ids[rows], names, data.reported_label[rows], beliefs, data.class_names, report.columns)
+    beliefs, decided = vouched_for(assessment, own, data.reported_label[rows], names)
+    table = label_table(
+        data.ids[rows], names, data.reported_label[rows], beliefs, data.class_names, report.columns, decided
+    )
     summary = {
         "method": config.method.name,
         "options": config.method.to_dict(),
@@ -48,9 +59,11 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
             "kind": config.noise.kind,
             "nominal": config.noise.rate if noise.is_rated(config.noise.kind) else None,
             "realised": data.rate,
-            "estimated": estimated_rate(experiment, report, beliefs[names == "noisy"], table),
+            **noise_summary(experiment, report, own[names == "noisy"], table, assessment),
         },
+        "verdict": verdict_summary(assessment),
         "deploy": config.deploy,
+        "deployed": method.traits.deployed,
         "networks": networks(experiment, state, epoch, counted(experiment, history)),
         "diagnostics": {name: value.tolist() for name, value in report.figures.items()},
         "notes": progress["notes"],
@@ -59,7 +72,7 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
             "skipped": len(data.skipped),
             "duplicates": data.duplicates and data.duplicates._asdict(),
         },
-        "labels": label_summary(table, data.truth[rows]),
+        "labels": label_summary(table, data.truth[rows], own.argmax(axis=1)),
         "changes": progress["changes"],
         "seconds": progress["seconds"],
         "images_per_second": progress["images_per_second"],
@@ -105,6 +118,54 @@ def networks(experiment: "Experiment", state: Any, epoch: int, history: list[dic
     }
 
 
+def vouched_for(
+    assessment: Assessment, own: Float[np.ndarray, "N C"], given: Int[np.ndarray, " N"], names: np.ndarray
+) -> tuple[Float[np.ndarray, "N C"], Decided | None]:
+    """What the table is made of: the posterior and decisions where trusted images vouch for any, else the method's own
+    beliefs and none."""
+    found = assessment.vouched
+    if found is None:
+        return own, None
+    rows = np.concatenate([np.flatnonzero(names == "noisy"), np.flatnonzero(names == "validation")])
+    beliefs, corrected = own.copy(), given.astype(np.int32)
+    decision = np.full(len(given), decide.KEEP, found.decision.dtype)
+    beliefs[rows], corrected[rows], decision[rows] = found.posterior, found.corrected, found.decision
+    return beliefs, Decided(corrected, decision, found.score)
+
+
+def verdict_summary(assessment: Assessment) -> dict:
+    """The verdict, as JSON."""
+    if assessment.vouched is None:
+        return {"assessed": False, "text": not_assessed(assessment.why_not)}
+    verdict = assessment.vouched.verdict
+    figures = dataclasses.asdict(verdict)
+    for name, value in figures.items():
+        if isinstance(value, Interval):
+            figures[name] = {bound: number_or_none(each) for bound, each in value._asdict().items()}
+        else:
+            figures[name] = list(value) if isinstance(value, tuple) else number_or_none(value)
+    return {"assessed": True, "text": verdict.text(), "apply": verdict.apply, **figures}
+
+
+def number_or_none(value: float) -> float | None:
+    """None for NaN, which JSON does not know."""
+    return None if value != value else value
+
+
+def noise_summary(
+    experiment: "Experiment", report: Report, own: Float[np.ndarray, "n C"], table: Any, assessment: Assessment
+) -> dict:
+    """The share of wrong labels, with its 90 % interval, and T̂: by trusted images, or as the method has it."""
+    found = assessment.vouched
+    if found is None:
+        transition = None if report.transition is None else np.asarray(report.transition).tolist()
+        rate = estimated_rate(experiment, report, own, table)
+        return {"estimated": rate, "interval": None, "transition": transition}
+    wrong = found.verdict.wrong
+    interval = None if np.isnan(wrong.low) else [wrong.low, wrong.high]
+    return {"estimated": number_or_none(wrong.estimate), "interval": interval, "transition": found.transition.tolist()}
+
+
 def estimated_rate(experiment: "Experiment", report: Report, beliefs: np.ndarray, table: Any) -> float:
     """1 - Σ_y π_y T̂[y, y] with the class prior π of the corrected labels; without T̂, or where it is of labels that
     another run has corrected, the share of labels flagged."""
@@ -119,20 +180,27 @@ def column(table: Any, name: str) -> np.ndarray:
     return values
 
 
-def label_summary(table: Any, truth: np.ndarray) -> dict[str, float | None]:
+def label_summary(table: Any, truth: np.ndarray, own: np.ndarray) -> dict[str, float | None]:
     """Accuracy of the noisy split's labels before and after, and the detection scores; truth is used here only.
 
+    Also of what is suggested, of what is decided to be corrected (its realised precision), and of the labels `own` that
+    the method itself believes most, vouched for or not; ece is the expected calibration error of `confidence`.
     Where the truth i32[N] of the table's rows is unknown (-1) a row is left out of them; None where it always is.
     """
     noisy = column(table, "split") == "noisy"
     flagged = int(column(table, "is_label_issue")[noisy].sum())
     noisy &= truth >= 0
-    given, corrected, score, flags = (
-        column(table, name)[noisy] for name in ("given_label", "corrected_label", "label_score", "is_label_issue")
-    )
+    names = ("given_label", "corrected_label", "suggested_label", "label_score", "is_label_issue", "confidence")
+    given, corrected, suggested, score, flags, confidence = (column(table, name)[noisy] for name in names)
+    applied = column(table, "decision")[noisy] == decide.CORRECT
+    right = corrected == truth[noisy]
     return {
         "accuracy_before": metrics.accuracy(given, truth[noisy]),
         "accuracy_after": metrics.accuracy(corrected, truth[noisy]),
+        "accuracy_suggested": metrics.accuracy(suggested, truth[noisy]),
+        "accuracy_method": metrics.accuracy(own[noisy], truth[noisy]),
+        "applied_precision": metrics.accuracy(corrected[applied], truth[noisy][applied]),
+        "ece": metrics.calibration_error(confidence, right),
         **detection(given != truth[noisy], score, flags),
         "flagged": flagged,
     }

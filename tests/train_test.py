@@ -180,7 +180,7 @@ def test_label_table_covers_every_training_image(finished):
     """Protects the label table: one row an image of the three splits, trusted labels kept with full confidence."""
     config, workdir, summary = finished
     table = parquet.read_table(workdir / "labels.parquet")
-    assert tuple(table.column_names) == (*labels.COLUMNS, "given_class", "corrected_class")
+    assert tuple(table.column_names) == (*labels.COLUMNS, "given_class", "corrected_class", "suggested_class")
     column = {name: np.array(values) for name, values in table.to_pydict().items()}
     assert {name: int((column["split"] == name).sum()) for name in ("noisy", "trusted", "validation")} == {
         "noisy": 200,

@@ -4,7 +4,16 @@ import statistics
 from collections.abc import Sequence
 
 METRICS = ("last", "last5", "best_val", "best_test")
-DETAILS = ("labels_before", "labels_after", "f1", "auroc", "rate_realised", "rate_estimated", "seconds")
+# Column -> its name among the summary's labels.
+LABELS = {
+    "labels_before": "accuracy_before",
+    "labels_after": "accuracy_after",
+    "labels_method": "accuracy_method",
+    "ece": "ece",
+    "f1": "f1",
+    "auroc": "auroc",
+}
+DETAILS = (*LABELS, "rate_realised", "rate_estimated", "seconds")
 
 
 def aggregate(summaries: Sequence[dict]) -> list[dict]:
@@ -38,7 +47,7 @@ def detail(summary: dict, name: str) -> float | None:
         return summary["noise"][name.removeprefix("rate_")]
     if name == "seconds":
         return summary["seconds"]
-    return summary["labels"][{"labels_before": "accuracy_before", "labels_after": "accuracy_after"}.get(name, name)]
+    return summary["labels"].get(LABELS[name])  # a run of an older version lacks some
 
 
 def mean_std(values: Sequence[float | None]) -> dict[str, float | None] | None:
@@ -61,13 +70,14 @@ def markdown(rows: Sequence[dict]) -> str:
     """The table as Markdown; accuracies are fractions of the test set, `best test` is an oracle."""
     head = ["config", "method", "options", "noise", "network", "seeds"]
     head += ["last", "best val", "last 5", "best test (oracle)"]
-    head += ["labels right before", "after", "seconds"]
+    head += ["labels right before", "after", "by the method alone", "ECE", "seconds"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         rate = "" if row["rate"] is None else f" {row['rate']:g}"
         cells = [row["config"], row["method"], row["options"], f"{row['noise']}{rate}"]
         cells += [f"{row['network']} ({row['architecture']})", str(row["n_seeds"])]
         cells += [show(row[name]) for name in ("last", "best_val", "last5", "best_test")]
-        cells += [show(row["labels_before"]), show(row["labels_after"]), show(row["seconds"], 0)]
+        cells += [show(row[name]) for name in ("labels_before", "labels_after", "labels_method", "ece")]
+        cells += [show(row["seconds"], 0)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

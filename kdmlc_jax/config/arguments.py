@@ -25,6 +25,8 @@ SHORT = {
     "file": "noise.file",
     "splits": "data.splits",
     "labels": "data.labels",
+    "labels_column": "data.labels_column",
+    "precision": "labels.precision",
     "features": "data.features",
     "init_from": "init_from",
     "seed": "seed",

@@ -20,6 +20,7 @@ DATA = {
     "validation": 0.0,  # number, or share below 1
     "splits": "",  # the noise.npz of another run, to use its splits
     "labels": "",  # the folder of another run, whose corrected labels replace those of the noisy images
+    "labels_column": "corrected",  # or suggested: what it believes, whether or not anything vouches for it
     "features": "",  # .npy f[N, D], a row for each training image, for methods that work on features
     "select_on": "given",
     "trusted_given": False,
@@ -90,6 +91,7 @@ def base() -> ConfigDict:
             "checkpoint": {"every": 1, "every_steps": 0, "keep": 2},
             "devices": 0,  # 0 = all
             "parallel": PARALLEL,
+            "labels": {"precision": 0.9},  # promised of the corrections that `decision` names
             "deploy": "last",  # or best_val (see data.select_on): the epoch whose networks a run leaves and corrects by
             "baselines": (),
         }

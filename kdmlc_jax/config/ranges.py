@@ -7,6 +7,7 @@ from kdmlc_jax.errors import UserError, choose, in_range
 
 CHOICES = {
     "data.select_on": ("given", "true"),
+    "data.labels_column": ("corrected", "suggested"),
     "data.pipeline": ("auto", "resident", "stream"),
     "data.on_bad_image": ("fail", "skip"),
     "augment.meta": ("none", "weak", "all"),
@@ -19,6 +20,7 @@ CHOICES = {
 RANGES = {
     "augment.view_area": (1e-3, 1.0),
     "data.held_out": (0.0, 0.5),
+    "labels.precision": (0.5, 0.99),
     "train.epochs": (1,),
     "train.eval_batch_size": (1,),
     "train.steps_per_call": (1,),

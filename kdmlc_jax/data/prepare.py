@@ -24,13 +24,14 @@ def prepare(config: Any) -> Dataset:
     if config.data.features:
         path = Path(config.data.features)
         dataset = dataset._replace(features=read_features(path, len(dataset.images)))
-    return relabelled(dataset, config.data.labels) if config.data.labels else dataset
+    return relabelled(dataset, config.data.labels, config.data.labels_column) if config.data.labels else dataset
 
 
-def relabelled(dataset: Dataset, folder: str) -> Dataset:
+def relabelled(dataset: Dataset, folder: str, column: str) -> Dataset:
     """`dataset` with the noisy images' labels as the run in `folder` has corrected them; see `storage.labels.read`."""
     rows = dataset.splits.noisy
-    corrected, soft = label_table.read(folder, dataset.ids[rows], dataset.given_label[rows], len(dataset.class_names))
+    known, classes = dataset.given_label[rows], len(dataset.class_names)
+    corrected, soft = label_table.read(folder, dataset.ids[rows], known, classes, column)
     given = dataset.given_label.copy()
     given[rows] = corrected
     # What trusted images carried says how the first labels went wrong, and nothing of these.

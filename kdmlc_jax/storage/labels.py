@@ -46,26 +46,31 @@ def read(
     ids: Shaped[np.ndarray, " n"],
     given: Int[np.ndarray, " n"],
     num_classes: int,
+    column: str = "corrected",
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n C"]]:
     """The corrected labels that a run has left, for the noisy images of another.
+
+    Where the most likely class is not the label taken, that label is certain: nothing vouched for the class.
 
     Args:
       source: the run's folder, or the labels.parquet in it. soft_labels.npy is read beside it; without one (a table
         of one's own) corrected_label is taken as certain. The table needs the columns id, split, given_label,
-        corrected_label only.
+        corrected_label (suggested_label) only.
       ids: str[n] or i[n], the noisy images here; each must be among the noisy ones there.
       given: i32[n], their given labels, which must be those that were corrected there.
       num_classes: C.
+      column: "corrected", or "suggested" for what is believed, vouched for or not.
 
     Returns:
-      corrected_label i32[n], and beliefs f32[n, C], rows on the simplex.
+      The labels i32[n], and beliefs f32[n, C], rows on the simplex.
 
     Raises:
       UserError: naming the file and the first image that does not fit.
     """
     path = Path(source) / TABLE if Path(source).is_dir() else Path(source)
-    there = _columns(path, num_classes)
-    soft = _soft(path.with_name(SOFT), there["corrected_label"], num_classes)
+    there = _columns(path, num_classes, f"{column}_label")
+    label = there[f"{column}_label"]
+    soft = _soft(path.with_name(SOFT), label, there["given_label"], num_classes)
     row_of = {name: row for row, name in enumerate(there["id"].tolist()) if there["split"][row] == "noisy"}
     rows = np.array([row_of.get(name, -1) for name in np.asarray(ids).tolist()])
     if (rows < 0).any():
@@ -81,12 +86,12 @@ def read(
             f"{path}: image {ids[other[0]]} has the given label {was} there and {here} here ({other.size} such "
             "images); expected labels corrected from these"
         )
-    return there["corrected_label"][rows].astype(np.int32), soft[rows]
+    return label[rows].astype(np.int32), soft[rows]
 
 
-def _columns(path: Path, num_classes: int) -> dict[str, np.ndarray]:
+def _columns(path: Path, num_classes: int, label: str) -> dict[str, np.ndarray]:
     """The columns that `read` needs, with labels in range."""
-    columns = ("id", "split", "given_label", "corrected_label")
+    columns = ("id", "split", "given_label", label)
     try:
         table = parquet.read_table(path, columns=list(columns)).to_pydict()
         values = {name: np.asarray(table[name]) for name in columns}
@@ -100,20 +105,24 @@ def _columns(path: Path, num_classes: int) -> dict[str, np.ndarray]:
     return values
 
 
-def _soft(path: Path, corrected: Int[np.ndarray, " N"], num_classes: int) -> Float[np.ndarray, "N C"]:
-    """From the file beside a table, or one-hot where there is none."""
+def _soft(
+    path: Path, label: Int[np.ndarray, " N"], given: Int[np.ndarray, " N"], num_classes: int
+) -> Float[np.ndarray, "N C"]:
+    """From the file beside a table, or one-hot where there is none or a given label stands against it."""
+    certain = np.eye(num_classes, dtype=np.float32)[label]
     if not path.exists():
-        return np.eye(num_classes, dtype=np.float32)[corrected]
+        return certain
     soft = load_array(path)
-    if soft.shape != (len(corrected), num_classes) or soft.dtype.kind != "f":
-        want = f"floats of shape ({len(corrected)}, {num_classes}), a row for each of the table"
+    if soft.shape != (len(label), num_classes) or soft.dtype.kind != "f":
+        want = f"floats of shape ({len(label)}, {num_classes}), a row for each of the table"
         raise UserError(f"{path}: {soft.dtype} of shape {soft.shape}, expected {want}")
     check_simplex(str(path), soft.astype(np.float64))
-    other = np.flatnonzero(soft[np.arange(len(corrected)), corrected] < soft.max(axis=1))
+    against = soft[np.arange(len(label)), label] < soft.max(axis=1)
+    other = np.flatnonzero(against & (label != given))
     if other.size:
         row = other[0]
         raise UserError(
-            f"{path} row {row}: class {soft[row].argmax()} is believed most, but the table beside it has "
-            f"corrected_label {corrected[row]}; without this file the table's labels are taken as certain"
+            f"{path} row {row}: class {soft[row].argmax()} is believed most, but the table beside it changes the label "
+            f"to {label[row]}; without this file the table's labels are taken as certain"
         )
-    return soft.astype(np.float32)
+    return np.where(against[:, None], certain, soft).astype(np.float32)

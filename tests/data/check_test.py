@@ -46,7 +46,7 @@ def test_a_sound_folder(folder, capsys):
     assert "images [8, 8, 1] uint8" in lines and "6 test images" in lines
     assert "training images by label (labels 0 to 2): cat 20, dog 20, owl 20" in lines
     assert "test images by label (labels 0 to 2): cat 2, dog 2, owl 2" in lines
-    assert "unreadable images: 0" in lines and "a run: 39 noisy, 15 trusted, 6 validation" in lines
+    assert "unreadable images: 0" in lines and "a run: 39 noisy, 9 trusted, 6 validation, 6 held_out" in lines
     assert "no training image is an exact copy of another or of a test image" in lines
     assert "noise none: share of wrong labels in the noisy part unknown" in lines
     assert not any(line.startswith("warning") for line in lines)

@@ -301,7 +301,8 @@ def test_labels_of_another_run_replace_the_noisy_ones(prepared, tmp_path, names)
     """Protects `data.labels`: only the noisy images learn the other run's labels; what is known to be right stays."""
     given = Source("hand", NAMES, Part(IMAGES, GIVEN, TRUTH, names))
     first = prepared(given, validation=5.0)
-    dataset = prepared(given, validation=5.0, labels=corrected(tmp_path, first))
+    dataset = prepared(given, validation=5.0, labels=corrected(tmp_path, first), labels_column="suggested")
+    standing = prepared(given, validation=5.0, labels=corrected(tmp_path, first))
     noisy = dataset.splits.noisy
     np.testing.assert_array_equal(dataset.given_label[noisy], (GIVEN[noisy] + 1) % 3)
     np.testing.assert_array_equal(dataset.soft_label.argmax(axis=1), dataset.given_label[noisy])
@@ -309,13 +310,14 @@ def test_labels_of_another_run_replace_the_noisy_ones(prepared, tmp_path, names)
     np.testing.assert_array_equal(dataset.given_label[dataset.splits.trusted], TRUTH[dataset.splits.trusted])
     np.testing.assert_array_equal(dataset.given_label[dataset.splits.validation], GIVEN[dataset.splits.validation])
     np.testing.assert_array_equal(first.given_label[noisy], GIVEN[noisy])
+    np.testing.assert_array_equal(standing.given_label, first.given_label)  # nothing vouches for what is suggested
 
 
 def test_replaced_labels_are_not_reported_as_given(prepared, tmp_path):
     """Protects the noise that is reported, and noise.npz: labels as people gave them, not as a run has guessed them."""
     given = source(truth=TRUTH)
     first = prepared(given)
-    dataset = prepared(given, labels=corrected(tmp_path, first))
+    dataset = prepared(given, labels=corrected(tmp_path, first), labels_column="suggested")
     assert (dataset.given_label != first.given_label).any()
     np.testing.assert_array_equal(first.reported_label, first.given_label)
     np.testing.assert_array_equal(dataset.reported_label, first.given_label)
@@ -334,7 +336,8 @@ def test_labels_of_other_splits_are_refused(prepared, tmp_path):
     with pytest.raises(UserError) as caught:
         prepared(given, trusted=3.0, labels=folder)
     assert f"{folder}/labels.parquet: {count} of 27 noisy images are not among the noisy ones" in str(caught.value)
-    again = prepared(given, trusted=3.0, labels=folder, splits=saved(tmp_path, first))
+    taken = {"labels": folder, "labels_column": "suggested"}
+    again = prepared(given, trusted=3.0, splits=saved(tmp_path, first), **taken)
     np.testing.assert_array_equal(again.given_label[again.splits.noisy], (GIVEN[again.splits.noisy] + 1) % 3)
 
 

@@ -35,7 +35,7 @@ def test_every_output_is_written(result, tmp_path):
     it, and nothing else."""
     outputs.write_all(result, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"labels.csv", "labels.parquet", "soft_labels.npy", "student"}
-    corrected, beliefs = labels.read(tmp_path, np.arange(2), GIVEN, 2)
+    corrected, beliefs = labels.read(tmp_path, np.arange(2), GIVEN, 2, "suggested")
     assert corrected.tolist() == [0, 1]
     np.testing.assert_array_equal(beliefs, BELIEFS)
     about, weights = networks.read(tmp_path / "student")

@@ -15,8 +15,13 @@ IDS = np.array([10, 7, 30, 5, 2])
 SPLITS = ["noisy", "noisy", "trusted", "noisy", "noisy"]
 
 
+# Row 3 stays as given, against what is believed.
+DECIDED = labels.Decided(np.array([0, 2, 1, 1, 2]), np.array(["keep", "review", "keep", "review", "correct"]))
+TAKEN = np.where(np.arange(5)[:, None] == 3, np.eye(3, dtype=np.float32)[GIVEN], BELIEFS)
+
+
 def make(**changes):
-    arguments = {"ids": IDS, "split_names": SPLITS, "given": GIVEN, "beliefs": BELIEFS} | changes
+    arguments = {"ids": IDS, "split_names": SPLITS, "given": GIVEN, "beliefs": BELIEFS, "decided": DECIDED} | changes
     return labels.table(**arguments)
 
 
@@ -94,13 +99,22 @@ def test_beliefs_come_back_by_image(tmp_path, ids, rows):
     for source in (tmp_path, str(tmp_path), tmp_path / "labels.parquet"):
         got = back(source, rows, ids)
         assert got.dtype == np.float32
-        np.testing.assert_array_equal(got, BELIEFS[list(rows)])
+        np.testing.assert_array_equal(got, TAKEN[list(rows)])
+
+
+def test_suggestions_are_taken_only_where_asked_for(tmp_path):
+    """Protects what nothing vouches for from being learned unasked: a given label that stands comes back as certain."""
+    rows, known = left(tmp_path), np.array([0, 1, 3, 4])
+    for column, label, soft in (("corrected", [0, 2, 1, 2], TAKEN), ("suggested", [0, 2, 2, 2], BELIEFS)):
+        got, beliefs = storage.read(rows, IDS[known], GIVEN[known], 3, column)
+        np.testing.assert_array_equal(got, label)
+        np.testing.assert_array_equal(beliefs, soft[known])
 
 
 def test_table_without_beliefs_is_taken_as_certain(tmp_path):
     """Protects a table of one's own: four columns are enough, and its labels are one-hot, not the method's."""
     left(tmp_path, soft=False)
-    np.testing.assert_array_equal(back(tmp_path), np.eye(3, dtype=np.float32)[[0, 2, 2, 2]])
+    np.testing.assert_array_equal(back(tmp_path), np.eye(3, dtype=np.float32)[[0, 2, 1, 2]])
     columns = {"split": ["noisy", "noisy"], "given_label": [0, 1], "corrected_label": [2, 0], "id": ["x", "y"]}
     parquet.write_table(pa.table(columns), tmp_path / "mine.parquet")
     label, got = storage.read(tmp_path / "mine.parquet", np.array(["y", "x"]), np.array([1, 0]), 3)

@@ -1,0 +1,102 @@
+"""Which labels the trusted images vouch for, at the end of a run: `labels.vouch` on what the run knows."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from kdmlc_jax import parallel
+from kdmlc_jax.data.sources.base import Images
+from kdmlc_jax.errors import UserError
+from kdmlc_jax.labels.linear import log_softmax
+from kdmlc_jax.labels.pooling import Network
+from kdmlc_jax.labels.vouch import Vouched, vouch
+
+if TYPE_CHECKING:
+    from kdmlc_jax.experiment import Experiment
+
+AXES = 256  # principal ones of the pixels
+SAMPLE = 2_000  # images that these come from
+
+
+class Assessment(NamedTuple):
+    """What is vouched for of the noisy and then the validation images, or why nothing is."""
+
+    vouched: Vouched | None
+    why_not: str = ""
+
+
+def assess(experiment: "Experiment", state: Any) -> Assessment:
+    """Asks the trusted images, above all those held out of the run, which labels to change.
+
+    Rows are known by `data.features`, else by their pixels, and by the mean log-belief of the run's networks, which
+    counts for as much as it is worth on images that the run has not learned from.
+
+    Args:
+      experiment: that was run.
+      state: the method's, at its end.
+    """
+    data, splits = experiment.dataset, experiment.dataset.splits
+    unsure, known = np.concatenate([splits.noisy, splits.validation]), np.concatenate([splits.trusted, splits.held_out])
+    if not len(known):
+        return Assessment(None, "there are no trusted labels")
+    if not len(splits.held_out):
+        return Assessment(None, "data.held_out is 0: no trusted image was held out")
+    network, config = None, experiment.config
+    if data.soft_label is None:  # else the run has learned from labels that the held-out images have helped to correct
+        logits = experiment.evaluator.logits(state, data.images, np.concatenate([unsure, known]))
+        beliefs = np.mean([log_softmax(each.astype(np.float64)) for each in logits.values()], axis=0)
+        fresh, held = np.isin(unsure, splits.validation), np.isin(known, never_learned(experiment))
+        network = Network(beliefs[: len(unsure)], beliefs[len(unsure) :], fresh, held)
+
+    def judged() -> Vouched | str:
+        own, classes = data.trusted_given[known], len(data.class_names)
+        if data.features is not None:
+            noisy, trusted = data.features[unsure], data.features[known]
+        else:
+            noisy, trusted = vectors(data.images, unsure, known)
+        try:
+            return vouch(
+                *(noisy, data.reported_label[unsure], trusted, data.given_label[known], classes),
+                own_given=own if (own >= 0).any() else None,
+                network=network,
+                precision=config.labels.precision,
+                seed=config.seed,
+            )
+        except UserError as error:
+            return str(error)
+
+    found = parallel.decide(judged)
+    return Assessment(None, found) if isinstance(found, str) else Assessment(found)
+
+
+def never_learned(experiment: "Experiment") -> Int[np.ndarray, " m"]:
+    """The trusted images that no network here has learned from."""
+    splits, method, config = experiment.dataset.splits, experiment.method, experiment.config
+    learned = any(stage.streams.trusted or stage.streams.meta for stage in method.stages)
+    if learned or method.traits.needs_trusted or config.init_from or config.teacher.run:
+        return splits.held_out
+    return np.concatenate([splits.trusted, splits.held_out])
+
+
+def vectors(images: Images, *parts: np.ndarray) -> list[np.ndarray]:
+    """The images at each part's rows i[n] as f32[n, d]: as they are, or, where they have more than AXES pixels, on so
+    many principal axes of a SAMPLE."""
+
+    def flat(rows: np.ndarray) -> np.ndarray:
+        return images[rows].reshape(len(rows), -1).astype(np.float32)
+
+    project: Callable = lambda pixels: pixels  # noqa: E731
+    if images.dtype == np.uint8 and np.prod(images.shape[1:]) > AXES:
+        from sklearn.decomposition import PCA  # slow to import
+
+        rows = np.concatenate(parts)
+        sample = flat(rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(int)])
+        fitted = PCA(min(AXES, len(sample)), svd_solver="randomized", random_state=0).fit(sample)
+        project = fitted.transform
+    starts = [range(0, len(part), SAMPLE) for part in parts]
+    return [
+        np.concatenate([project(flat(part[at : at + SAMPLE])) for at in each])
+        for part, each in zip(parts, starts, strict=True)
+    ]
