@@ -75,15 +75,14 @@ def replaced(
 def choose(candidates: list[Candidate], shown: bool) -> int:
     """The candidate to train on: that with most labels right to expect, of those that stand; else 0, the given labels.
 
-    There are two judges, heads and counts, and given labels have the benefit of the doubt. A candidate stands if one
-    judge is sure of it and the other does not object: a bound on its gain in right labels is above 0, where it is
-    `shown` that any label is wrong, and its heads are not worse; or its heads are better by more than two standard
-    errors, and within one of the best.
+    There are two judges, heads and counts, and given labels have the benefit of the doubt. A candidate stands if its
+    heads are better by more than two and a half standard errors, and within one of the best; two are enough, however
+    good others are, where a bound on its gain in right labels is above 0 and it is `shown` that any label is wrong.
     """
     stand = []
     for number, c in enumerate(candidates):
-        counted = shown and c.right_low > 0 and c.taught > 0
-        taught = c.near_best and c.taught > 2 * c.taught_error
+        counted = shown and c.right_low > 0 and c.taught > 2 * c.taught_error
+        taught = c.near_best and c.taught > 2.5 * c.taught_error
         if c.right > 0 and (counted or taught):
             stand.append(number)
     return max(stand, key=lambda n: candidates[n].right, default=0)
@@ -157,12 +156,13 @@ def vouch(
     crossed = linear if pooled is None or not pooled.folds else pooled
     full, chains = crossed
     q, rows = full.posterior.copy(), np.arange(len(given_label))
-    candidates, held, rate = [GIVEN], None, full.wrong
+    candidates, held, rate, likely = [GIVEN], None, full.wrong, np.nan
     sure, kept, score = np.zeros(len(rows), bool), decide.NOTHING, "p_given"
     if chains:
         rate = rate_interval(full, linear.folds)
         held, drawn = (held_answers(chains, trusted_label, own_given, careful) for careful in (True, False))
         score, looks = decide.ranking(drawn), head_coordinates(features, trusted_features, seed)
+        likely = decide.measured_precision(drawn, 0.0)[0]
         candidates = judge_candidates(*looks, trusted_label, given_label, crossed, held, drawn, seed)
         both = [crossed] if crossed is linear else [crossed, linear]
         kept, by = promised(both, trusted_label, given_label, own_given, precision)
@@ -173,7 +173,7 @@ def vouch(
     best = candidates[choose(candidates, shown=rate.low > 0)]
     corrected = np.where(sure, suggested, replaced(q, given_label, best.threshold))
     changed = int((corrected != given_label).sum())
-    verdict = summed_up(decision, q, changed, kept, rate, held, precision, whole, trusted_label)
+    verdict = summed_up(decision, q, changed, kept, likely, rate, held, precision, whole, trusted_label)
     own, sure_of, found = q[rows, given_label], q[rows, corrected], full.noise.transition
     return Vouched(
         *(suggested, corrected, decision, sure_of, own, q, found, best.threshold, candidates, verdict, score)
@@ -218,13 +218,14 @@ def summed_up(
     posterior: Float[np.ndarray, "N C"],
     changed: int,
     kept: decide.Promise,
+    likely: float,
     rate: Interval,
     held: decide.Answers | None,
     precision: float,
     beliefs: LinearBeliefs,
     label: Int[np.ndarray, " M"],
 ) -> Verdict:
-    """The verdict, with reasons and help where no change is promised."""
+    """The verdict, with reasons and help where no change is promised; `likely`: precision of all suggestions by T̂."""
     corrections, review = decision == decide.CORRECT, decision == decide.REVIEW
     expected = float(posterior.max(axis=1)[review].mean()) if review.any() else float("nan")
     reasons, helps = [], []
@@ -240,7 +241,8 @@ def summed_up(
             few = f"{len(held.label)} held-out trusted rows are too few to promise a precision of {precision:g}"
             reasons.append(f"{few} (measured {kept.precision:.2f})")
         elif not np.isnan(kept.precision):
-            reasons.append(f"on held-out trusted rows {kept.precision:.2f} of all suggestions are right")
+            least = f"{kept.precision:.2f} if as few labels are wrong as may be"
+            reasons.append(f"on held-out trusted rows {likely:.2f} of all suggestions are right, {least}")
         needed = decide.rows_needed(held, precision)
         if np.isfinite(needed) and needed < 20 * len(label):
             helps.append(f"about {max(needed, 1.2 * len(label)):.0f} trusted rows ({len(label)} now)")

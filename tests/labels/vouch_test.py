@@ -107,8 +107,9 @@ def test_features_that_say_nothing_change_nothing():
         ([(0.01, 0.02, True, 0.05, 0.0)], 0),  # heads are in doubt, and so are counts
         ([(-0.1, 0.02, True, 0.05, 0.0)], 0),  # heads get worse
         ([(0.1, 0.02, True, -0.01, 0.0)], 0),  # labels get worse
-        ([(0.01, 0.02, False, 0.05, 0.02)], 1),  # labels get better, heads do not object
-        ([(-0.01, 0.02, False, 0.05, 0.02)], 0),  # they do
+        ([(0.045, 0.02, True, 0.05, 0.0)], 0),  # heads are not sure enough for themselves
+        ([(0.045, 0.02, False, 0.05, 0.02)], 1),  # they are where counts are sure, too
+        ([(0.03, 0.02, True, 0.05, 0.02)], 0),  # counts alone do not suffice
         ([], 0),
     ],
 )
@@ -120,7 +121,7 @@ def test_given_labels_have_the_benefit_of_the_doubt(judged, want):
 
 def test_where_no_wrong_label_is_shown_counts_do_not_count():
     """Protects labels that may all be right from counts that rest on a rate which may be 0."""
-    for taught, right_low, want in ((0.03, 0.02, 0), (0.05, 0.0, 1)):
+    for taught, right_low, want in ((0.045, 0.02, 0), (0.06, 0.0, 1)):
         rows = [vouching.GIVEN, vouching.Candidate(0.5, 1, taught, 0.02, True, 0.05, right_low)]
         assert vouching.choose(rows, shown=False) == want
         assert vouching.choose(rows, shown=True) == 1
