@@ -78,35 +78,35 @@ def chain(
 
 
 def with_network(
-    linear: Chain,
+    alone: Chain,
     beliefs: LinearBeliefs,
     rest: Int[np.ndarray, " m"],
     label: Int[np.ndarray, " M"],
     given_label: Int[np.ndarray, " N"],
     network: Network,
 ) -> tuple[Chain, tuple[float, float]]:
-    """`linear` with the network's beliefs pooled in, and the mean gain in log-likelihood a row with its error.
+    """`alone` with the network's beliefs pooled in, and the mean gain in log-likelihood a row with its error.
 
     Weights are fitted to the rows that the network has not learned from: trusted ones of `rest`, by their label, and
     noisy ones, by the given label through T̂. Of the rows held out those remain that the network has not learned from.
 
     Args:
-      linear, beliefs: of `chain`, fitted to the trusted rows `rest`.
+      alone, beliefs: of `chain`, fitted to the trusted rows `rest`.
       label, given_label: of all rows.
       network: of all rows.
     """
     unseen, fresh = network.held[rest], np.flatnonzero(network.fresh)
-    ours = np.concatenate([log(beliefs.trusted[unseen]), log(linear.noisy[fresh])])
+    ours = np.concatenate([log(beliefs.trusted[unseen]), log(alone.noisy[fresh])])
     theirs = np.concatenate([network.trusted[rest[unseen]], network.noisy[fresh]])
-    true = np.eye(len(linear.low))[label[rest[unseen]]]
-    likelihood = np.concatenate([true, linear.noise.transition.T[given_label[fresh]]])
+    true = np.eye(len(alone.low))[label[rest[unseen]]]
+    likelihood = np.concatenate([true, alone.noise.transition.T[given_label[fresh]]])
     weights = fit_weights(ours, theirs, likelihood)
     more = evidence(ours, theirs, likelihood, weights) - evidence(ours, theirs, likelihood, ALONE)
-    noisy = pool(log(linear.noisy), network.noisy, weights)
-    kept = network.held[linear.held]
-    asked = pool(log(linear.trusted[kept]), network.trusted[linear.held[kept]], weights)
-    q = posterior(noisy, linear.noise.transition, given_label)
-    pooled = linear._replace(held=linear.held[kept], trusted=asked, noisy=noisy, posterior=q)
+    noisy = pool(log(alone.noisy), network.noisy, weights)
+    kept = network.held[alone.held]
+    asked = pool(log(alone.trusted[kept]), network.trusted[alone.held[kept]], weights)
+    q = posterior(noisy, alone.noise.transition, given_label)
+    pooled = alone._replace(held=alone.held[kept], trusted=asked, noisy=noisy, posterior=q)
     return pooled, (float(more.mean()), float(more.std() / max(1, len(more)) ** 0.5))
 
 

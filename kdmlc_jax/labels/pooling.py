@@ -30,38 +30,38 @@ def log(beliefs: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
 
 
 def pool(
-    linear: Float[np.ndarray, "N C"], network: Float[np.ndarray, "N C"], weights: Float[np.ndarray, "2"]
+    alone: Float[np.ndarray, "N C"], network: Float[np.ndarray, "N C"], weights: Float[np.ndarray, "2"]
 ) -> Float[np.ndarray, "N C"]:
     """p ∝ p_linear^a p_network^b, from the logarithms of both: the logarithmic pool (Genest and Zidek 1986)."""
-    return np.exp(log_softmax(weights[0] * linear + weights[1] * network))
+    return np.exp(log_softmax(weights[0] * alone + weights[1] * network))
 
 
 def evidence(
-    linear: Float[np.ndarray, "N C"],
+    alone: Float[np.ndarray, "N C"],
     network: Float[np.ndarray, "N C"],
     likelihood: Float[np.ndarray, "N C"],
     weights: Float[np.ndarray, "2"],
 ) -> Float[np.ndarray, " N"]:
     """log Σ_y p(y | x) A[y] of each row, A[y] the chance of the label that was seen if y is true."""
-    return np.log(np.maximum((pool(linear, network, weights) * likelihood).sum(axis=1), LEAST))
+    return np.log(np.maximum((pool(alone, network, weights) * likelihood).sum(axis=1), LEAST))
 
 
 ALONE = np.array([1.0, 0.0])  # the linear classifier as it is
 
 
 def fit_weights(
-    linear: Float[np.ndarray, "N C"], network: Float[np.ndarray, "N C"], likelihood: Float[np.ndarray, "N C"]
+    alone: Float[np.ndarray, "N C"], network: Float[np.ndarray, "N C"], likelihood: Float[np.ndarray, "N C"]
 ) -> Float[np.ndarray, "2"]:
     """The weights a, b ≥ 0 of greatest likelihood, with the weight of one row on `ALONE`.
 
     Args:
-      linear, network: log-beliefs of rows that neither has learned from.
+      alone, network: log-beliefs of rows that neither has learned from.
       likelihood: A: one-hot where the true label was seen, T[:, ỹ] where a given one was.
     """
 
     def loss(weights: Float[np.ndarray, "2"]) -> float:
         kept = np.maximum(weights, 0.0)
-        return float(0.5 * ((weights - ALONE) ** 2).sum() - evidence(linear, network, likelihood, kept).sum())
+        return float(0.5 * ((weights - ALONE) ** 2).sum() - evidence(alone, network, likelihood, kept).sum())
 
     starts = (ALONE, np.array([0.5, 0.5]), np.array([0.0, 1.0]))
     found = [minimize(loss, start, method="Nelder-Mead", options={"maxiter": 100, "xatol": 1e-2}) for start in starts]

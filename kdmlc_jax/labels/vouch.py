@@ -152,19 +152,19 @@ def vouch(
     plain = View(*coordinates(features, trusted_features))
     given_label, trusted_label, _ = check_label_pair(given_label, trusted_label, plain, classes)
     views = [plain, taught_by_given(features, given_label, trusted_features, classes, seed)]
-    whole, linear, pooled = cross_fit(views, trusted_label, given_label, classes, own_given, network=network, seed=seed)
-    crossed = linear if pooled is None or not pooled.folds else pooled
+    whole, alone, pooled = cross_fit(views, trusted_label, given_label, classes, own_given, network=network, seed=seed)
+    crossed = alone if pooled is None or not pooled.folds else pooled
     full, chains = crossed
     q, rows = full.posterior.copy(), np.arange(len(given_label))
     candidates, held, rate, likely = [GIVEN], None, full.wrong, np.nan
     sure, kept, score = np.zeros(len(rows), bool), decide.NOTHING, "p_given"
     if chains:
-        rate = rate_interval(full, linear.folds)
+        rate = rate_interval(full, alone.folds)
         held, drawn = (held_answers(chains, trusted_label, own_given, careful) for careful in (True, False))
         score, looks = decide.ranking(drawn), head_coordinates(features, trusted_features, seed)
         likely = decide.measured_precision(drawn, 0.0)[0]
         candidates = judge_candidates(*looks, trusted_label, given_label, crossed, held, drawn, seed)
-        both = [crossed] if crossed is linear else [crossed, linear]
+        both = [crossed] if crossed is alone else [crossed, alone]
         kept, by = promised(both, trusted_label, given_label, own_given, precision)
         sure = decide.decisions(by.posterior, given_label, kept.threshold) == decide.CORRECT
         q[sure] = by.posterior[sure]
