@@ -76,7 +76,7 @@ def test_a_run(run):
     assert row["loss"] == pytest.approx(summary["diagnostics"]["held_out_loss"])
     student, labels, noise = summary["networks"]["student"], summary["labels"], summary["noise"]
     assert (student["name"], student["parameters"]) == ("linear", 650) and student["last"] > 0.88
-    assert labels["accuracy_before"] < 0.5 and labels["accuracy_after"] > 0.85
+    assert labels["accuracy_before"] < 0.5 and labels["accuracy_suggested"] > 0.85
     assert noise["estimated"] == pytest.approx(noise["realised"], abs=0.04)
 
 
