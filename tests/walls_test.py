@@ -172,15 +172,13 @@ def one_room_places(modules: dict[str, Module]) -> Iterator[str]:
 
 def nameless(modules: dict[str, Module]) -> Iterator[str]:
     """Nothing outside methods/ and the recipes of configs/ names a method, be it in a text or in code; but a module may
-    say its own name, and import a module of labels/ that has a method's. In labels/, which import none
-    (`labels_are_arrays`), a variable may be called like one."""
+    say its own name, and import a module of labels/ that has a method's."""
     for module in modules.values():
         if is_in(module.name, inside("methods")) or is_in(module.name, ("configs",)):
             continue
         names = set(methods.names()) - {module.name.rpartition(".")[2]}
         word = re.compile(rf"(?<![\w-])({'|'.join(sorted(names))})(?![\w-])")
-        if not is_in(module.name, inside("labels")):
-            yield from (f"{module.name} says {name}" for name in {*identifiers(module, inside("labels"))} & names)
+        yield from (f"{module.name} says {name}" for name in {*identifiers(module, inside("labels"))} & names)
         yield from (f"{module.name} says {text!r}" for text in strings(module) if word.search(text))
 
 
@@ -268,7 +266,7 @@ RULES: dict[Rule, dict[str, str]] = {  # rule -> faults that it must find: modul
         "kdmlc_jax.train": "def f(config):\n    return config.method.name == 'kdmlc'",
         "kdmlc_jax.planted": "from kdmlc_jax.methods import mlc",
         "kdmlc_jax.data.planted": "def f(x):\n    return f'method=ce, rate={x}'",
-        "kdmlc_jax.labels.planted": "def f(name):\n    return name == 'linear'",
+        "kdmlc_jax.labels.planted": "from kdmlc_jax.methods.linear import fit",
         "kdmlc_jax.nets.linear": "def f(config):\n    return config.method.name == 'ce'",
     },
     no_global_randomness: {
