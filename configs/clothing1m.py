@@ -25,7 +25,6 @@ def get_config(arguments: dict[str, str]) -> ConfigDict:
     config.data.image_size, config.data.channels = 224, 3
     config.data.trusted = 0
     config.data.verify = False  # a million files: the check above reads them all
-    config.data.trusted_given = True
     config.data.select_on = "true"  # clean_val has been checked
     config.noise.kind = "none"
     config.augment.pad, config.augment.flip = 16, True

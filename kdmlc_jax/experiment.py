@@ -48,6 +48,7 @@ def describe(dataset: Dataset, batch_size: int) -> Info:
         num_noisy=len(noisy),
         num_trusted=len(trusted),
         num_features=0 if dataset.features is None else dataset.features.shape[1],
+        num_own_given=int((dataset.trusted_given[dataset.splits.trusted] >= 0).sum()),
         # Trusted images that the splits draw are as many of each class, noisy labels are flatter than the true ones.
         class_entropy=min(entropy_of(noisy, classes), entropy_of(trusted, classes)),
     )

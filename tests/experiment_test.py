@@ -88,6 +88,15 @@ def test_how_uneven_classes_are_expected_to_be():
     assert experiment.describe(none, 40).class_entropy == pytest.approx(math.log(10))
 
 
+def test_own_labels_are_counted():
+    """Protects what a method is told: of how many trusted images, and of these alone, the own given label is known."""
+    data = dataset()
+    own = np.full_like(data.given_label, -1)
+    assert experiment.describe(data._replace(trusted_given=own), 40).num_own_given == 0
+    own[data.splits.trusted[:7]] = 0
+    assert experiment.describe(data._replace(trusted_given=own), 40).num_own_given == 7
+
+
 def test_named_streams():
     """Protects random numbers from meeting: streams of other names and seeds are other keys, the same ones the same."""
     drawn = [jax.random.bits(experiment.stream(seed, name)).item() for seed in (0, 1) for name in ("init", "train")]

@@ -23,7 +23,7 @@ DATA = {
     "labels_column": "corrected",  # or suggested: what it believes, whether or not anything vouches for it
     "features": "",  # .npy f[N, D], a row for each training image, for methods that work on features
     "select_on": "given",
-    "trusted_given": False,
+    "trusted_given": False,  # whether methods see what trusted images carried even of drawn labels and a file's
     "pipeline": "auto",  # or resident, stream
     "resident_mb": 4096.0,  # decoded images above this stay in their files
 }

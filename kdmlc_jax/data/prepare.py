@@ -55,12 +55,10 @@ def from_source(config: Any, source: Source) -> Dataset:
     parts = make_splits(config, source, known, group)
     check_batches(config, parts, train.images)
     # A trusted image carries the label that is trusted, whatever it carried before.
-    given, trusted_given = np.where(labels >= 0, labels, known), np.full_like(labels, -1)
     checked = np.concatenate([parts.trusted, parts.held_out])
+    given, trusted_given = np.where(labels >= 0, labels, known), own_labels(config, labels, truth, checked)
     unchecked = int((truth[checked] < 0).sum()) if source.trusted is None else 0
     given[checked] = truth[checked] = known[checked]
-    if config.data.trusted_given:
-        trusted_given[checked] = labels[checked]
     copied = None if group is None else copies.count(group, test_group, given, parts)
     noisy = parts.noisy[truth[parts.noisy] >= 0]
     rate, matrix = noise.realised(truth[noisy], given[noisy], classes) if len(noisy) else (None, None)
@@ -79,7 +77,11 @@ def from_source(config: Any, source: Source) -> Dataset:
         matrix=matrix,
         ids=ids_of(train),
         skipped=source.skipped,
-        notes=(*source.notes, *trust_notes(config, unchecked), *(copied.notes() if copied else ())),
+        notes=(
+            *source.notes,
+            *trust_notes(config, unchecked, trusted_given, truth),
+            *(copied.notes() if copied else ()),
+        ),
         duplicates=copied,
     )
 
@@ -122,14 +124,41 @@ def make_splits(config: Any, source: Source, known: np.ndarray, group: np.ndarra
     return splits.hold_out(parts, known, data.held_out, config.seed, group)
 
 
-def trust_notes(config: Any, unchecked: int) -> list[str]:
-    """A warning where trusted images were drawn from labels that nobody has checked."""
-    if not unchecked:
-        return []
-    return [
-        f"warning: data.trusted={config.data.trusted:g} drew {unchecked} trusted images whose labels nobody has "
-        "checked; name those you trust (a folder trusted/, a column trusted, or data.trusted_file)"
-    ]
+def own_labels(config: Any, labels: np.ndarray, truth: np.ndarray, trusted: np.ndarray) -> np.ndarray:
+    """i32[N], the label that each trusted image carried before it was checked, where methods may know it; else -1.
+
+    They may where people gave it (`noise.is_carried`): who checks a label knows what it was. They may not where noise
+    is drawn, as in the papers that one compares with, nor of a file, whose labels may be drawn or checked ones;
+    `data.trusted_given` shows these, too. Where no such label is wrong they are held to be the checked ones, which a
+    table may repeat, and stay unknown.
+
+    Args:
+      config: `config.noise.kind` and `config.data.trusted_given` are read.
+      labels: i32[N], as carried, -1 where there is none.
+      truth: i32[N], -1 where unknown: what nobody has checked is no pair.
+      trusted: rows.
+    """
+    own, unknown = np.full_like(labels, -1), np.full_like(labels, -1)
+    own[trusted] = np.where(truth[trusted] >= 0, labels[trusted], -1)
+    carried = noise.is_carried(config.noise.kind) and bool(((own >= 0) & (own != truth)).any())
+    return own if config.data.trusted_given or carried else unknown
+
+
+def trust_notes(config: Any, unchecked: int, own: np.ndarray, truth: np.ndarray) -> list[str]:
+    """A warning where trusted images were drawn from labels that nobody has checked; how many of their labels before
+    they were checked, `own`, are known, and wrong."""
+    notes, known = [], own >= 0
+    if unchecked:
+        notes.append(
+            f"warning: data.trusted={config.data.trusted:g} drew {unchecked} trusted images whose labels nobody has "
+            "checked; name those you trust (a folder trusted/, a column trusted, or data.trusted_file)"
+        )
+    if known.any():
+        wrong = np.count_nonzero(own[known] != truth[known])
+        notes.append(
+            f"{known.sum()} trusted images carry the label that they had before it was checked, {wrong} are wrong"
+        )
+    return notes
 
 
 def check_batches(config: Any, parts: splits.Splits, images: Images) -> None:

@@ -31,6 +31,7 @@ class Info(NamedTuple):
     num_noisy: int
     num_trusted: int
     num_features: int = 0  # columns of `DatasetView.features`, 0 = none were given
+    num_own_given: int = 0  # trusted images whose own given label, the one before it was checked, is known
     class_entropy: float = 0.0  # in nats: of the given labels or of the trusted ones, the lesser; 0 = not known
 
     @property

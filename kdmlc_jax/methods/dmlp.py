@@ -99,7 +99,8 @@ def parts_of(config: Any, info: Info) -> tuple[Method, ...]:
         with own.unlocked():
             own.method = module.default_config()
             own.method.update(options | ({"train_on": config.method.train_on} if then == "ce" else {}))
-        made.append(module.make(own, info))
+        # What trusted images carried says how the first labels went wrong, and nothing of purified ones.
+        made.append(module.make(own, info._replace(num_own_given=0)))
     return tuple(made)
 
 

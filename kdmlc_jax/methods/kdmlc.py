@@ -27,7 +27,6 @@ from ml_collections import ConfigDict
 from kdmlc_jax import losses, nets, optim, train_state
 from kdmlc_jax.data import augment
 from kdmlc_jax.errors import in_range
-from kdmlc_jax.labels.transition import transition_matrix
 from kdmlc_jax.methods import mlc
 from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Report, Stage, Streams, Traits
 from kdmlc_jax.methods.parts import corrector_options, meta_corrector
@@ -155,5 +154,5 @@ class KDMLC(Method):
         return {"student": state.student, "teacher": state.teacher.net}
 
     def report(self, state: KDMLCState) -> Report:
-        """T̂."""
-        return Report(transition=transition_matrix(state.teacher.joint))
+        """T̂, and real pairs."""
+        return self.meta.report(state.teacher)

@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from kdmlc_jax import train_state
 from kdmlc_jax.errors import choose, in_range
-from kdmlc_jax.labels.transition import transition_matrix
 from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Report, Stage, Streams, Traits
 from kdmlc_jax.methods.parts import corrector_options, meta_corrector
 from kdmlc_jax.methods.parts.meta_corrector import MetaCorrector, MetaCorrectorState
@@ -100,5 +99,5 @@ class MLC(Method):
         return {self.traits.deployed: state.net}
 
     def report(self, state: MetaCorrectorState) -> Report:
-        """T̂."""
-        return Report(transition=transition_matrix(state.joint))
+        """T̂, and real pairs."""
+        return self.meta.report(state)

@@ -126,11 +126,18 @@ def test_drawn_noise_needs_every_true_label():
         )
 
 
-@pytest.mark.parametrize("carried", [False, True])
-def test_trusted_images_carry_the_checked_label(carried):
-    """Protects the meaning of trusted: learnt with the true label; the label before it only where asked for."""
+@pytest.mark.parametrize(
+    ("kind", "shown", "carried"),
+    [("none", False, True), ("none", True, True), ("file", False, False), ("file", True, True)],
+)
+def test_trusted_images_carry_the_checked_label(kind, shown, carried, tmp_path):
+    """Protects the meaning of trusted: learnt with the true label. Methods know the one before it where people gave it,
+    of a file only where asked for."""
     rows = np.array([0, 4, 5, 10])  # 0, 5 and 10 came with a wrong label
-    dataset = made(source(truth=TRUTH, trusted=rows), trusted_given=carried)
+    np.save(tmp_path / "given.npy", GIVEN)
+    fields = {"noise__kind": kind, "noise__file": str(tmp_path / "given.npy"), "trusted_given": shown}
+    dataset = made(source(truth=TRUTH, trusted=rows), **fields)
+    assert any("4 trusted images carry" in note and "3 are wrong" in note for note in dataset.notes) == carried
     assert sorted(dataset.splits.trusted.tolist()) == rows.tolist()
     np.testing.assert_array_equal(dataset.given_label[rows], TRUTH[rows])
     np.testing.assert_array_equal(dataset.trusted_given[rows], GIVEN[rows] if carried else -1)
@@ -150,6 +157,18 @@ def test_images_with_only_a_true_label():
     assert dataset.trusted_given[0] == -1 and dataset.trusted_given[1] == GIVEN[1]
     assert (dataset.given_label >= 0).all() and labels[0] == -1, "the source's own labels are left alone"
     assert sorted(dataset.splits.validation.tolist()) == [5, 6]
+
+
+@pytest.mark.parametrize("kind", ["none", "uniform"])
+def test_own_labels_that_are_no_pairs(kind):
+    """Protects from taking checked labels for labels without an error: own labels stay unknown where none is wrong,
+    where nobody has checked them, and where noise is drawn."""
+    rows = np.array([1, 2, 3])
+    same = np.where(np.isin(np.arange(SIZE), rows), TRUTH, GIVEN).astype(np.int32)
+    dataset = made(source(labels=same, truth=TRUTH, trusted=rows), noise__kind=kind, noise__rate=1.0)
+    assert (dataset.trusted_given == -1).all() and (dataset.carried_label[rows] >= 0).all()
+    unchecked = made(source(), trusted_given=True)
+    assert (unchecked.trusted_given == -1).all()
 
 
 def saved(folder, dataset):

@@ -107,6 +107,12 @@ def test_purifier_of_each_form(variant, function, more):
     assert purifier.keywords == {"num_classes": CLASSES, "epochs": 7, "seed": 5, **more}
 
 
+def test_own_labels_of_trusted_images_teach_nothing_of_purified_ones():
+    """Protects stage 3's corrector: real pairs are of the first labels, which it does not see."""
+    method = methods.get("dmlp").make(config("then=kdmlc"), INFO._replace(num_own_given=12))
+    assert method.parts[0].meta.options.supervised > 0 and method.parts[0].meta.real_pairs == 0
+
+
 def test_corrected_labels(begun):
     """Protects the table: purified labels for noisy images, whatever the image shows; the network's for others."""
     method, state, _, _ = begun

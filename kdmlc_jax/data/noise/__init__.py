@@ -4,6 +4,8 @@ A kind of noise is a module here, found by its name (`kdmlc_jax.registry`), with
 
 * `RATED`: whether `noise.rate` governs it;
 * `CORRUPTS`: whether it makes given labels from true ones, so that every image needs one; else labels come as they are;
+* `CARRIED`, where True: the labels are people's, those that trusted images had before they were checked among them, so
+  that methods may learn from these, too (`prepare.own_labels`);
 * `matrix(request) -> f64[C, C]`, where it has a transition matrix T[y, ỹ] = P(given label ỹ | true label y), from which
   labels are then drawn; or `labels(request) -> i32[N]`, the given labels themselves.
 """
@@ -21,7 +23,7 @@ from kdmlc_jax.data.noise.base import Request, draw, realised
 from kdmlc_jax.data.sources.base import Part
 from kdmlc_jax.errors import UserError, in_range
 
-__all__ = ["Request", "draw", "given_labels", "is_rated", "realised", "transition_matrix"]
+__all__ = ["Request", "draw", "given_labels", "is_carried", "is_rated", "realised", "transition_matrix"]
 
 
 def given_labels(
@@ -84,6 +86,11 @@ def transition_matrix(
 def is_rated(kind: str) -> bool:
     """Whether `noise.rate` says how much noise of this kind there is."""
     return bool(_kind(kind).RATED)
+
+
+def is_carried(kind: str) -> bool:
+    """Whether images of this kind carry people's labels, neither drawn nor read from a file."""
+    return bool(getattr(_kind(kind), "CARRIED", False))
 
 
 def _kind(name: str) -> ModuleType:

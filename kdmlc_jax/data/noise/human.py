@@ -11,7 +11,7 @@ from kdmlc_jax.data.formats.pickles import entry, integers, read_torch
 from kdmlc_jax.data.noise.base import Request
 from kdmlc_jax.errors import UserError, choose
 
-RATED, CORRUPTS = False, False
+RATED, CORRUPTS, CARRIED = False, False, True
 
 # number of classes -> (file below KDMLC_DATA, {noise.human: key in the file})
 PUBLISHED = {

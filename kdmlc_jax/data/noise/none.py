@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 
 from kdmlc_jax.data.noise.base import Request
 
-RATED, CORRUPTS = False, False
+RATED, CORRUPTS, CARRIED = False, False, True
 
 
 def matrix(request: Request) -> Float[np.ndarray, "C C"]:

@@ -20,7 +20,8 @@ def default_options(preset: str) -> dict[str, Any]:
 
     form: the corrector: plain | skip | residual (prior z_T) | transition (prior z_T + log T̂[:, ỹ]).
     supervised: weight of CE(y, g_α(h, ỹ)), ỹ ~ T̂(·|y), on trusted images in the meta objective; 0 = off.
-    pairs: T̂ "estimated" from the teacher's beliefs, or the "real" given label of trusted images, where known.
+    pairs: ỹ drawn by the T̂ "estimated" from the teacher's beliefs, or the "real" given label that trusted images
+      carried before they were checked, drawn where not known; "auto": real where any is known (`prepare.own_labels`).
     bilevel: the bi-level term off | joint (one sum, one optimiser) | normalised (scaled to the supervised
       gradient's norm) | separate (its own Adam with bilevel_lr). bilevel_weight scales it in the sums.
     look_ahead_steps: k of MLC's recursion. corrector_lr: Adam on α.
@@ -32,7 +33,7 @@ def default_options(preset: str) -> dict[str, Any]:
     paper: dict[str, Any] = {
         "form": "plain",
         "supervised": 0.0,
-        "pairs": "estimated",
+        "pairs": "auto",
         "bilevel": "joint",
         "bilevel_weight": 1.0,
         "bilevel_lr": 3e-4,
@@ -60,10 +61,7 @@ def check(config: Any) -> None:
     options, epochs = config.method, config.train.epochs
     choose("method.form", options.form, FORMS)
     choose("method.bilevel", options.bilevel, BILEVEL)
-    choose("method.pairs", options.pairs, ("estimated", "real"))
     choose("method.warm_up_on", options.warm_up_on, ("trusted", "both"))
-    if options.pairs == "real" and not config.data.trusted_given:
-        raise UserError('method.pairs: "real" needs data.trusted_given=true, the labels before they were checked')
     in_range("method.supervised", options.supervised, 0.0)
     in_range("method.bilevel_weight", options.bilevel_weight, 0.0)
     if options.bilevel == "separate" and options.bilevel_weight != 1:
@@ -77,3 +75,18 @@ def check(config: Any) -> None:
     in_range("method.ema", options.ema, 0.0, 1.0)
     in_range("method.warm_up", options.warm_up, 0, epochs - 1)
     in_range("method.teacher_mixup", options.teacher_mixup, 0.0)
+
+
+def real_pairs(options: Any, num_own_given: int) -> int:
+    """How many trusted images teach the corrector by the given label that they carried themselves, 0 for "estimated".
+
+    Raises:
+      UserError: for `pairs` outside its choice, and for "real" where none is known.
+    """
+    choose("method.pairs", options.pairs, ("auto", "estimated", "real"))
+    if options.pairs == "real" and not num_own_given:
+        raise UserError(
+            'method.pairs: "real" needs trusted images whose label before it was checked is known, and wrong for some; '
+            "of drawn labels and a file's, data.trusted_given=true shows it"
+        )
+    return 0 if options.pairs == "estimated" or not options.supervised else num_own_given

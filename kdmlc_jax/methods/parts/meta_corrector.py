@@ -26,7 +26,7 @@ from flax.training.train_state import TrainState
 from kdmlc_jax import bilevel, losses, nets, optim, train_state
 from kdmlc_jax.data import augment
 from kdmlc_jax.labels.transition import halfway, transition_matrix, update_joint
-from kdmlc_jax.methods.base import Batch, Info, Metrics
+from kdmlc_jax.methods.base import Batch, Info, Metrics, Report
 from kdmlc_jax.methods.parts import corrector_options
 from kdmlc_jax.nets import Output
 from kdmlc_jax.nets.heads.corrector import Corrector
@@ -62,6 +62,7 @@ def build(config: Any, info: Info, network: str) -> "MetaCorrector":
     return MetaCorrector(
         options=options,
         num_classes=info.num_classes,
+        real_pairs=corrector_options.real_pairs(options, info.num_own_given),
         class_entropy=info.class_entropy,
         module=nets.build(config[network].net, info.num_classes, f"{network}.net"),
         tx=optim.build(config.optim, steps),
@@ -78,6 +79,7 @@ class MetaCorrector:
 
     options: Any  # see `corrector_options`
     num_classes: int
+    real_pairs: int  # see `corrector_options`
     class_entropy: float  # see `Info`
     module: nn.Module
     tx: optax.GradientTransformation
@@ -131,7 +133,7 @@ class MetaCorrector:
         """CE(y, g_α(h, ỹ)), mean over the trusted images, with ỹ ~ T̂(·|y), or their real given label."""
         label = jnp.concatenate([batch["trusted_label"], batch["meta_label"]])
         given = jax.random.categorical(key, jnp.log(transition_matrix(joint))[label])
-        if self.options.pairs == "real":
+        if self.real_pairs:
             carried = jnp.concatenate([batch["trusted_given"], batch["meta_given"]])
             given = jnp.where(carried >= 0, carried, given)
         log_p = self.log_correction(params, output, given, joint)
@@ -261,3 +263,7 @@ class MetaCorrector:
         batch_stats, output = ahead.aux
         net = state.net.commit(ahead.params, ahead.opt_state, batch_stats, self.options.ema)
         return state.replace(net=net, joint=update_joint(state.joint, output.logits, given_label))
+
+    def report(self, state: MetaCorrectorState) -> Report:
+        """T̂, and how many real pairs of true and given label have taught the corrector, 0 = pairs drawn by T̂."""
+        return Report(transition_matrix(state.joint), figures={"real_pairs": jnp.asarray(self.real_pairs)})

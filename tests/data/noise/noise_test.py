@@ -215,6 +215,7 @@ def test_every_kind_keeps_the_contract():
     """Protects who adds a kind: what each module says of itself, and that a rated one corrupts at the rate."""
     names = registry.names(noise)
     assert {"none", "uniform", "matrix", "instance", "file"} <= set(names)
+    assert {name for name in names if noise.is_carried(name)} == {"none", "human"}
     for name in names:
         module = registry.get(noise, "noise.kind", name)
         assert type(module.RATED) is bool and type(module.CORRUPTS) is bool and module.__doc__

@@ -27,8 +27,8 @@ def build(arguments, given=False):
     config = config_lib.resolve(
         config_lib.base(), {"method": "mlc", "student": "mlp4", **config_lib.parse_arguments(arguments)}
     )
-    config.data.trusted_given = given
-    meta = meta_corrector.build(config, Info(CLASSES, (1, 1, 4), 5, 100, 20), "student")
+    info = Info(CLASSES, (1, 1, 4), 5, 100, 20, num_own_given=12 if given else 0)
+    meta = meta_corrector.build(config, info, "student")
     rng = np.random.default_rng(0)
     batch = {}
     for kind, label in (("", "label"), ("trusted_", "trusted_label"), ("meta_", "meta_label")):
@@ -197,10 +197,11 @@ def test_meta_loss():
     np.testing.assert_allclose(meta.outer_loss(state.net.params, state.net, batch), want, rtol=1e-5)
 
 
-def test_supervised_loss_on_real_pairs():
+@pytest.mark.parametrize("pairs", ["auto", "real"])
+def test_supervised_loss_on_real_pairs(pairs):
     """Protects CE(y, g_α(h, ỹ)) on both trusted halves: with real pairs ỹ is the label that the image carried, drawn
     from T̂ only where that is not known."""
-    meta, state, batch = build("preset=strong,pairs=real", given=True)
+    meta, state, batch = build(f"preset=strong,pairs={pairs}", given=True)
     images = jnp.concatenate([batch["trusted_image"], batch["meta_image"]])
     output, label = (
         train_state.evaluate(state.net, images),
@@ -267,9 +268,38 @@ def test_transition_prior_corrects_before_any_training():
 
 
 def test_real_pairs_need_the_labels_before_they_were_checked():
-    """Protects from a silent -1: without data.trusted_given there is no real pair to learn from."""
+    """Protects from a silent -1: where no trusted image's own label is known there is no real pair to learn from."""
     with pytest.raises(UserError, match=r"method\.pairs.*data\.trusted_given"):
         build("preset=strong,pairs=real")
+    with pytest.raises(UserError, match=r'method\.pairs: "true" is not one of auto, estimated, real'):
+        build("preset=strong,pairs=true")
+
+
+def test_pairs_are_estimated_where_no_own_label_is_known():
+    """Protects earlier runs: "auto" without own labels is "estimated" to the bit; "estimated" ignores them."""
+    got = []
+    for pairs, given in (("auto", False), ("estimated", False), ("estimated", True)):
+        meta, state, batch = build(f"preset=strong,pairs={pairs}", given)
+        _, gradients, figures = meta.look_ahead(state, batch, False, jax.random.key(1))
+        got.append((gradients.supervised, figures["supervised_loss"]))
+    assert not moved(got[0], got[1]) and not moved(got[1], got[2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "count"),
+    [
+        ("preset=strong", True, 12),
+        ("preset=strong", False, 0),
+        ("preset=strong,pairs=estimated", True, 0),
+        ("preset=paper", True, 0),
+    ],
+)
+def test_report_says_which_pairs(arguments, given, count):
+    """Protects `summary.json`: how many real pairs have taught the corrector, none without a supervised signal."""
+    meta, state, _ = build(arguments, given)
+    report = meta.report(state)
+    assert int(report.figures["real_pairs"]) == count
+    np.testing.assert_array_equal(report.transition, transition_matrix(state.joint))
 
 
 def test_halves_of_the_trusted_batch():
