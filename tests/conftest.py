@@ -20,6 +20,9 @@ _added = [f"--{key}={value}" for key, value in _FLAGS.items() if key not in _giv
 os.environ["XLA_FLAGS"] = " ".join([_given, *_added]).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# A core has a worker already: more threads for small matrices would wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # The machine code of tiny networks would take longer to optimise than it then saves; programs that tests start have it
 # from the environment. XLA's own passes are the same.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

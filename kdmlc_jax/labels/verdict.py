@@ -45,6 +45,11 @@ class Verdict:
         else:
             low, high = (round(100 * v) for v in self.wrong[1:])
             parts.append(f"Estimated wrong labels: {100 * self.wrong.estimate:.0f} % ({low}-{high}).")
+            found = (self.corrections + self.reviews) / self.rows
+            if found < self.wrong.low:
+                parts.append("Those not pointed at cannot be told from right ones.")
+            elif found > self.wrong.high:
+                parts.append("More are pointed at than are wrong: for many, both labels are about as likely.")
         changed = f"with {self.trained_on} labels changed" if self.trained_on else "with the given labels"
         parts.append(f"Train {changed}.")
         if self.helps:

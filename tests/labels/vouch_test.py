@@ -129,7 +129,7 @@ def test_where_no_wrong_label_is_shown_counts_do_not_count():
 
 def test_verdict_reads_as_one_paragraph():
     """Protects the text with every part, and without any."""
-    full = Verdict(1000, 312, Interval(0.94, 0.87, 0.98), 480, 0.61, Interval(0.27, 0.22, 0.33), 400)
+    full = Verdict(2640, 312, Interval(0.94, 0.87, 0.98), 480, 0.61, Interval(0.27, 0.22, 0.33), 400)
     assert full.text() == (
         "Apply 312 corrections (held-out precision 0.94, 90 % interval 0.87-0.98). Review 480 more (expected precision "
         "0.61); keep the rest. Estimated wrong labels: 27 % (22-33). Train with 400 labels changed."
@@ -148,3 +148,15 @@ def test_verdict_reads_as_one_paragraph():
         "Do not apply corrections unseen: a; b. How many labels are wrong was not assessed. Train with the given "
         "labels. What would help: c."
     )
+
+
+@pytest.mark.parametrize(
+    ("reviews", "says"),
+    [(10, "cannot be told from right ones"), (30, ""), (60, "More are pointed at than are wrong")],
+)
+def test_flagged_and_estimated_disagree_with_a_sentence(reviews, says):
+    """Protects from two rates side by side that a reader cannot reconcile."""
+    rate = Interval(0.3, 0.2, 0.4)
+    text = Verdict(100, 0, Interval(0.8, 0.7, 0.9), reviews, 0.6, rate, 0).text()
+    assert says in text
+    assert ("pointed at" in text) == bool(says)
