@@ -4,7 +4,8 @@
 
 Networks mlp64 (teacher) and mlp32 (student) on each cell's features, short runs; a line each with the labels right
 before, after, and by the method alone, the calibration error of `confidence`, the realised precision of `decision` =
-correct, and the rate's interval against the truth. A run that is finished is not made again.
+correct, the rate's interval against the truth, and the deployed network's accuracy on a fifth of the rows, kept as the
+test part. A run that is finished is not made again.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import zoo
 import zoo_cells
 
 METHODS = (
+    "linear",
     "ce:train_on=noisy",
     "ce:train_on=both",
     "kd",
@@ -48,15 +50,21 @@ FIELDS = {
 
 
 def write(cell: zoo_cells.Cell, folder: pathlib.Path) -> pathlib.Path:
-    """The cell as a folder that the source `features` reads."""
+    """The cell as a folder that the source `features` reads; its last fifth is the test part."""
     folder.mkdir(parents=True, exist_ok=True)
-    features = np.concatenate([cell.features, cell.trusted_features]).astype(np.float32)
-    known = len(cell.given) + np.arange(len(cell.trusted_label))
-    features = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-6)
-    np.save(folder / "features.npy", features)
-    np.save(folder / "labels.npy", np.concatenate([cell.given, cell.trusted_label]).astype(np.int64))
-    np.save(folder / "true_labels.npy", np.concatenate([cell.true, cell.trusted_label]).astype(np.int64))
-    np.save(folder / "trusted.npy", known)
+    train = slice(0, len(cell.given) * 4 // 5)
+    features = np.concatenate([cell.features[train], cell.trusted_features]).astype(np.float32)
+    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
+    arrays = {
+        "features": (features - mean) / deviation,
+        "labels": np.concatenate([cell.given[train], cell.trusted_label]),
+        "true_labels": np.concatenate([cell.true[train], cell.trusted_label]),
+        "trusted": train.stop + np.arange(len(cell.trusted_label)),
+        "test_features": ((cell.features[train.stop :] - mean) / deviation).astype(np.float32),
+        "test_labels": cell.true[train.stop :],
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
     return folder
 
 
@@ -77,7 +85,10 @@ def figures(summary: dict) -> dict:
     """What the table shows of a run."""
     labels, verdict, noise = summary["labels"], summary["verdict"], summary["noise"]
     low, high = noise["interval"] or (0.0, 1.0)
+    deployed = summary["networks"][summary["deployed"]]
     return {
+        "deployed": deployed["last"],
+        "deployed_best_val": deployed["best_val"],
         "before": labels["accuracy_before"],
         "after": labels["accuracy_after"],
         "method": labels["accuracy_method"],
@@ -99,8 +110,8 @@ def line(name: str, s: dict) -> str:
     low, high = s["interval"]
     return (
         f"{name:78s} {s['before']:.3f} -> {s['after']:.3f} (method {s['method']:.3f}, bare {s['suggested']:.3f}) "
-        f"ece {s['ece']:.3f} apply {s['applied']:4d} at {real} wrong {s['wrong']:.3f} in {low:.3f}-{high:.3f} "
-        f"{'yes' if s['covers'] else 'NO '} {s['seconds']:.0f} s"
+        f"test {s['deployed']:.3f} ece {s['ece']:.3f} apply {s['applied']:4d} at {real} "
+        f"wrong {s['wrong']:.3f} in {low:.3f}-{high:.3f} {'yes' if s['covers'] else 'NO '} {s['seconds']:.0f} s"
     )
 
 

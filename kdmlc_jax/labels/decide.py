@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from kdmlc_jax.errors import in_range
-from kdmlc_jax.labels.posterior import posterior
+from kdmlc_jax.labels.posterior import posterior, standard_error
 
 KEEP, CORRECT, REVIEW = "keep", "correct", "review"
 STEPS = 20  # thresholds tried, each adds as many changes
@@ -164,7 +164,7 @@ def expected_gain(found: Answers, threshold: float | int) -> tuple[float, float]
     """Labels put right less labels made wrong, a held-out trusted row, and its standard error."""
     _, right, harmed = changes(found, threshold)
     gain = right - harmed
-    return float(gain.mean()), float(gain.std() / max(1, len(gain)) ** 0.5)
+    return float(gain.mean()), float(standard_error(gain))
 
 
 def ranking(found: Answers) -> str:

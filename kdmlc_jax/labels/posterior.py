@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.stats import norm as normal
+from scipy.stats import t as student
 
 LARGEST = 20_000  # rows that T̂ is fitted to: more move it by less than the beliefs' own errors do
 
@@ -94,6 +96,15 @@ class Interval(NamedTuple):
     estimate: float
     low: float
     high: float
+
+
+def standard_error(values: Float[np.ndarray, "*K n"]) -> Float[np.ndarray, "*K"]:
+    """s / √n of the last axis, widened for few rows: two of it are exceeded as seldom as by a normal distribution
+    (Student's t with n - 1 degrees of freedom). Infinite for fewer than two rows."""
+    rows = values.shape[-1]
+    if rows < 2:
+        return np.full(values.shape[:-1], np.inf)
+    return np.asarray(student.ppf(normal.cdf(2.0), rows - 1) / 2.0 * values.std(axis=-1, ddof=1) / rows**0.5)
 
 
 def oddness(beliefs: Float[np.ndarray, "N C"], transition: Float[np.ndarray, "C C"]) -> Float[np.ndarray, "N C"]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from kdmlc_jax.labels.linear import fit_temperature, log_loss, log_softmax
+from kdmlc_jax.labels.posterior import standard_error
 
 RIDGES = (1e-2, 1e-1, 1.0, 10.0)  # in units of the features' mean eigenvalue
 WIDEST = 640  # dimensions of a head; more are projected on the first principal axes
@@ -25,7 +26,7 @@ class Judged(NamedTuple):
     def gain(self, over: int = 0) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
         """Mean of (loss under candidate `over` - loss under each), and its standard error; 0 = the given labels."""
         better = self.loss[over, self.rows] - self.loss[:, self.rows]
-        return better.mean(axis=1), better.std(axis=1) / max(1, len(self.rows)) ** 0.5
+        return better.mean(axis=1), standard_error(better)
 
 
 def head_coordinates(
@@ -84,7 +85,7 @@ def judge(
     Returns:
       Loss of each candidate on each trusted row.
     """
-    part = np.random.default_rng(seed).permutation(len(noisy)) % len(folds)
+    part = np.random.default_rng(seed).permutation(len(noisy)) % max(2, len(folds))
     total = (noisy.T @ noisy).astype(np.float64) + trusted.T @ trusted
     eye = np.eye(classes, dtype=np.float32)
     loss = np.full((len(folds[0][1]), len(label)), np.nan)

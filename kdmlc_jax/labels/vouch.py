@@ -7,7 +7,7 @@ held-out rows can tell; for a person, `decision` names the changes that keep a p
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from kdmlc_jax.labels import decide
 from kdmlc_jax.labels.cross_fit import Chain, Crossed, cross_fit
@@ -94,12 +94,12 @@ def judge_candidates(
     label: Int[np.ndarray, " M"],
     given_label: Int[np.ndarray, " N"],
     crossed: Crossed,
-    held: decide.Answers,
-    drawn: decide.Answers,
+    own_given: Int[np.ndarray, " M"] | None,
     seed: int,
 ) -> list[Candidate]:
     """The given labels and those changed above each of THRESHOLDS, with both gains; x, t: `head_coordinates`."""
     full, chains = crossed
+    held, drawn = (held_answers(chains, label, own_given, careful) for careful in (True, False))
     sets = [
         (c.held, np.stack([given_label, *(replaced(c.posterior, given_label, at) for at in THRESHOLDS)]))
         for c in chains
@@ -153,31 +153,52 @@ def vouch(
     given_label, trusted_label, _ = check_label_pair(given_label, trusted_label, plain, classes)
     views = [plain, taught_by_given(features, given_label, trusted_features, classes, seed)]
     whole, alone, pooled = cross_fit(views, trusted_label, given_label, classes, own_given, network=network, seed=seed)
-    crossed = alone if pooled is None or not pooled.folds else pooled
-    full, chains = crossed
+    both = [alone] if pooled is None or not pooled.folds else [pooled, alone]
+    full, chains = both[0]
     q, rows = full.posterior.copy(), np.arange(len(given_label))
-    candidates, held, rate, likely = [GIVEN], None, full.wrong, np.nan
+    corrected, threshold, candidates = given_label, np.inf, [GIVEN]
+    held, rate, likely = None, full.wrong, np.nan
     sure, kept, score = np.zeros(len(rows), bool), decide.NOTHING, "p_given"
     if chains:
         rate = rate_interval(full, alone.folds)
         held, drawn = (held_answers(chains, trusted_label, own_given, careful) for careful in (True, False))
         score, looks = decide.ranking(drawn), head_coordinates(features, trusted_features, seed)
         likely = decide.measured_precision(drawn, 0.0)[0]
-        candidates = judge_candidates(*looks, trusted_label, given_label, crossed, held, drawn, seed)
-        both = [crossed] if crossed is alone else [crossed, alone]
+        shown = rate.low > 0
+        corrected, threshold, candidates = to_train_on(both, *looks, trusted_label, given_label, own_given, shown, seed)
         kept, by = promised(both, trusted_label, given_label, own_given, precision)
         sure = decide.decisions(by.posterior, given_label, kept.threshold) == decide.CORRECT
         q[sure] = by.posterior[sure]
     suggested = q.argmax(axis=1)
     decision = np.where(sure, decide.CORRECT, decide.decisions(q, given_label, np.inf))
-    best = candidates[choose(candidates, shown=rate.low > 0)]
-    corrected = np.where(sure, suggested, replaced(q, given_label, best.threshold))
-    changed = int((corrected != given_label).sum())
+    corrected = np.where(sure, suggested, corrected)
+    changed = corrected != given_label
     verdict = summed_up(decision, q, changed, kept, likely, rate, held, precision, whole, trusted_label)
     own, sure_of, found = q[rows, given_label], q[rows, corrected], full.noise.transition
-    return Vouched(
-        *(suggested, corrected, decision, sure_of, own, q, found, best.threshold, candidates, verdict, score)
-    )
+    return Vouched(*(suggested, corrected, decision, sure_of, own, q, found, threshold, candidates, verdict, score))
+
+
+def to_train_on(
+    crossed: list[Crossed],
+    x: Float[np.ndarray, "N d"],
+    t: Float[np.ndarray, "M d"],
+    label: Int[np.ndarray, " M"],
+    given_label: Int[np.ndarray, " N"],
+    own_given: Int[np.ndarray, " M"] | None,
+    shown: bool,
+    seed: int,
+) -> tuple[Int[np.ndarray, " N"], float, list[Candidate]]:
+    """Labels, threshold and candidates of the first of `crossed` that changes any; else the given labels.
+
+    Beliefs with a network in them come first; without, all trusted rows can judge.
+    """
+    for each in crossed:
+        candidates = judge_candidates(x, t, label, given_label, each, own_given, seed)
+        best = choose(candidates, shown)
+        if best:
+            break
+    threshold = candidates[best].threshold
+    return replaced(each.full.posterior, given_label, threshold), threshold, candidates
 
 
 def promised(
@@ -216,7 +237,7 @@ def held_answers(
 def summed_up(
     decision: np.ndarray,
     posterior: Float[np.ndarray, "N C"],
-    changed: int,
+    changed: Bool[np.ndarray, " N"],
     kept: decide.Promise,
     likely: float,
     rate: Interval,
@@ -254,7 +275,7 @@ def summed_up(
         int(review.sum()),
         expected,
         rate,
-        changed,
+        int(changed.sum()),
         tuple(reasons),
         tuple(helps),
     )

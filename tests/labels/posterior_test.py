@@ -139,3 +139,11 @@ def test_no_share_of_noise_is_more_than_a_matrix_holds():
     matrix = np.array([[0.3, 0.7, 0.0], [0.0, 1.0, 0.0], [0.1, 0.0, 0.9]])
     least = estimate.towards_clean(matrix, estimate.most_noise(matrix)).min(axis=1)
     assert least.min() >= 0 and estimate.towards_clean(matrix, estimate.most_noise(matrix))[0, 0] == pytest.approx(0.02)
+
+
+def test_standard_error_of_few_rows():
+    """Protects decisions from a handful of rows that happen to agree: Student's t, and nothing known of one row."""
+    values = np.random.default_rng(0).normal(size=(3, 400))
+    np.testing.assert_allclose(estimate.standard_error(values), values.std(axis=1) / 20.0, rtol=0.02)
+    assert estimate.standard_error(np.array([1.0, 3.0])) == pytest.approx(6.99, abs=0.02)  # 13.97 / 2
+    assert np.isinf(estimate.standard_error(np.array([1.0])))

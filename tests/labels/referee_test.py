@@ -119,3 +119,13 @@ def test_labels_by_lot_never_gain(seed):
     fold = linear.stratified(label, 5, seed=0)
     judged = referee.judge(x, t, label, [(np.flatnonzero(fold == k), np.stack([true, lot])) for k in range(5)], 4)
     assert judged.gain()[0][1] < 0
+
+
+def test_one_held_out_row_decides_nothing():
+    """Protects from a single judge, in the only fold there is: its loss is known, its word means nothing."""
+    noisy, given, true, trusted, label = noisy_set(0, rows=200)
+    judged = referee.judge(
+        *referee.head_coordinates(noisy, trusted), label, [(np.array([3]), np.stack([given, true]))], 4
+    )
+    assert list(judged.rows) == [3]
+    assert np.isinf(judged.gain()[1]).all()

@@ -7,6 +7,7 @@ import pytest
 
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.labels import vouch as vouching
+from kdmlc_jax.labels.pooling import Network
 from kdmlc_jax.labels.posterior import Interval
 from kdmlc_jax.labels.verdict import Verdict
 
@@ -125,6 +126,21 @@ def test_where_no_wrong_label_is_shown_counts_do_not_count():
         rows = [vouching.GIVEN, vouching.Candidate(0.5, 1, taught, 0.02, True, 0.05, right_low)]
         assert vouching.choose(rows, shown=False) == want
         assert vouching.choose(rows, shown=True) == 1
+
+
+def test_a_network_takes_no_judges_away(noisy):
+    """Protects corrections that all trusted rows vouch for from a network that has learned from most of these."""
+    given, true, without = noisy
+    x, _, _, t, label = problem(0, 0.4, apart=2.0, trusted=200)
+    rng = np.random.default_rng(0)
+
+    def believes(truth):
+        return np.log(0.03 + 0.88 * np.eye(4)[np.where(rng.random(len(truth)) < 0.95, truth, (truth + 2) % 4)])
+
+    fresh, held = np.arange(len(x)) < 200, np.arange(len(t)) < 8
+    found = vouching.vouch(x, given, t, label, 4, network=Network(believes(true), believes(label), fresh, held))
+    assert not np.allclose(found.posterior, without.posterior)  # it has a part in beliefs
+    assert np.mean(found.corrected == true) > np.mean(without.corrected == true) - 0.02
 
 
 def test_verdict_reads_as_one_paragraph():
