@@ -1,16 +1,18 @@
 """Which labels the trusted images vouch for, at the end of a run: `labels.vouch` on what the run knows."""
 
+import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 
-from kdmlc_jax import parallel
+from kdmlc_jax import export, parallel
+from kdmlc_jax.data import provenance
 from kdmlc_jax.data.sources.base import Images
 from kdmlc_jax.errors import UserError
-from kdmlc_jax.labels.linear import log_softmax
-from kdmlc_jax.labels.pooling import Network
+from kdmlc_jax.labels.linear import NEVER, log_softmax
+from kdmlc_jax.labels.pooling import Folds, Network, log
 from kdmlc_jax.labels.vouch import Vouched, vouch
 
 if TYPE_CHECKING:
@@ -27,30 +29,43 @@ class Assessment(NamedTuple):
     why_not: str = ""
 
 
-def assess(experiment: "Experiment", state: Any) -> Assessment:
+def fold_dir(workdir: pathlib.Path, fold: int) -> pathlib.Path:
+    """Where the run that holds out one part of `data.cross_fit` lies."""
+    return workdir / f"fold-{fold}"
+
+
+def assess(experiment: "Experiment", state: Any, workdir: pathlib.Path) -> Assessment:
     """Asks the trusted images, above all those held out of the run, which labels to change.
 
     Rows are known by `data.features`, else by their pixels, and by the mean log-belief of the run's networks, which
-    counts for as much as it is worth on images that the run has not learned from.
+    counts for as much as it is worth on images that the run has not learned from. With `data.cross_fit` all trusted
+    images are asked, each by the networks of the run that held it out.
 
     Args:
       experiment: that was run.
       state: the method's, at its end.
+      workdir: of the run, with those of `data.cross_fit` below it.
     """
     data, splits = experiment.dataset, experiment.dataset.splits
     unsure, known = np.concatenate([splits.noisy, splits.validation]), np.concatenate([splits.trusted, splits.held_out])
     if not len(known):
         return Assessment(None, "there are no trusted labels")
-    if not len(splits.held_out):
+    network: Network | Folds | None = None
+    config, fresh = experiment.config, np.isin(unsure, splits.validation)
+    if config.data.fold >= 0:
+        return Assessment(None, "it is one of several runs of data.cross_fit, and the run above asks them all")
+    crossed = config.data.cross_fit > 0
+    if not (crossed or len(splits.held_out)):
         return Assessment(None, "data.held_out is 0: no trusted image was held out")
-    network, config = None, experiment.config
-    if data.soft_label is None:  # else the run has learned from labels that the held-out images have helped to correct
+    # With `soft_label` the run has learned from labels that the held-out images have helped to correct.
+    if not crossed and data.soft_label is None:
         logits = experiment.evaluator.logits(state, data.images, np.concatenate([unsure, known]))
         beliefs = np.mean([log_softmax(each.astype(np.float64)) for each in logits.values()], axis=0)
-        fresh, held = np.isin(unsure, splits.validation), np.isin(known, never_learned(experiment))
+        held = np.isin(known, never_learned(experiment))
         network = Network(beliefs[: len(unsure)], beliefs[len(unsure) :], fresh, held)
 
     def judged() -> Vouched | str:
+        asked = fold_networks(experiment, state, workdir, unsure, known, fresh) if crossed else network
         own, classes = data.trusted_given[known], len(data.class_names)
         if data.features is not None:
             noisy, trusted = data.features[unsure], data.features[known]
@@ -60,7 +75,7 @@ def assess(experiment: "Experiment", state: Any) -> Assessment:
             return vouch(
                 *(noisy, data.reported_label[unsure], trusted, data.given_label[known], classes),
                 own_given=own if (own >= 0).any() else None,
-                network=network,
+                network=asked,
                 precision=config.labels.precision,
                 seed=config.seed,
             )
@@ -69,6 +84,39 @@ def assess(experiment: "Experiment", state: Any) -> Assessment:
 
     found = parallel.decide(judged)
     return Assessment(None, found) if isinstance(found, str) else Assessment(found)
+
+
+def fold_networks(
+    experiment: "Experiment",
+    state: Any,
+    workdir: pathlib.Path,
+    unsure: Int[np.ndarray, " N"],
+    known: Int[np.ndarray, " M"],
+    fresh: Bool[np.ndarray, " N"],
+) -> Folds:
+    """The mean log-belief of each fold's networks, as its run has left them.
+
+    Args:
+      experiment, state: of the run on all trusted images.
+      workdir: of that run.
+      unsure, known: the noisy and validation images, and the trusted ones.
+      fresh: the validation images among `unsure`.
+    """
+    fold, found, rows = np.full(len(known), NEVER), [], np.concatenate([unsure, known])
+    for k in range(experiment.config.data.cross_fit):
+        there = fold_dir(workdir, k)
+        held = np.isin(known, provenance.load(there / "noise.npz").splits.held_out)
+        fold[held] = k
+        predict = [export.load(there / name) for name in experiment.method.networks(state)]
+        beliefs = np.mean([log(probabilities(each, experiment.dataset.images, rows)) for each in predict], axis=0)
+        found.append(Network(beliefs[: len(unsure)], beliefs[len(unsure) :], fresh, held))
+    return Folds(fold, found)
+
+
+def probabilities(predict: Callable, images: Images, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n C"]:
+    """predict(images at rows), in calls of one size."""
+    batches = [rows[at : at + SAMPLE] for at in range(0, len(rows), SAMPLE)]
+    return np.concatenate([predict(images[np.resize(each, min(SAMPLE, len(rows)))])[: len(each)] for each in batches])
 
 
 def never_learned(experiment: "Experiment") -> Int[np.ndarray, " m"]:

@@ -19,6 +19,8 @@ def baseline(config: ConfigDict, arguments: str) -> ConfigDict:
     made = config.copy_and_resolve_references()
     config_lib.resolve(made, config_lib.parse_arguments(arguments), recipe="")
     made.baselines = ()
+    if made.data.cross_fit:  # it has all trusted images too, and its labels are not asked for
+        made.data.cross_fit, made.data.held_out = 0, 0.0
     made.init_from = made.teacher.run = made.data.labels = made.data.features = ""
     return made
 

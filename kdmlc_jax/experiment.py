@@ -67,8 +67,6 @@ def fitted(config: ConfigDict, dataset: Dataset) -> ConfigDict:
 def check_needs(method: Method, config: Any, dataset: Dataset) -> None:
     """Raises UserError where the run gives a method what it cannot use, or not what its traits and streams need."""
     name, traits, splits = config.method.name, method.traits, dataset.splits
-    if dataset.features is not None and not traits.reads_features:
-        raise UserError(f"data.features: {name} has no use for features, expected none")
     if config.teacher.run and not traits.takes_teacher:
         raise UserError(f"teacher.run: {name} takes no trained teacher, expected none")
     wanted = any(stage.streams.trusted or stage.streams.meta for stage in method.stages)

@@ -41,7 +41,7 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
     checked = (names == "trusted") | (names == "held_out")
     own[checked] = np.eye(experiment.info.num_classes, dtype=np.float32)[data.given_label[rows[checked]]]
     report: Report = parallel.fetch(method.report(state))
-    assessment = assess(experiment, state)
+    assessment = assess(experiment, state, workdir)
     if data.soft_label is not None or assessment.vouched:
         report = report.without_flags()
     beliefs, decided = vouched_for(assessment, own, data.reported_label[rows], names)

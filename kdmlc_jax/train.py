@@ -11,8 +11,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from kdmlc_jax import assess, metrics, parallel, stopping, warm_start, writers
 from kdmlc_jax import config as config_lib
-from kdmlc_jax import metrics, parallel, stopping, warm_start, writers
 from kdmlc_jax import progress as progress_lib
 from kdmlc_jax import summary as summary_lib
 from kdmlc_jax.data import provenance
@@ -43,6 +43,8 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
         say(f"{title or config.name}  finished before, read from {summary_path}")
         summary: dict = json.loads(summary_path.read_text())
         return summary
+    if config.data.cross_fit and config.data.fold < 0:
+        run_folds(config, workdir, quiet, title or config.name)
     began = time.monotonic()
     with contextlib.ExitStack() as held:
         locks: list[None] = []
@@ -88,6 +90,14 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
         if parallel.in_any(bool(request.name)):  # other runs may follow, in a comparison
             raise StoppedError(f"{request.name or 'another process'}: this run has finished; the same command goes on")
         return summary
+
+
+def run_folds(config: ConfigDict, workdir: pathlib.Path, quiet: bool, title: str) -> None:
+    """The runs below `workdir` that each hold out one part of the trusted images; one that has finished stays."""
+    for fold in range(config.data.cross_fit):
+        one = config.copy_and_resolve_references()
+        one.data.fold = fold
+        run(one, assess.fold_dir(workdir, fold), quiet, f"{title} without part {fold + 1} of {config.data.cross_fit}")
 
 
 def changed_leaves(before: Any, after: Any) -> dict[str, Any]:

@@ -8,9 +8,11 @@ import pytest
 import tiny
 from pyarrow import parquet
 
-from kdmlc_jax import assess, train
+from kdmlc_jax import assess, export, train
 from kdmlc_jax import config as config_lib
+from kdmlc_jax.data import provenance
 from kdmlc_jax.data.prepare import prepare
+from kdmlc_jax.errors import UserError
 from kdmlc_jax.experiment import Experiment
 
 CE = "method=ce,train_on=noisy,teacher=mlp8,student=mlp8"
@@ -99,7 +101,7 @@ def test_a_class_that_nobody_has_checked(tmp_path):
         trusted=splits.trusted[label[splits.trusted] != 7], held_out=splits.held_out[label[splits.held_out] != 7]
     )
     made.dataset = made.dataset._replace(splits=kept)
-    found = assess.assess(made, made.init()["method"])
+    found = assess.assess(made, made.init()["method"], tmp_path)
     assert found.vouched is None and "no row of class 7" in found.why_not
 
 
@@ -125,17 +127,17 @@ def test_images_that_no_network_has_learned_from(arguments, all_of_them):
     np.testing.assert_array_equal(assess.never_learned(other), splits.held_out)
 
 
-def test_a_network_taught_corrected_labels_is_not_asked(monkeypatch):
+def test_a_network_taught_corrected_labels_is_not_asked(monkeypatch, tmp_path):
     """Protects from held-out images that have helped to correct the labels of another run: what has learned from those
     does not judge."""
     asked = []
     monkeypatch.setattr(assess, "vouch", lambda *args, network, **rest: asked.append(network) or "no")
     made = experiment(f"{CE},epochs=1")
     state = made.init()["method"]
-    assess.assess(made, state)
+    assess.assess(made, state, tmp_path)
     count = len(made.dataset.splits.noisy)
     made.dataset = made.dataset._replace(soft_label=np.full((count, 10), 0.1, np.float32))
-    assess.assess(made, state)
+    assess.assess(made, state, tmp_path)
     first, second = asked
     assert second is None and first.held.sum() == 100 and first.fresh.sum() == 20
     np.testing.assert_allclose(np.exp(first.noisy).sum(axis=1), 1.0)
@@ -163,3 +165,59 @@ def test_a_promise_can_be_changed_on_the_way(finished, tmp_path):
     changed = config.copy_and_resolve_references()
     changed.labels.precision = 0.8
     assert config_lib.changes(changed, workdir / "config.json") == ["labels.precision=0.8 (was 0.9)"]
+
+
+def test_cross_fitting_asks_all_trusted_images(tmp_path, monkeypatch):
+    """Protects `data.cross_fit`: each run below holds out its part, the run itself none; one that has finished is not
+    made again; a row is asked of the networks that have not learned from it, as their runs have left them."""
+    asked = []
+    monkeypatch.setattr(assess, "vouch", lambda *args, network, **rest: asked.append(network) or "no")
+    config = tiny.config("method=ce,train_on=both,teacher=mlp8,student=mlp8,epochs=1,trusted=40,cross_fit=2")
+    first = config.copy_and_resolve_references()
+    first.data.fold = 0
+    train.run(first, tmp_path / "fold-0", quiet=True)
+    before = (tmp_path / "fold-0" / "summary.json").stat().st_mtime_ns
+    summary = train.run(config, tmp_path, quiet=True)
+    assert (tmp_path / "fold-0" / "summary.json").stat().st_mtime_ns == before
+    assert summary["data"]["held_out"] == 0 and summary["data"]["trusted"] == 40
+    (folds,) = asked
+    splits, known = prepare(config).splits, prepare(config).splits.trusted
+    held = [provenance.load(tmp_path / f"fold-{k}" / "noise.npz").splits.held_out for k in range(2)]
+    assert sorted(np.concatenate(held)) == sorted(known)
+    np.testing.assert_array_equal(np.isin(known, held[1]), folds.fold == 1)
+    predict = export.load(tmp_path / "fold-1" / "student")
+    rows = np.concatenate([splits.noisy[:3], splits.trusted[:2]])
+    want = np.log(predict(prepare(config).images[rows]))
+    np.testing.assert_allclose(folds.networks[1].noisy[:3], want[:3], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(folds.networks[1].trusted[:2], want[3:], rtol=1e-4, atol=1e-5)
+    assert folds.networks[0].fresh.sum() == len(splits.validation)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"data.cross_fit": 1}, "data.cross_fit: 1 part would leave nothing to learn from, expected 0 or 2 to 10"),
+        ({"data.cross_fit": 11}, "data.cross_fit: 11 is outside"),
+        ({"data.cross_fit": 3, "data.labels": "elsewhere"}, "data.cross_fit: the labels of data.labels come from one"),
+        ({"data.cross_fit": 3, "data.fold": 3}, "data.fold: 3 is out of range, expected -1 to 2"),
+        ({"data.fold": 0}, "data.fold: 0 is out of range, expected -1 to -1"),
+    ],
+)
+def test_parts_that_cannot_be(fields, says):
+    """Protects from nonsense, before anything is read."""
+    with pytest.raises(UserError, match=says):
+        config_lib.check(tiny.config(CE, fields))
+
+
+def test_features_of_ones_own_serve_any_method(tmp_path, monkeypatch):
+    """Protects what rows are known by: `data.features` where they are given, in the order of the images."""
+    seen = []
+    monkeypatch.setattr(
+        assess, "vouch", lambda noisy, given, trusted, *args, **rest: seen.extend([noisy, trusted]) or "no"
+    )
+    made = experiment(f"{CE},epochs=1")
+    features = np.arange(2.0 * len(made.dataset.ids), dtype=np.float32).reshape(-1, 2)
+    made.dataset, splits = made.dataset._replace(features=features), made.dataset.splits
+    assess.assess(made, made.init()["method"], tmp_path)
+    np.testing.assert_array_equal(seen[0], features[np.concatenate([splits.noisy, splits.validation])])
+    np.testing.assert_array_equal(seen[1], features[np.concatenate([splits.trusted, splits.held_out])])

@@ -35,7 +35,7 @@ def test_baselines_start_afresh(ran, capsys):
     """Protects the comparison below a run: plain training sees the run's own images, from random weights and the labels
     first given, without a recipe of its own."""
     fields = {name: "runs/other" for name in ("init_from", "teacher.run", "data.labels", "data.features")}
-    config = tiny.config("epochs=7", {**fields, "optim.lr": 0.3})
+    config = tiny.config("epochs=7,cross_fit=3", {**fields, "optim.lr": 0.3})
     config.name, config.baselines = "cifar100", (("plain", "kd"), ("both", "ce:train_on=both"))
     top = pathlib.Path("runs/x")
     baselines.run(config, top)

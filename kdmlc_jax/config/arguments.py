@@ -16,6 +16,7 @@ SHORT = {
     "rate": "noise.rate",
     "trusted": "data.trusted",
     "held_out": "data.held_out",
+    "cross_fit": "data.cross_fit",
     "noisy": "data.noisy",
     "validation": "data.validation",
     "source": "data.source",

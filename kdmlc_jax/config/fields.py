@@ -16,6 +16,8 @@ DATA = {
     "trusted": 100.0,  # number, or share below 1; 0 = those the source names
     "trusted_file": "",  # ids of the trusted images, one a line
     "held_out": 0.2,  # share of the trusted images that nothing learns from, to judge labels with; 0 = not judged
+    "cross_fit": 0,  # K: each of K more runs holds out a Kth of the trusted images instead, so that all of them judge
+    "fold": -1,  # which of these parts such a run holds out; -1 = none
     "noisy": 0.0,  # number, or share below 1; 0 = all the rest
     "validation": 0.0,  # number, or share below 1
     "splits": "",  # the noise.npz of another run, to use its splits

@@ -20,6 +20,7 @@ CHOICES = {
 RANGES = {
     "augment.view_area": (1e-3, 1.0),
     "data.held_out": (0.0, 0.5),
+    "data.cross_fit": (0, 10),
     "labels.precision": (0.5, 0.99),
     "train.epochs": (1,),
     "train.eval_batch_size": (1,),
@@ -50,5 +51,12 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"parallel.model: {config.parallel.model} has nothing to do without parallel.sharding=fsdp")
     if config.parallel.mode == "pmap" and (config.parallel.sharding != "replicated" or config.parallel.split_banks):
         raise UserError("parallel.mode: pmap keeps the whole state on every device; sharding needs mode jit")
+    folds, fold = config.data.cross_fit, config.data.fold
+    if folds == 1:
+        raise UserError("data.cross_fit: 1 part would leave nothing to learn from, expected 0 or 2 to 10")
+    if folds and config.data.labels:
+        raise UserError("data.cross_fit: the labels of data.labels come from one run, expected 0 beside it")
+    if not -1 <= fold < max(folds, 0):
+        raise UserError(f"data.fold: {fold} is out of range, expected -1 to {folds - 1} with data.cross_fit={folds}")
     if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in config.baselines):
         raise UserError(f"baselines: {config.baselines!r} is not a tuple of pairs (label, method)")

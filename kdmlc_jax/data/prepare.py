@@ -115,13 +115,15 @@ def make_splits(config: Any, source: Source, known: np.ndarray, group: np.ndarra
             other = f"is of {len(kept.given_labels)} other images or classes"
             raise UserError(f"data.splits: {data.splits} {other}, expected these {len(known)} training images")
         parts = kept.splits if group is None else splits.without_copies(kept.splits, group)
-        if bool(len(parts.held_out)) == bool(data.held_out):
+        if not data.cross_fit and bool(len(parts.held_out)) == bool(data.held_out):
             return parts
     else:
         named = splits.Named(source.trusted, source.validation)
         sizes = (data.trusted, data.validation, data.noisy)
         parts = splits.split(known, *sizes, config.seed, len(source.class_names), group, named)
-    return splits.hold_out(parts, known, data.held_out, config.seed, group)
+    if data.fold >= 0:
+        return splits.hold_out_fold(parts, known, data.cross_fit, data.fold, config.seed, group)
+    return splits.hold_out(parts, known, 0.0 if data.cross_fit else data.held_out, config.seed, group)
 
 
 def own_labels(config: Any, labels: np.ndarray, truth: np.ndarray, trusted: np.ndarray) -> np.ndarray:

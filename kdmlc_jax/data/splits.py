@@ -167,6 +167,39 @@ def hold_out(
     return parts._replace(trusted=trusted[~np.isin(trusted, held)], held_out=held)
 
 
+def hold_out_fold(
+    parts: Splits,
+    labels: Int[np.ndarray, " N"],
+    folds: int,
+    fold: int,
+    seed: int,
+    groups: Int[np.ndarray, " N"] | None = None,
+) -> Splits:
+    """Takes one of `folds` parts of the trusted images out of them; every class is spread over all parts.
+
+    A class's only image is in no part. Copies are in one part.
+
+    Args:
+      parts: whose held-out images count as trusted.
+      labels: of the training images.
+      folds: 2 or more.
+      fold: which part, counted from 0.
+      seed: 0 or more.
+      groups: i64[N], equal for images of equal content; None = all differ.
+    """
+    trusted = np.concatenate([parts.trusted, parts.held_out])
+    order = generator(seed, Stream.HELD_OUT).permutation(len(trusted))
+    order = order[np.argsort(labels[trusted[order]], kind="stable")]
+    part = np.empty(len(trusted), int)
+    part[order] = np.arange(len(trusted)) % folds
+    if groups is not None:
+        _, first, copy_of = np.unique(groups[trusted], return_index=True, return_inverse=True)
+        part = part[first][copy_of]
+    alone = np.bincount(labels[trusted])[labels[trusted]] == 1
+    held = (part == fold) & ~alone
+    return parts._replace(trusted=trusted[~held], held_out=trusted[held])
+
+
 def _unlike(rows: np.ndarray, others: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Those of `rows` that are neither among `others` nor copies of one."""
     return rows[~np.isin(groups[rows], groups[others])]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from kdmlc_jax.labels.linear import NEVER, LinearBeliefs, stratified
-from kdmlc_jax.labels.pooling import ALONE, Network, evidence, fit_weights, log, pool
+from kdmlc_jax.labels.pooling import ALONE, Folds, Network, evidence, fit_weights, log, pool
 from kdmlc_jax.labels.posterior import (
     Interval,
     Noise,
@@ -153,7 +153,7 @@ def cross_fit(
     classes: int,
     own_given: Int[np.ndarray, " M"] | None = None,
     fold: Int[np.ndarray, " M"] | None = None,
-    network: Network | None = None,
+    network: Network | Folds | None = None,
     seed: int = 0,
 ) -> tuple[LinearBeliefs, Crossed, Crossed | None]:
     """The chain on all trusted rows, and one for each fold that is held out of all of it.
@@ -165,7 +165,9 @@ def cross_fit(
       classes: C.
       own_given: the trusted rows' own given labels, -1 where not known.
       fold: of each trusted row, `linear.NEVER` for never held out; None = drawn.
-      network: that has learned from these labels.
+      network: that has learned from these labels; or several, each without the trusted rows of one fold. Those folds
+        are the chains' then, and a fold's chain asks its own network alone, weighed by fresh noisy rows; without any of
+        these no network is asked.
       seed: draws the folds.
 
     Returns:
@@ -179,9 +181,12 @@ def cross_fit(
     whole = stacked_beliefs(views, label, classes, seed)
     full, everyone = chain(whole, label, given_label, own_given), np.arange(len(label))
     pooled, (gain, error) = full, (0.0, 0.0)
-    if network is not None:
-        pooled, (gain, error) = with_network(full, whole, everyone, label, given_label, network)
+    joined = network.joined() if isinstance(network, Folds) else network
+    if joined is not None and (joined is network or joined.fresh.any()):
+        pooled, (gain, error) = with_network(full, whole, everyone, label, given_label, joined)
     use = network if gain > 2 * error else None
+    if isinstance(network, Folds):
+        fold = network.fold
     if fold is None:
         fold = stratified(label, min(FOLDS, len(label)), seed + 1)
     chains, beside = [], []
@@ -194,5 +199,6 @@ def cross_fit(
         own = None if own_given is None else own_given[rest]
         chains.append(chain(found, label[rest], given_label, own, held))
         if use is not None:
-            beside.append(with_network(chains[-1], found, rest, label, given_label, use)[0])
+            own_network = use.networks[k] if isinstance(use, Folds) else use
+            beside.append(with_network(chains[-1], found, rest, label, given_label, own_network)[0])
     return whole, Crossed(full, chains), Crossed(pooled, [c for c in beside if len(c.held)]) if use else None

@@ -7,7 +7,7 @@ and is sure of them. The weights say how much it is worth on rows where it could
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize
 
 from kdmlc_jax.labels.linear import log_softmax
@@ -22,6 +22,20 @@ class Network(NamedTuple):
     trusted: Float[np.ndarray, "M C"]
     fresh: Bool[np.ndarray, " N"]  # noisy rows that it has not learned from
     held: Bool[np.ndarray, " M"]  # trusted rows that nothing has learned from
+
+
+class Folds(NamedTuple):
+    """Networks of one kind, the kth trained without the trusted rows where `fold` is k."""
+
+    fold: Int[np.ndarray, " M"]  # linear.NEVER for rows that all have learned from
+    networks: list[Network]
+
+    def joined(self) -> Network:
+        """The mean of their log-beliefs of noisy rows; of a trusted row, those of the network without it."""
+        rows = np.arange(len(self.fold))
+        trusted = np.stack([each.trusted for each in self.networks])[self.fold, rows]
+        noisy = np.mean([each.noisy for each in self.networks], axis=0)
+        return Network(noisy, trusted, self.networks[0].fresh, self.fold >= 0)
 
 
 def log(beliefs: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:

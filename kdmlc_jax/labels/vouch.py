@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from kdmlc_jax.labels import decide
 from kdmlc_jax.labels.cross_fit import Chain, Crossed, cross_fit
 from kdmlc_jax.labels.linear import LinearBeliefs, coordinates
-from kdmlc_jax.labels.pooling import Network
+from kdmlc_jax.labels.pooling import Folds, Network
 from kdmlc_jax.labels.posterior import Interval
 from kdmlc_jax.labels.purify.checks import check_label_pair
 from kdmlc_jax.labels.referee import head_coordinates, judge
@@ -126,7 +126,7 @@ def vouch(
     trusted_label: Int[np.ndarray, " M"],
     classes: int,
     own_given: Int[np.ndarray, " M"] | None = None,
-    network: Network | None = None,
+    network: Network | Folds | None = None,
     precision: float = 0.9,
     seed: int = 0,
 ) -> Vouched:
@@ -139,7 +139,7 @@ def vouch(
         without one nothing is known, and all of its rows would be taken for others.
       classes: C.
       own_given: the trusted rows' own given labels, -1 where not known.
-      network: log-beliefs of a network that was trained on these labels; see `cross_fit`.
+      network: log-beliefs of a network that was trained on these labels, or of several; see `cross_fit`.
       precision: promised of `decision` = correct.
       seed: draws folds.
 

@@ -94,7 +94,6 @@ class Traits:
     deployed: str  # which of `Method.networks` is the one a user deploys
     ensemble: str = ""  # the name of `predict` where it is not the deployed network but several together
     needs_trusted: bool = False  # whether a trusted image of every class must be there
-    reads_features: bool = False  # whether `DatasetView.features` are of use
     takes_teacher: bool = False  # whether "teacher" may come trained from another run (`teacher.run`); it stands still
     pretrained: bool = False  # whether `init_from`, where it is given, must hold all networks
     preparing: tuple[str, ...] = ()  # stages of whose epochs last5, best_val and best_test do not speak

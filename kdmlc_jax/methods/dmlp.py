@@ -76,7 +76,6 @@ def make(config: Any, info: Info) -> "DMLP":
             deployed=parts[0].traits.deployed,
             ensemble=parts[0].traits.ensemble,
             needs_trusted=True,
-            reads_features=True,
             pretrained=not ready,
             preparing=(SSL,),
         ),

@@ -62,7 +62,7 @@ def make(config: Any, info: Info) -> "LogisticRegression":
     """The method that `config` describes; raises UserError for another network, or an option outside its range."""
     train_on = choose("method.train_on", config.method.train_on, ("trusted", "noisy"))
     return LogisticRegression(
-        traits=Traits(deployed="student", needs_trusted=train_on == "trusted", reads_features=True),
+        traits=Traits(deployed="student", needs_trusted=train_on == "trusted"),
         module=nets.build(choose("student.net", config.student.net, (NET,)), info.num_classes, "student.net"),
         info=info,
         train_on=train_on,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kdmlc_jax.data.images import copies
-from kdmlc_jax.data.splits import Named, Splits, hold_out, split, without_copies
+from kdmlc_jax.data.splits import Named, Splits, hold_out, hold_out_fold, split, without_copies
 from kdmlc_jax.errors import UserError
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4, dtype=np.int32), [40, 30, 20, 10]))
@@ -160,6 +160,30 @@ def test_held_out_share_of_each_class(share, of_each):
     assert set(hold_out(parts, labels, share, seed=4).held_out) != set(held.held_out) or len(held.held_out) < 5
     back = hold_out(held, labels, 0.0, seed=3)
     assert not len(back.held_out) and sorted(back.trusted) == sorted(parts.trusted)
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_each_trusted_image_is_in_one_part(folds):
+    """Protects cross-fitting: parts are disjoint and even, all classes are left to learn from, a class's only image is
+    in none, and the order of the trusted images does not matter to nothing else."""
+    labels = np.repeat(np.arange(4, dtype=np.int32), [9, 1, 2, 8])
+    parts = Splits(np.zeros(0, int), np.arange(20), np.zeros(0, int))
+    held = [hold_out_fold(parts, labels, folds, k, seed=3) for k in range(folds)]
+    assert sorted(np.concatenate([each.held_out for each in held]).tolist()) == [i for i in range(20) if i != 9]
+    for each in held:
+        assert sorted([*each.trusted, *each.held_out]) == list(range(20))
+        assert set(labels[each.trusted]) == set(range(4))
+    sizes = [len(each.held_out) for each in held]
+    assert max(sizes) - min(sizes) <= 2
+
+
+def test_copies_are_in_one_part():
+    """Protects the judgement: what a part holds out is not learned from under another name."""
+    groups, labels = np.array([0, 0, 0, 1, 2, 3, 0, 1]), np.zeros(8, np.int32)
+    parts = Splits(np.zeros(0, int), np.arange(8), np.zeros(0, int))
+    for k in range(2):
+        held = hold_out_fold(parts, labels, 2, k, 0, groups)
+        assert not set(groups[held.held_out]) & set(groups[held.trusted])
 
 
 def test_copies_are_held_out_together():

@@ -5,7 +5,7 @@ import pytest
 
 from kdmlc_jax.labels import cross_fit, pooling
 from kdmlc_jax.labels.linear import log_softmax
-from kdmlc_jax.labels.pooling import Network
+from kdmlc_jax.labels.pooling import Folds, Network
 from kdmlc_jax.labels.stacking import View
 
 CLASSES = 4
@@ -95,3 +95,57 @@ def test_held_out_rows_do_not_judge_themselves():
 def test_no_belief_is_impossible(least):
     """Protects logarithms of beliefs that are 0."""
     assert pooling.log(np.array([[0.0, 1.0]])).tolist() == [[pytest.approx(np.log(least)), 0.0]]
+
+
+def folded(seed):
+    """Three networks, each without a third of the trusted rows."""
+    view, label, given, true, network = problem(seed, 3.0)
+    rng, fold = np.random.default_rng(seed), np.arange(len(label)) % 3
+    networks = []
+    for k in range(3):
+        held, knows = fold == k, beliefs(rng, np.concatenate([label, true]), 3.0)
+        taught = np.concatenate([np.where(held, -1, label), np.where(network.fresh, -1, given)])
+        knows[taught >= 0] = log_softmax(3 * np.eye(CLASSES)[taught[taught >= 0]])
+        networks.append(Network(knows[len(label) :], knows[: len(label)], network.fresh, held))
+    return view, label, given, Folds(fold, networks)
+
+
+def test_a_row_is_asked_of_the_network_without_it():
+    """Protects cross-fitting: of a trusted row, what the network believes that has not learned from it; of noisy rows,
+    the mean."""
+    *_, folds = folded(0)
+    joined = folds.joined()
+    for row in (0, 1, 5):
+        np.testing.assert_array_equal(joined.trusted[row], folds.networks[row % 3].trusted[row])
+    np.testing.assert_allclose(joined.noisy, sum(each.noisy for each in folds.networks) / 3)
+    assert joined.held.all()
+
+
+def test_a_fold_judges_by_its_own_network():
+    """Protects "held out of everything": what other folds' networks, which have learned its labels, believe changes
+    nothing in a fold's chain; and all trusted rows judge."""
+    view, label, given, folds = folded(1)
+    changed = folds._replace(
+        networks=[
+            folds.networks[0],
+            *(
+                each._replace(
+                    noisy=log_softmax(each.noisy + np.random.default_rng(3).normal(size=each.noisy.shape) * 0.1),
+                    trusted=log_softmax(each.trusted + 0.1 * np.eye(CLASSES)[label]),
+                )
+                for each in folds.networks[1:]
+            ),
+        ]
+    )
+    one, two = (cross_fit.cross_fit([view], label, given, CLASSES, network=each)[2] for each in (folds, changed))
+    np.testing.assert_array_equal(one.folds[0].posterior, two.folds[0].posterior)
+    np.testing.assert_array_equal(one.folds[0].trusted, two.folds[0].trusted)
+    assert not np.array_equal(one.folds[1].posterior, two.folds[1].posterior)
+    assert sorted(np.concatenate([c.held for c in one.folds])) == list(range(len(label)))
+
+
+def test_without_fresh_rows_no_fold_asks_a_network():
+    """Protects a fold from weights that its own labels have had a part in."""
+    view, label, given, folds = folded(2)
+    blind = folds._replace(networks=[each._replace(fresh=np.zeros_like(each.fresh)) for each in folds.networks])
+    assert cross_fit.cross_fit([view], label, given, CLASSES, network=blind)[2] is None
