@@ -43,6 +43,7 @@ def test_baselines_start_afresh(ran, capsys):
     assert list(ran) == [top, *(top / "baselines" / name for name in names)]
     assert ran[top] is config
     for made in list(ran.values())[1:]:
+        assert (made.data.cross_fit, made.data.held_out) == (0, 0.0)
         assert made.init_from == made.teacher.run == made.data.labels == made.data.features == ""
         assert (made.train.epochs, made.optim.lr, made.data.trusted, made.baselines) == (7, 0.3, 100, ())
     assert config.init_from == "runs/other" and len(config.baselines) == 2

@@ -23,7 +23,7 @@ DATA = {
     "splits": "",  # the noise.npz of another run, to use its splits
     "labels": "",  # the folder of another run, whose corrected labels replace those of the noisy images
     "labels_column": "corrected",  # or suggested: what it believes, whether or not anything vouches for it
-    "features": "",  # .npy f[N, D], a row for each training image, for methods that work on features
+    "features": "",  # .npy f[N, D]; images with names are found by ids.txt beside it, others by their order
     "select_on": "given",
     "trusted_given": False,  # whether methods see what trusted images carried even of drawn labels and a file's
     "pipeline": "auto",  # or resident, stream

@@ -20,10 +20,11 @@ def prepare(config: Any) -> Dataset:
     Raises:
       UserError: for bad files, counts, rates or names, and for a batch larger than its split.
     """
-    dataset = from_source(config, sources.load(config.data))
+    source = sources.load(config.data)
+    dataset = from_source(config, source)
     if config.data.features:
-        path = Path(config.data.features)
-        dataset = dataset._replace(features=read_features(path, len(dataset.images)))
+        features = read_features(Path(config.data.features), len(dataset.images), source.train.ids)
+        dataset = dataset._replace(features=features)
     return relabelled(dataset, config.data.labels, config.data.labels_column) if config.data.labels else dataset
 
 

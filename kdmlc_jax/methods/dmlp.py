@@ -8,7 +8,7 @@
                 DMLP-Naive; teacher and student beside each other, on the soft labels), kdmlc, mlc or blind_kd with
                 their default options (on each image's most likely label)
 
-Stage 1 is left out where features are given (`data.features`, a row for each training image), where the data are
+Stage 1 is left out where features are given (`data.features`), where the data are
 features themselves, or where `init_from` names a run that has left all networks this one needs. What the method of
 stage 3 notes of epochs counts from its own first one, and labels it holds wrong are purified ones.
 

@@ -342,12 +342,3 @@ def test_bad_options(options, message):
     """Protects a person from a run that starts with an option out of its range."""
     with pytest.raises(UserError, match=message):
         methods.get("dmlp").make(config(options), INFO)
-
-
-def test_features_are_for_methods_that_read_them(tmp_path):
-    """Protects a person who gives features to a method that would not look at them."""
-    path = tmp_path / "features.npy"
-    np.save(path, np.random.default_rng(0).normal(size=(len(prepare(config()).images), 4)))
-    with pytest.raises(UserError, match=r"data.features: ce has no use for features"):
-        train.run(tiny.config(f"method=ce,features={path}"), tmp_path / "run", quiet=True)
-    assert not (tmp_path / "run").exists()

@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from kdmlc_jax.arrays import check_labels, load_array
 from kdmlc_jax.data import provenance
+from kdmlc_jax.data.formats.rows import rows_of
 from kdmlc_jax.data.formats.tables import read_columns
 from kdmlc_jax.data.noise.base import Request
 from kdmlc_jax.errors import UserError, suggest
@@ -31,7 +32,7 @@ def read_labels(
 
     Args:
       path: noise.npz of a run on the same images, whose labels are taken as they were before the trusted ones were
-        checked; `.npy`, i[N] by stable index; or `.csv` or `.parquet` with a column `id` and one of
+        checked; `.npy`, i[rows], see `formats.rows.rows_of`; or `.csv` or `.parquet` with a column `id` and one of
         LABEL_COLUMNS, the rows in any order.
       count: N.
       num_classes: C.
@@ -51,7 +52,12 @@ def read_labels(
         return _joined(path, names, num_classes)
     if suffix not in (".npz", ".npy"):
         raise UserError(f'{path}: "{suffix}" is not one of .npz, .npy, .csv, .parquet, the files labels are read from')
-    read = load_array(path) if suffix == ".npy" else _of_run(path, names, class_names)
+    if suffix == ".npy":
+        read = load_array(path)
+        if read.ndim == 1:
+            read = read[rows_of(path, len(read), count, ids)]
+    else:
+        read = _of_run(path, names, class_names)
     if read.shape != (count,):
         raise UserError(f"{path}: labels of shape {read.shape}, expected ({count},), one per training image")
     return np.array(check_labels(read, num_classes, path))

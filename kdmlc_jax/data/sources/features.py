@@ -7,7 +7,8 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from kdmlc_jax.arrays import check_features, check_labels, load_array
-from kdmlc_jax.data.formats.files import locate, read_lines
+from kdmlc_jax.data.formats.files import locate
+from kdmlc_jax.data.formats.rows import name_rows, read_names, rows_of
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError
 
@@ -44,11 +45,14 @@ def _features(path: Path) -> np.ndarray:
     return np.array(check_features(str(path), load_array(path)), order="C")[:, None, None, :]
 
 
-def read_features(path: Path, rows: int) -> Float[np.ndarray, "rows D"]:
-    """f32[rows, D], finite, from a .npy file f[rows, D]; raises UserError naming the file."""
+def read_features(path: Path, images: int, ids: np.ndarray | None) -> Float[np.ndarray, "images D"]:
+    """f32[N, D], finite, of N training images from a .npy file f[rows, D]; see `formats.rows.rows_of`.
+
+    Raises:
+      UserError: naming the file.
+    """
     features = _features(path)[:, 0, 0]
-    if len(features) != rows:
-        raise UserError(f"{path}: {len(features)} rows, expected {rows}, one for each training image in their order")
+    features = features[rows_of(path, len(features), images, ids)]
     if (features == features[0]).all():
         raise UserError(f"{path}: all rows are equal, expected features that tell images apart")
     return features
@@ -88,7 +92,7 @@ def _class_names(path: Path, labels: dict[str, np.ndarray], size: int) -> tuple[
     """The lines of classes.txt, or the labels themselves."""
     file = path / "classes.txt"
     if file.exists():
-        return _unique(file, read_lines(file))
+        return tuple(read_names(file))
     for name, array in labels.items():
         # Without this a single damaged label would make a network of a billion outputs.
         if array.max() >= size:
@@ -128,21 +132,4 @@ def _ids(path: Path, size: int) -> np.ndarray | None:
     file = path / "ids.txt"
     if not file.exists():
         return None
-    lines = read_lines(file)
-    if len(lines) != size:
-        raise UserError(f"{file}: {len(lines)} lines, expected {size}, the rows of features.npy")
-    return np.array(_unique(file, lines))
-
-
-def _unique(path: Path, lines: list[str]) -> tuple[str, ...]:
-    """`lines`, at least two, none empty and none twice."""
-    first: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if not line:
-            raise UserError(f"{path} line {number}: empty, expected a name")
-        if line in first:
-            raise UserError(f'{path} line {number}: "{line}" is in line {first[line]} already')
-        first[line] = number
-    if len(lines) < 2:
-        raise UserError(f"{path}: {len(lines)} lines, expected at least 2")
-    return tuple(lines)
+    return np.array(name_rows(file, size, "features.npy"))

@@ -99,13 +99,15 @@ def test_unknown_suffix(tmp_path):
 
 
 def test_labels_of_arrays(tmp_path):
-    """Protects labels by position: from noise.npz of a run, and from .npy of any integer type."""
+    """Protects labels by row: from noise.npz of a run, and from .npy of any integer type, whose rows have names where
+    images have."""
     parts = splits.Splits(np.array([0]), np.array([1]), np.array([2, 3]))
     checked, carried = GIVEN.copy(), GIVEN.copy()
     checked[1], carried[2] = (GIVEN[1] + 1) % C, -1  # a trusted image's label is given as it was before
     images = fingerprint(np.array(IDS), "abc")
     save(tmp_path / "noise.npz", Provenance(parts, checked, 0.5, MATRIX, carried, images, ""))
-    np.save(tmp_path / "g.npy", GIVEN.astype(np.uint8))
+    np.save(tmp_path / "g.npy", GIVEN[::-1].astype(np.uint8))
+    (tmp_path / "ids.txt").write_text("\n".join(map(str, IDS[::-1])))
     for name in ("noise.npz", "g.npy"):
         got = read_labels(tmp_path / name, N, C, IDS, "abc")
         np.testing.assert_array_equal(got, GIVEN)
@@ -124,7 +126,7 @@ def test_labels_of_arrays(tmp_path):
         ([0.0, 1, 1, 2], ": float64 of shape (4,), expected integers of shape [N]"),
         ([True, False, True, True], ": bool of shape (4,), expected integers of shape [N]"),
         (["0", "1", "1", "2"], ": <U1 of shape (4,), expected integers of shape [N]"),
-        ([0, 1, 2], ": labels of shape (3,), expected (4,), one per training image"),
+        ([0, 1, 2], ": 3 rows, expected 4, one for each training image in their order"),
         ([[0], [1], [2], [0]], ": labels of shape (4, 1), expected (4,), one per training image"),
     ],
 )
