@@ -16,13 +16,22 @@ from kdmlc_jax.storage.networks import read
 
 def load(directory: str | pathlib.Path) -> Callable[[UInt8[np.ndarray, "B H W K"]], Float[np.ndarray, "B C"]]:
     """The network saved in `directory`, as a function: images -> probabilities; UserError where it cannot be read."""
-    about, variables = read(pathlib.Path(directory))
+    _, output = open_network(pathlib.Path(directory))
+    return lambda images: np.asarray(jax.nn.softmax(output(images).logits))
+
+
+def open_network(directory: pathlib.Path) -> tuple[dict, Callable[[UInt8[np.ndarray, "B H W K"]], nets.Output]]:
+    """What is said of the network in `directory`, and it as a function: images -> logits and features.
+
+    Raises:
+      UserError: where it cannot be read.
+    """
+    about, variables = read(directory)
     module = nets.build(about["net"], len(about["class_names"]))
     mean, std = (jnp.asarray(about[name], jnp.float32) for name in ("mean", "std"))
 
     @jax.jit
-    def predict(images: jax.Array) -> jax.Array:
-        output: Any = module.apply(variables, augment.normalise(images, mean, std), train=False)
-        return jax.nn.softmax(output.logits)
+    def output(images: jax.Array) -> Any:
+        return module.apply(variables, augment.normalise(images, mean, std), train=False)
 
-    return lambda images: np.asarray(predict(images))
+    return about, output

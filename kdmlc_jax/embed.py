@@ -1,0 +1,158 @@
+"""Features of a data set's images by any encoder: a folder that a run can learn from, or judge its labels by.
+
+    python -m kdmlc_jax.embed --config configs/folder.py:dir=photos --encoder dinov2.onnx --out features/photos
+
+Takes the same --config and overrides as a run. What it leaves is read by `data.source=features`
+(`configs/features.py:dir=features/photos`), and by a run on the images themselves
+(`--config.data.features=features/photos/features.npy`), where rows are found by their images' names.
+"""
+
+import argparse
+import hashlib
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from kdmlc_jax import config as config_lib
+from kdmlc_jax.cli import EXITS, guarded, parse
+from kdmlc_jax.errors import UserError, in_range
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that most published encoders expect
+
+
+def main(argv: list[str]) -> None:
+    """Encodes the training and test images; goes on where it was cut."""
+    parser = argparse.ArgumentParser(
+        "python -m kdmlc_jax.embed",
+        description="Write the features that an encoder has of a data set's images.",
+        epilog=EXITS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", default="configs/digits.py", metavar="FILE.py[:a=1]", help="as for a run")
+    parser.add_argument("--encoder", required=True, type=pathlib.Path, help=".onnx file, or student/ of a run")
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the features")
+    parser.add_argument("--size", type=int, default=0, help="ONNX: side of the images (default: the file's, or 224)")
+    parser.add_argument("--mean", type=_numbers, default=IMAGENET[0], help="ONNX: by channel (default: ImageNet's)")
+    parser.add_argument("--std", type=_numbers, default=IMAGENET[1], help="ONNX: by channel (default: ImageNet's)")
+    parser.add_argument("--batch", type=int, default=64, help="images at once")
+    flags, overrides = parse(parser, argv)
+    in_range("--batch", flags.batch, 1)
+    in_range("--size", flags.size, 0, 1024)
+    config = config_lib.load(flags.config, overrides)
+    config_lib.check(config)
+
+    from kdmlc_jax import encoders
+    from kdmlc_jax.data import sources
+
+    encoder = encoders.load(flags.encoder, flags.size, flags.mean, flags.std)
+    if encoder.side and not config.data.image_size:  # scaled once, from the whole image
+        config.data.image_size = encoder.side
+    source = sources.load(config.data)
+    if source.train.images.dtype != np.uint8:
+        raise UserError(f"{source.name}: has features already, expected images")
+    print(f"{flags.encoder}: {encoder.about}", file=sys.stderr)
+    parts = {"features": source.train.images} | ({"test_features": source.test.images} if source.test else {})
+    key = _key(config, flags, source)
+    for name, images in parts.items():
+        embed(encoder.encode, images, flags.out / f"{name}.npy", flags.batch, key)
+    write_rest(source, flags.out)
+    print(f"features of {len(source.train.images)} images in {flags.out}/")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Three numbers, separated by commas."""
+    values = tuple(float(word) for word in text.split(","))
+    if len(values) != 3:
+        raise argparse.ArgumentTypeError(f"{text}: {len(values)} numbers, expected 3, such as 0.5,0.5,0.5")
+    return values
+
+
+def _key(config: Any, flags: argparse.Namespace, source: Any) -> str:
+    """A digest of what features depend on: encoder, scaling, and the images' names."""
+    digest = hashlib.sha256()
+    files = [flags.encoder] if flags.encoder.is_file() else sorted(flags.encoder.iterdir())
+    for file in files:
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    names = source.train.ids if source.train.ids is not None else [len(source.train.labels)]
+    shape = source.train.images.shape[1:]
+    told = [flags.size, list(flags.mean), list(flags.std), config.data.dir, list(shape), [str(name) for name in names]]
+    digest.update(json.dumps(told).encode())
+    return digest.hexdigest()
+
+
+def embed(encode: Callable, images: Any, path: pathlib.Path, batch: int, key: str) -> None:
+    """Writes the features of all images as f32[N, D] to `path`, of which no more than a batch is in memory.
+
+    They grow in `<name>.part.npy`; `<name>.json` says how many there are and of what (`key`): the same call goes on
+    there, another one starts afresh.
+
+    Raises:
+      UserError: naming the first image whose features are not finite.
+    """
+    from kdmlc_jax.storage import files
+
+    count, part, state = len(images), path.with_suffix(".part.npy"), path.with_suffix(".json")
+    files.make_directory(path.parent)
+    done = begun(state, key)
+    if done == count and path.exists():
+        print(f"{path.stem}  finished before", file=sys.stderr)
+        return
+    grown = np.lib.format.open_memmap(part, "r+") if done and part.exists() else None
+    done = 0 if grown is None else done
+    began, before = time.monotonic(), done
+    while done < count:
+        rows = np.minimum(np.arange(done, done + batch), count - 1)  # calls of one size compile once
+        kept = min(batch, count - done)
+        features = encode(images[rows])[:kept]
+        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        if bad.size:
+            raise UserError(f"{path.name} row {done + bad[0]}: the encoder gives NaN or infinity for this image")
+        if grown is None:
+            grown = np.lib.format.open_memmap(part, "w+", np.float32, (count, features.shape[1]))
+        grown[done : done + kept] = features
+        grown.flush()
+        done += kept
+        files.write_json(state, {"key": key, "done": done})
+        if done == count or (done // batch) % 10 == 0:
+            left = (time.monotonic() - began) / (done - before) * (count - done)
+            print(f"{path.stem}  {done} of {count}  {left:.0f} s left", file=sys.stderr, flush=True)
+    part.replace(path)
+
+
+def begun(state: pathlib.Path, key: str) -> int:
+    """How many features of `key` are there already."""
+    try:
+        said = json.loads(state.read_text())
+        return int(said["done"]) if said["key"] == key else 0
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
+
+
+def write_rest(source: Any, out: pathlib.Path) -> None:
+    """What a run on these features needs beside them: labels, hidden truth, trusted rows, classes and names."""
+    from kdmlc_jax.storage import files
+
+    train = source.train
+    labels = train.labels if train.truth is None else np.where(train.labels >= 0, train.labels, train.truth)
+    arrays = {"labels": labels, "true_labels": train.truth, "trusted": source.trusted}
+    if source.test is not None:
+        arrays["test_labels"] = source.test.labels
+    for name, array in arrays.items():
+        if array is not None:
+            with files.atomic_write(out / f"{name}.npy") as file:
+                np.save(file, np.asarray(array))
+    names = {"classes": source.class_names, "ids": train.ids}
+    for name, lines in names.items():
+        if lines is not None:
+            files.write_text(out / f"{name}.txt", "".join(f"{line}\n" for line in lines))
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,89 @@
+"""Features of a whole data set, in a folder that runs read."""
+
+import numpy as np
+import onnx_bytes
+import pytest
+from PIL import Image
+
+from kdmlc_jax import config as config_lib
+from kdmlc_jax import embed
+from kdmlc_jax.data.prepare import prepare
+from kdmlc_jax.errors import UserError
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Twelve images of two classes, two of them trusted, and an encoder of their mean colour."""
+    for part, count in (("train", 5), ("trusted", 1), ("test", 2)):
+        for name, level in (("cat", 40), ("dog", 200)):
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for i in range(count):
+                shade = np.full((8, 8, 3), level + i, np.uint8)
+                Image.fromarray(shade).save(tmp_path / "photos" / part / name / f"{10 - i}{part}.png")
+    (tmp_path / "e.onnx").write_bytes(onnx_bytes.mean_of_channels(8))
+    return tmp_path
+
+
+def command(folder, *more):
+    plain = ["--mean", "0,0,0", "--std", "1,1,1", "--batch", "3"]
+    return ["--config", f"configs/folder.py:dir={folder / 'photos'}", "--encoder", str(folder / "e.onnx"),
+            "--out", str(folder / "out"), *plain, *more]  # fmt: skip
+
+
+def test_what_is_left_serves_both_kinds_of_run(photos, capsys):
+    """Protects the way from images to a run: on the features alone, and on the images with rows found by name."""
+    embed.main(command(photos))
+    assert "features of 12 images" in capsys.readouterr().out
+    alone = prepare(config_lib.load(f"configs/features.py:dir={photos / 'out'}", {"train.batch_size": "2"}))
+    fields = {"data.features": str(photos / "out" / "features.npy"), "train.batch_size": "2"}
+    beside = prepare(config_lib.load(f"configs/folder.py:dir={photos / 'photos'}", fields))
+    for data in (alone, beside):
+        assert data.class_names == ("cat", "dog")
+        assert len(data.splits.trusted) + len(data.splits.held_out) == 2
+    np.testing.assert_allclose(alone.images[:, 0, 0], beside.features)
+    order = {name: row for row, name in enumerate(alone.ids)}
+    for row, name in enumerate(beside.ids):
+        shade = np.asarray(Image.open(photos / "photos" / name))[0, 0] / 255
+        np.testing.assert_allclose(beside.features[row], shade, atol=2e-3)
+        assert alone.given_label[order[name]] == beside.given_label[row]
+
+
+def test_a_cut_command_goes_on(photos, monkeypatch, capsys):
+    """Protects hours of encoding: what is there is not made again, for the same encoder and images only."""
+    real, seen = embed.embed, []
+
+    def cut(encode, images, path, batch, key):
+        def counted(rows):
+            seen.append(len(rows))
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+            return encode(rows)
+
+        real(counted, images, path, batch, key)
+
+    monkeypatch.setattr(embed, "embed", cut)
+    with pytest.raises(KeyboardInterrupt):
+        embed.main(command(photos))
+    assert not (photos / "out" / "features.npy").exists()
+    embed.main(command(photos))
+    assert len(seen) == 3 + 2 + 2  # two batches were there; then the other two, and two of test images
+    embed.main(command(photos))
+    assert len(seen) == 7 and "finished before" in capsys.readouterr().err
+    first = np.load(photos / "out" / "features.npy")
+    embed.main([*command(photos), "--mean", "0.1,0,0"])
+    assert len(seen) == 7 + 6
+    np.testing.assert_allclose(np.load(photos / "out" / "features.npy")[:, 0], first[:, 0] - 0.1, atol=1e-6)
+
+
+def test_refused(photos, monkeypatch):
+    """Protects from features that say nothing, and from features of features."""
+    with pytest.raises(UserError, match=r"--batch: 0 is outside"):
+        embed.main([*command(photos), "--batch", "0"])
+    with pytest.raises(UserError, match=r"f\.npy row 1: the encoder gives NaN"):
+        embed.embed(lambda images: np.array([[1.0], [np.nan]]), np.zeros((2, 1)), photos / "f.npy", 2, "")
+    assert not (photos / "f.npy").exists()
+    embed.main(command(photos))
+    again = command(photos)
+    again[1] = f"configs/features.py:dir={photos / 'out'}"
+    with pytest.raises(UserError, match=r"has features already, expected images"):
+        embed.main(again)
