@@ -1,6 +1,7 @@
 """Text to config: short names of fields, `file.py:a=1,b`, and overrides. Imports no JAX before a method is known."""
 
 import ast
+import os
 import pathlib
 import runpy
 from collections.abc import Mapping
@@ -40,6 +41,13 @@ SHORT = {
     "parallel": "parallel.mode",
     "sharding": "parallel.sharding",
 }
+
+
+# Fields that hold a path.
+PATHS = (
+    *("data.dir", "data.manifest", "data.trusted_file", "data.splits", "data.labels", "data.features"),
+    *("noise.file", "init_from", "teacher.run"),
+)
 
 
 def parse_arguments(text: str) -> dict[str, str]:
@@ -93,7 +101,7 @@ def assign(config: ConfigDict, path: str, text: str) -> None:
 def convert(path: str, text: str, old: Any) -> Any:
     """`text` as a value of `old`'s type; raises UserError naming the field."""
     if isinstance(old, str):
-        return text
+        return os.path.expanduser(text) if path in PATHS else text
     try:
         value = ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
     except (ValueError, TypeError, SyntaxError):

@@ -32,17 +32,20 @@ def main(argv: list[str]) -> None:
     wanted = config.data.on_bad_image
     config.data.on_bad_image, config.data.verify = "skip", True
 
+    from kdmlc_jax import warm_start
     from kdmlc_jax.data import sources
-    from kdmlc_jax.data.prepare import from_source
+    from kdmlc_jax.data.prepare import complete
     from kdmlc_jax.experiment import Experiment
 
     source = sources.load(config.data)
     for line in describe_source(source):
         print(line)
-    dataset = from_source(config, source)
+    dataset = complete(config, source)
     for line in describe_run(config, dataset, source.notes):
         print(line)
-    Experiment(config, dataset)
+    experiment = Experiment(config, dataset)
+    if config.init_from or config.teacher.run:
+        warm_start.begin(experiment, experiment.init())
     if source.skipped and wanted == "fail":
         raise UserError(
             f"{len(source.skipped)} unreadable images: mend them, or leave them out by data.on_bad_image=skip"

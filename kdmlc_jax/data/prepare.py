@@ -20,7 +20,11 @@ def prepare(config: Any) -> Dataset:
     Raises:
       UserError: for bad files, counts, rates or names, and for a batch larger than its split.
     """
-    source = sources.load(config.data)
+    return complete(config, sources.load(config.data))
+
+
+def complete(config: Any, source: Source) -> Dataset:
+    """`prepare` on a source that is already loaded."""
     dataset = from_source(config, source)
     if config.data.features:
         features = read_features(Path(config.data.features), len(dataset.images), source.train.ids)
@@ -41,7 +45,7 @@ def relabelled(dataset: Dataset, folder: str, column: str) -> Dataset:
 
 
 def from_source(config: Any, source: Source) -> Dataset:
-    """`prepare` on a source that is already loaded."""
+    """Noise and splits, and nothing yet of other files that the config names."""
     classes = len(source.class_names)
     if classes < 2:
         raise UserError(f"{source.name}: {classes} class, expected 2 or more")

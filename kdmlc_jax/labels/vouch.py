@@ -267,7 +267,8 @@ def summed_up(
         needed = decide.rows_needed(held, precision)
         if np.isfinite(needed) and needed < 20 * len(label):
             helps.append(f"about {max(needed, 1.2 * len(label)):.0f} trusted rows ({len(label)} now)")
-        helps.append(f"better features (these foretell {100 * accuracy:.0f} % of the trusted labels)")
+        foretold = f"these foretell {100 * accuracy:.0f} % of the trusted labels"
+        helps.append(f"better features, by a pretrained encoder (kdmlc_jax.embed; {foretold})")
     return Verdict(
         len(posterior),
         int(corrections.sum()),

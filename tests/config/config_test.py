@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from kdmlc_jax import config as config_lib
+from kdmlc_jax.config.arguments import PATHS
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.storage import files
 
@@ -145,6 +146,14 @@ def test_name_is_not_an_argument():
     """Protects the method from `name=`: the name of a method is an option no argument may overwrite."""
     with pytest.raises(UserError, match='argument "name" is unknown'):
         config_lib.load(f"{DIGITS}:name=mine")
+
+
+def test_home_is_known_in_every_path(monkeypatch):
+    """Protects `~`, which no shell expands behind an equals sign: in all fields that hold a path, and in no other."""
+    monkeypatch.setenv("HOME", "/somewhere")
+    made = config_lib.load(f"{DIGITS}:labels=~/run", {"data.features": "~/f.npy", "name": "~"})
+    assert (made.data.labels, made.data.features, made.name) == ("/somewhere/run", "/somewhere/f.npy", "~")
+    assert set(PATHS) <= set(config_lib.flatten(made))
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,9 @@ def test_nothing_is_written(folder, capsys):
         ({"data.dir": "no/such/folder"}, ["data.dir", "no/such/folder", "directory"]),
         ({"data.manifest": "none.csv"}, ["none.csv", "no such file"]),
         ({"data.dri": "x"}, ['"data.dri"', '"data.dir"']),
+        ({"data.labels": "no/run"}, ["no/run", "no such file"]),
+        ({"data.features": "no/f.npy"}, ["no/f.npy", "no such file"]),
+        ({"init_from": "no/run"}, ["init_from", "no/run is no folder"]),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

@@ -11,6 +11,7 @@ and looks like one in 10 or more is taken for a typing error.
 import functools
 import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +25,8 @@ from kdmlc_jax.data.formats.tables import read_columns
 from kdmlc_jax.errors import UserError, suggest
 
 COLUMNS = {
-    "path": ("path", "image", "file", "filename"),
-    "label": ("label",),
+    "path": ("path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path"),
+    "label": ("label", "class", "class_name", "category"),
     "true_label": ("true_label",),
     "trusted": ("trusted",),
     "split": ("split",),
@@ -45,6 +46,10 @@ def read(root: Path, name: str) -> Listing:
     """
     path = root / Path(name).expanduser()
     table = read_columns(path, COLUMNS, required=("path", "label"))
+    if not any("/" in text for text in table["path"]):  # of Windows
+        table["path"] = [text.replace("\\", "/") for text in table["path"]]
+    for column in ("label", "true_label", "trusted"):  # whole numbers, as pandas writes a column with gaps
+        table[column] = [re.sub(r"^(\d+)\.0$", r"\1", text) for text in table[column]]
     ids = _ids(path, root, table["path"])
     role = np.array(_roles(path, table), np.int8)
     names, labels, truth = _labels(path, root, table)

@@ -1,6 +1,7 @@
 """Tables as text, from CSV or Parquet, by the names of their columns."""
 
 import csv
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ def read_columns(path: Path, wanted: Mapping[str, Sequence[str]], required: Coll
     """The wanted columns, stripped, '' where nothing is said; others are ignored.
 
     Args:
-      path: `.csv`, in UTF-8 with a header, or `.parquet`.
+      path: `.csv` with a header, in UTF-8, or in UTF-16 that says so in its first bytes, or `.parquet`. Fields are
+        separated by what a first line `sep=` names, else by the first of comma, semicolon and tab in the header.
       wanted: {column: the names it may have in the table, in any case}; the first of these that is there is read.
       required: the columns that must be there; an absent other one is all ''.
 
@@ -32,6 +34,8 @@ def read_columns(path: Path, wanted: Mapping[str, Sequence[str]], required: Coll
         raise
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not {error.encoding} text, expected UTF-8") from error
     except Exception as error:  # a damaged file makes pyarrow raise nearly anything
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason})") from error
@@ -54,11 +58,21 @@ def _position(
 
 
 def _csv(path: Path, _: set[str]) -> tuple[list[str], list[list[str]]]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+    with open(path, "rb") as raw:
+        utf16 = raw.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    with open(path, encoding="utf-16" if utf16 else "utf-8-sig", newline="") as file:
+        first = file.readline(1 << 16)
+        if told := re.fullmatch(r"sep=(.)\s*", first):
+            separator = told[1]
+        else:
+            separator = next((each for each in ",;\t" if each in first), ",")
+            file.seek(0)
+        reader = csv.reader(file, strict=True, delimiter=separator)
         header = next((line for line in reader if line), [])
         rows = []
-        for line in filter(None, reader):
+        for line in reader:
+            if not any(line):  # an empty line, or what Excel leaves at the end
+                continue
             if len(line) != len(header):
                 found = f"{len(line)} fields, expected {len(header)} as in the header"
                 raise UserError(f"{path} line {reader.line_num}: {found}")

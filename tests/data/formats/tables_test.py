@@ -36,6 +36,23 @@ def test_the_first_known_name_is_read(tmp_path):
     assert read(tmp_path / "a.csv")["path"] == ["right"]
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"path;label\na/1.png;cat,dog\n",
+        b"path\tlabel\na/1.png\tcat,dog\n",
+        b"sep=;\r\npath;label\r\na/1.png;cat,dog\r\n",
+        'path,label\na/1.png,"cat,dog"\n'.encode("utf-16"),
+        b'path,label\na/1.png,"cat,dog"\n,\n',
+    ],
+    ids=["semicolon", "tab", "sep", "utf-16", "empty last row"],
+)
+def test_dialects(tmp_path, raw):
+    """Protects tables as spreadsheets write them."""
+    (tmp_path / "a.csv").write_bytes(raw)
+    assert read(tmp_path / "a.csv") == {"path": ["a/1.png"], "label": ["cat,dog"], "note": [""]}
+
+
 def test_tables_that_are_none(tmp_path):
     """Protects from tracebacks and guesses: the file, the line, and what was found."""
     path = tmp_path / "a.csv"
@@ -53,7 +70,7 @@ def test_tables_that_are_none(tmp_path):
         path.write_text(text)
         assert refused(path) == message
     path.write_bytes(b"path,label\na,\xff\n")
-    assert refused(path).startswith(": cannot be read (")
+    assert refused(path).endswith(" is not utf-8 text, expected UTF-8")
     for raw in (b"", b"PAR1PAR1"):
         (tmp_path / "a.parquet").write_bytes(raw)
         assert refused(tmp_path / "a.parquet").startswith(": cannot be read (")
