@@ -80,9 +80,9 @@ def _key(config: Any, flags: argparse.Namespace, source: Any) -> str:
     for file in files:
         with file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
-    names = source.train.ids if source.train.ids is not None else [len(source.train.labels)]
-    shape = source.train.images.shape[1:]
-    told = [flags.size, list(flags.mean), list(flags.std), config.data.dir, list(shape), [str(name) for name in names]]
+    told: list = [flags.size, list(flags.mean), list(flags.std), config.data.source, config.data.dir]
+    for part in filter(None, (source.train, source.test)):
+        told += [list(part.images.shape), None if part.ids is None else [str(name) for name in part.ids]]
     digest.update(json.dumps(told).encode())
     return digest.hexdigest()
 
@@ -90,8 +90,8 @@ def _key(config: Any, flags: argparse.Namespace, source: Any) -> str:
 def embed(encode: Callable, images: Any, path: pathlib.Path, batch: int, key: str) -> None:
     """Writes the features of all images as f32[N, D] to `path`, of which no more than a batch is in memory.
 
-    They grow in `<name>.part.npy`; `<name>.json` says how many there are and of what (`key`): the same call goes on
-    there, another one starts afresh.
+    They grow in `<name>.part.npy`, which is renamed to `path` at the end; `<name>.json` says how many there are and of
+    what (`key`): the same call goes on there, another one starts afresh.
 
     Raises:
       UserError: naming the first image whose features are not finite.
@@ -101,7 +101,7 @@ def embed(encode: Callable, images: Any, path: pathlib.Path, batch: int, key: st
     count, part, state = len(images), path.with_suffix(".part.npy"), path.with_suffix(".json")
     files.make_directory(path.parent)
     done = begun(state, key)
-    if done == count and path.exists():
+    if done == count and path.exists() and not part.exists():
         print(f"{path.stem}  finished before", file=sys.stderr)
         return
     grown = np.lib.format.open_memmap(part, "r+") if done and part.exists() else None
@@ -136,22 +136,30 @@ def begun(state: pathlib.Path, key: str) -> int:
 
 
 def write_rest(source: Any, out: pathlib.Path) -> None:
-    """What a run on these features needs beside them: labels, hidden truth, trusted rows, classes and names."""
+    """What a run on these features needs beside them: labels, hidden truth, trusted rows, classes and names.
+
+    What the source does not have is removed, so that none of another data set's is left beside these features.
+    """
     from kdmlc_jax.storage import files
 
     train = source.train
     labels = train.labels if train.truth is None else np.where(train.labels >= 0, train.labels, train.truth)
     arrays = {"labels": labels, "true_labels": train.truth, "trusted": source.trusted}
-    if source.test is not None:
-        arrays["test_labels"] = source.test.labels
+    arrays["test_labels"] = source.test and source.test.labels
     for name, array in arrays.items():
-        if array is not None:
-            with files.atomic_write(out / f"{name}.npy") as file:
-                np.save(file, np.asarray(array))
+        if array is None:
+            (out / f"{name}.npy").unlink(missing_ok=True)
+            continue
+        with files.atomic_write(out / f"{name}.npy") as file:
+            np.save(file, np.asarray(array))
     names = {"classes": source.class_names, "ids": train.ids}
     for name, lines in names.items():
-        if lines is not None:
-            files.write_text(out / f"{name}.txt", "".join(f"{line}\n" for line in lines))
+        if lines is None:
+            (out / f"{name}.txt").unlink(missing_ok=True)
+            continue
+        files.write_text(out / f"{name}.txt", "".join(f"{line}\n" for line in lines))
+    if source.test is None:
+        (out / "test_features.npy").unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

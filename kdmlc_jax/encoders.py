@@ -85,7 +85,12 @@ def _onnx(path: pathlib.Path, size: int, mean: Sequence[float], std: Sequence[fl
 
     def encode(images: np.ndarray) -> np.ndarray:
         x = np.asarray(scaled(images), dtype)
-        outputs = session.run(None, {inputs[0].name: x.transpose(0, 3, 1, 2) if first else x})
+        try:
+            outputs = session.run(None, {inputs[0].name: x.transpose(0, 3, 1, 2) if first else x})
+        except Exception as error:
+            hint = f", it takes {shape[0]} at once: --batch {shape[0]}" if isinstance(shape[0], int) else ""
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: fails on {len(x)} images of {side}x{side}{hint} ({reason})") from None
         return _pooled(path, outputs, len(images))
 
     return Encoder(encode, f"{path.name}, images scaled to {side}x{side}", side)

@@ -1,5 +1,7 @@
 """Features of a whole data set, in a folder that runs read."""
 
+import shutil
+
 import numpy as np
 import onnx_bytes
 import pytest
@@ -73,6 +75,29 @@ def test_a_cut_command_goes_on(photos, monkeypatch, capsys):
     embed.main([*command(photos), "--mean", "0.1,0,0"])
     assert len(seen) == 7 + 6
     np.testing.assert_allclose(np.load(photos / "out" / "features.npy")[:, 0], first[:, 0] - 0.1, atol=1e-6)
+
+
+def test_killed_before_the_last_move(photos, capsys):
+    """Protects from features of another encoder taken for these: all are there, but not yet in their place."""
+    embed.main(command(photos))
+    out, old = photos / "out", (photos / "out" / "features.npy").read_bytes()
+    other = [*command(photos), "--mean", "0.1,0,0"]
+    embed.main(other)
+    (out / "features.npy").rename(out / "features.part.npy")
+    (out / "features.npy").write_bytes(old)
+    embed.main(other)
+    assert (out / "features.npy").read_bytes() != old and not (out / "features.part.npy").exists()
+
+
+def test_nothing_of_another_set_is_left(photos):
+    """Protects a folder that is used again: trusted rows and test labels of other images are gone."""
+    embed.main(command(photos))
+    shutil.rmtree(photos / "photos" / "trusted")
+    shutil.rmtree(photos / "photos" / "test")
+    embed.main(command(photos))
+    left = {path.name for path in (photos / "out").iterdir()}
+    assert {"features.npy", "labels.npy", "ids.txt"} <= left
+    assert not {"trusted.npy", "test_features.npy", "test_labels.npy"} & left
 
 
 def test_refused(photos, monkeypatch):

@@ -56,6 +56,17 @@ def test_features_of_any_form_are_vectors(shape, want, tmp_path):
     np.testing.assert_allclose(got, by_hand[len(shape)](), rtol=1e-6)
 
 
+def test_a_file_that_takes_one_image_at_once(tmp_path):
+    """Protects the usual export with a fixed batch: one line that says what to ask for."""
+    nodes = [("GlobalAveragePool", ["x"], ["y"]), ("Flatten", ["y"], ["z"])]
+    graph = onnx_bytes.model(nodes, {"x": [1, 3, 6, 6]}, {"z": [1, 3]})
+    encoder = encoders.load(written(tmp_path / "one.onnx", graph), 0, *PLAIN)
+    assert encoder.encode(IMAGES[:1]).shape == (1, 3)
+    with pytest.raises(UserError, match=r"fails on 4 images of 6x6, it takes 1 at once: --batch 1") as caught:
+        encoder.encode(IMAGES)
+    assert "\n" not in str(caught.value)
+
+
 def test_what_is_no_encoder(tmp_path):
     """Protects from a file of another kind: one line that names it."""
     damaged = written(tmp_path / "d.onnx", b"no graph")
