@@ -77,9 +77,10 @@ def check_name(name: str, place: object) -> None:
     """Raises UserError where `name` could not be written to a label file, or no file could have it."""
     if UNWRITABLE.search(name):
         raise UserError(f"{place}: the name {name!a} holds a control character or is not UTF-8, rename the file")
-    longest = max(len(part.encode()) for part in name.split("/"))
-    if longest > 255 or len(name.encode()) > 4095:
-        raise UserError(f'{place}: "{name[:40]}…" is no path: a name in it has {longest} bytes, expected 255 at most')
+    size, longest = len(name.encode()), max(len(part.encode()) for part in name.split("/"))
+    if longest > 255 or size > 4095:
+        much = f"a name in it has {longest} bytes, expected 255 at most" if longest > 255 else f"it has {size} bytes"
+        raise UserError(f'{place}: "{name[:40]}…" is no path: {much}')
 
 
 def to_source(listing: Listing, data: ConfigDict) -> Source:

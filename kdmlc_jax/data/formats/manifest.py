@@ -46,7 +46,8 @@ def read(root: Path, name: str) -> Listing:
     """
     path = root / Path(name).expanduser()
     table = read_columns(path, COLUMNS, required=("path", "label"))
-    if not any("/" in text for text in table["path"]):  # of Windows
+    turned = next((text for text in table["path"] if "\\" in text), None)
+    if turned and not any("/" in text for text in table["path"]) and not (root / turned).exists():  # of Windows
         table["path"] = [text.replace("\\", "/") for text in table["path"]]
     for column in ("label", "true_label", "trusted"):  # whole numbers, as pandas writes a column with gaps
         table[column] = [re.sub(r"^(\d+)\.0$", r"\1", text) for text in table[column]]

@@ -1,6 +1,7 @@
 """Tables as text, from CSV or Parquet, by the names of their columns."""
 
 import csv
+import io
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -58,25 +59,25 @@ def _position(
 
 
 def _csv(path: Path, _: set[str]) -> tuple[list[str], list[list[str]]]:
-    with open(path, "rb") as raw:
-        utf16 = raw.read(2) in (b"\xff\xfe", b"\xfe\xff")
-    with open(path, encoding="utf-16" if utf16 else "utf-8-sig", newline="") as file:
-        first = file.readline(1 << 16)
-        if told := re.fullmatch(r"sep=(.)\s*", first):
-            separator = told[1]
-        else:
-            separator = next((each for each in ",;\t" if each in first), ",")
-            file.seek(0)
-        reader = csv.reader(file, strict=True, delimiter=separator)
-        header = next((line for line in reader if line), [])
-        rows = []
-        for line in reader:
-            if not any(line):  # an empty line, or what Excel leaves at the end
-                continue
-            if len(line) != len(header):
-                found = f"{len(line)} fields, expected {len(header)} as in the header"
-                raise UserError(f"{path} line {reader.line_num}: {found}")
-            rows.append(line)
+    raw = path.read_bytes()
+    text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    file = io.StringIO(text, newline="")
+    first = file.readline()
+    if told := re.fullmatch(r"sep=(.)\s*", first):
+        separator = told[1]
+    else:
+        separator = next((each for each in ",;\t" if each in first), ",")
+        file.seek(0)
+    reader = csv.reader(file, strict=True, delimiter=separator)
+    header = next((line for line in reader if line), [])
+    rows = []
+    for line in reader:
+        if not any(line):  # an empty line, or what Excel leaves at the end
+            continue
+        if len(line) != len(header):
+            found = f"{len(line)} fields, expected {len(header)} as in the header"
+            raise UserError(f"{path} line {reader.line_num}: {found}")
+        rows.append(line)
     return _lower(header), rows
 
 

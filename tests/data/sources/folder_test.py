@@ -266,10 +266,15 @@ def test_tables_of_other_tools(tmp_path):
     text = "file_name,class,true_label,trusted\nx\\a.png,0,0.0,1.0\nx\\b.png,1,,0.0\nx\\c.png,1,1.0,\n"
     (tmp_path / "x").mkdir()
     manifest(tmp_path, text.replace("\\", "/"))  # the images
-    source = load(tmp_path, **manifest(tmp_path, text.replace("x/", "x\\")))
+    (tmp_path / "labels.csv").write_text(text)
+    source = load(tmp_path, manifest="labels.csv")
     assert source.train.ids.tolist() == ["x/a.png", "x/b.png", "x/c.png"]
     assert source.train.labels.tolist() == [0, 1, 1] and source.train.truth.tolist() == [0, -1, 1]
     assert source.trusted.tolist() == [0]
+    (tmp_path / "y\\d.png").write_bytes((tmp_path / "x" / "a.png").read_bytes())  # a name that has one
+    (tmp_path / "odd.csv").write_text("path,label,trusted\ny\\d.png,0,1\ny\\d2.png,1,\n")
+    (tmp_path / "y\\d2.png").write_bytes((tmp_path / "x" / "b.png").read_bytes())
+    assert load(tmp_path, manifest="odd.csv").train.ids.tolist() == ["y\\d.png", "y\\d2.png"]
     words = f"path,label\n{'b' * 300}.png,0\n"
     (tmp_path / "long.csv").write_text(words)
     assert "row 1:" in (said := error_of(tmp_path, manifest="long.csv")) and "expected 255 at most" in said
