@@ -6,10 +6,10 @@
 ResNet-32 teacher (464 k weights) and ResNet-20 student (270 k), SGD .1, momentum .9, weight decay 5e-4, batch 100,
 120 epochs with steps at 80 and 100 (MLC, arXiv 1911.03809, its release), 1 000 trusted images, reflect-pad crop and
 flip; `cutout=16` is KDMLC's (doi 10.7544/issn1000-1239.202330382). What a method's authors did otherwise is in its
-RECIPES: `method=blind_kd`, `simclr` and `dmlp` have some. Made for a GPU: accuracy and time there have not been
-measured yet. On two CPU cores one bi-level step takes seconds; `quick` takes minutes: cnn24 and cnn12, 10 000 noisy
-images, 10 epochs (20 for `blind_kd` and `simclr`), cosine schedule. `data.dir` is the downloaded archive, binary or
-Python version, or the folder it unpacks to; '' looks below $KDMLC_DATA.
+RECIPES: `method=blind_kd`, `simclr` and `dmlp` have some. Made for a GPU: what was measured on one is in
+benchmarks/README.md. On two CPU cores one bi-level step takes seconds; `quick` takes minutes: cnn24 and cnn12, 10 000
+noisy images, 10 epochs (20 for `blind_kd` and `simclr`), cosine schedule. `data.dir` is the downloaded archive, binary
+or Python version, or the folder it unpacks to; '' looks below $KDMLC_DATA.
 
 Arguments: those of `kdmlc_jax.config.SHORT`, options of the method, and `quick`.
 """

@@ -186,8 +186,13 @@ def hold_out_fold(
       fold: which part, counted from 0.
       seed: 0 or more.
       groups: i64[N], equal for images of equal content; None = all differ.
+
+    Raises:
+      UserError: for fewer trusted images than parts.
     """
     trusted = np.concatenate([parts.trusted, parts.held_out])
+    if len(trusted) < folds:
+        raise UserError(f"data.cross_fit: {folds} parts of {len(trusted)} trusted images, expected 0 or fewer parts")
     order = generator(seed, Stream.HELD_OUT).permutation(len(trusted))
     order = order[np.argsort(labels[trusted[order]], kind="stable")]
     part = np.empty(len(trusted), int)

@@ -181,12 +181,13 @@ def cross_fit(
     whole = stacked_beliefs(views, label, classes, seed)
     full, everyone = chain(whole, label, given_label, own_given), np.arange(len(label))
     pooled, (gain, error) = full, (0.0, 0.0)
-    joined = network.joined() if isinstance(network, Folds) else network
-    if joined is not None and (joined is network or joined.fresh.any()):
+    if isinstance(network, Folds):
+        fold, joined = network.fold, network.joined() if network.networks[0].fresh.any() else None
+    else:
+        joined = network
+    if joined is not None:
         pooled, (gain, error) = with_network(full, whole, everyone, label, given_label, joined)
     use = network if gain > 2 * error else None
-    if isinstance(network, Folds):
-        fold = network.fold
     if fold is None:
         fold = stratified(label, min(FOLDS, len(label)), seed + 1)
     chains, beside = [], []

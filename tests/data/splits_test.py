@@ -177,6 +177,13 @@ def test_each_trusted_image_is_in_one_part(folds):
     assert max(sizes) - min(sizes) <= 2
 
 
+def test_fewer_trusted_images_than_parts():
+    """Protects from training several times for nothing."""
+    parts = Splits(np.arange(4), np.arange(4, 6), np.zeros(0, int))
+    with pytest.raises(UserError, match=r"data\.cross_fit: 3 parts of 2 trusted images"):
+        hold_out_fold(parts, np.zeros(6, np.int32), 3, 0, 0)
+
+
 def test_copies_are_in_one_part():
     """Protects the judgement: what a part holds out is not learned from under another name."""
     groups, labels = np.array([0, 0, 0, 1, 2, 3, 0, 1]), np.zeros(8, np.int32)
