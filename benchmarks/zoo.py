@@ -16,7 +16,8 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from kdmlc_jax import metrics
-from kdmlc_jax.labels.vouch import Vouched, replaced, vouch
+from kdmlc_jax.labels.candidates import replaced
+from kdmlc_jax.labels.vouch import Vouched, vouch
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import zoo_cells
@@ -75,7 +76,7 @@ def scores(found: Vouched, cell: zoo_cells.Cell) -> dict:
         "before": float(1 - wrong.mean()),
         "after": float(np.mean(found.corrected == cell.true)),
         "bare": float(np.mean(found.suggested == cell.true)),
-        "threshold": found.threshold,
+        "threshold": np.asarray(found.chosen.threshold).tolist(),
         "ece": metrics.calibration_error(found.confidence, found.corrected == cell.true),
         "auroc_given": float(roc_auc_score(wrong, -found.given_right)) if ranks else None,
         "auroc_margin": float(roc_auc_score(wrong, rest.max(axis=1) - found.given_right)) if ranks else None,
@@ -91,7 +92,11 @@ def scores(found: Vouched, cell: zoo_cells.Cell) -> dict:
         "covers": bool(low <= wrong.mean() <= high),
         "verdict": found.verdict.text(),
         "candidates": [
-            [*c, float(np.mean(replaced(q, cell.given, c.threshold) == cell.true))] for c in found.candidates
+            [
+                *(np.asarray(c.threshold).tolist(), *c[1:7]),
+                float(np.mean(replaced(q, cell.given, c.threshold) == cell.true)),
+            ]
+            for c in found.chosen.candidates
         ],
     }
 
@@ -102,7 +107,7 @@ def line(name: str, s: dict) -> str:
     real = "  -  " if s["realised"] is None else f"{s['realised']:.3f}"
     low, high = s["wrong_interval"]
     return (
-        f"{name:42s} {s['before']:.3f} -> {s['after']:.3f} (bare {s['bare']:.3f}, tau {s['threshold']:4.2f}) "
+        f"{name:42s} {s['before']:.3f} -> {s['after']:.3f} (bare {s['bare']:.3f}, tau {np.mean(s['threshold']):4.2f}) "
         f"ece {s['ece']:.3f} auroc {auroc} apply {s['applied']:4d} at {real} review {s['review']:4d} "
         f"wrong {s['wrong']:.3f} in {low:.3f}-{high:.3f} {'yes' if s['covers'] else 'NO '} {s['seconds']:.1f} s"
     )

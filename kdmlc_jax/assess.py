@@ -34,7 +34,7 @@ def fold_dir(workdir: pathlib.Path, fold: int) -> pathlib.Path:
     return workdir / f"fold-{fold}"
 
 
-def assess(experiment: "Experiment", state: Any, workdir: pathlib.Path) -> Assessment:
+def assess(experiment: "Experiment", state: Any, believed: Int[np.ndarray, " N"], workdir: pathlib.Path) -> Assessment:
     """Asks the trusted images, above all those held out of the run, which labels to change.
 
     Rows are known by `data.features`, else by their pixels, and by the mean log-belief of the run's networks, which
@@ -44,6 +44,7 @@ def assess(experiment: "Experiment", state: Any, workdir: pathlib.Path) -> Asses
     Args:
       experiment: that was run.
       state: the method's, at its end.
+      believed: the labels that the method itself believes, of the noisy and then the validation images.
       workdir: of the run, with those of `data.cross_fit` below it.
     """
     data, splits = experiment.dataset, experiment.dataset.splits
@@ -51,6 +52,7 @@ def assess(experiment: "Experiment", state: Any, workdir: pathlib.Path) -> Asses
     if not len(known):
         return Assessment(None, "there are no trusted labels")
     network: Network | Folds | None = None
+    proposals: dict[str, np.ndarray] = {}
     config, fresh = experiment.config, np.isin(unsure, splits.validation)
     if config.data.fold >= 0:
         return Assessment(None, "it is one of several runs of data.cross_fit, and the run above asks them all")
@@ -63,6 +65,7 @@ def assess(experiment: "Experiment", state: Any, workdir: pathlib.Path) -> Asses
         beliefs = np.mean([log_softmax(each.astype(np.float64)) for each in logits.values()], axis=0)
         held = np.isin(known, never_learned(experiment))
         network = Network(beliefs[: len(unsure)], beliefs[len(unsure) :], fresh, held)
+        proposals = {config.method.name: believed}
 
     def judged() -> Vouched | str:
         asked = fold_networks(experiment, state, workdir, unsure, known, fresh) if crossed else network
@@ -76,6 +79,7 @@ def assess(experiment: "Experiment", state: Any, workdir: pathlib.Path) -> Asses
                 *(noisy, data.reported_label[unsure], trusted, data.given_label[known], classes),
                 own_given=own if (own >= 0).any() else None,
                 network=asked,
+                proposals=proposals,
                 precision=config.labels.precision,
                 seed=config.seed,
             )

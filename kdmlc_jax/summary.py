@@ -41,13 +41,17 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
     checked = (names == "trusted") | (names == "held_out")
     own[checked] = np.eye(experiment.info.num_classes, dtype=np.float32)[data.given_label[rows[checked]]]
     report: Report = parallel.fetch(method.report(state))
-    assessment = assess(experiment, state, workdir)
+    believed = [own[names == name].argmax(axis=1) for name in ("noisy", "validation")]
+    assessment = assess(experiment, state, np.concatenate(believed), workdir)
     if data.soft_label is not None or assessment.vouched:
         report = report.without_flags()
     beliefs, decided = vouched_for(assessment, own, data.reported_label[rows], names)
     table = label_table(
         data.ids[rows], names, data.reported_label[rows], beliefs, data.class_names, report.columns, decided
     )
+    nets_summary = networks(experiment, state, epoch, counted(experiment, history))
+    agreement = nets_summary.get(method.traits.deployed, {}).get("validation_given")
+    doubts = [note.removeprefix("warning: ") for note in progress["notes"] if note.startswith("warning: ")]
     summary = {
         "method": config.method.name,
         "options": config.method.to_dict(),
@@ -61,10 +65,10 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
             "realised": data.rate,
             **noise_summary(experiment, report, own[names == "noisy"], table, assessment),
         },
-        "verdict": verdict_summary(assessment),
+        "verdict": verdict_summary(assessment, agreement, doubts + metrics.warnings(history[-1])),
         "deploy": config.deploy,
         "deployed": method.traits.deployed,
-        "networks": networks(experiment, state, epoch, counted(experiment, history)),
+        "networks": nets_summary,
         "diagnostics": {name: value.tolist() for name, value in report.figures.items()},
         "notes": progress["notes"],
         "data": {
@@ -133,23 +137,40 @@ def vouched_for(
     return beliefs, Decided(corrected, decision, found.score)
 
 
-def verdict_summary(assessment: Assessment) -> dict:
-    """The verdict, as JSON."""
+def verdict_summary(assessment: Assessment, agreement: float | None, doubts: list[str]) -> dict:
+    """The verdict, and what its judges said of each candidate, as JSON.
+
+    Args:
+      assessment: of the labels.
+      agreement: of the network to deploy with the given labels of validation images.
+      doubts: what the method and the guards warn of.
+    """
+    more = f" The run warns: {'; '.join(doubts)}." if doubts else ""
     if assessment.vouched is None:
-        return {"assessed": False, "text": not_assessed(assessment.why_not)}
-    verdict = assessment.vouched.verdict
-    figures = dataclasses.asdict(verdict)
-    for name, value in figures.items():
-        if isinstance(value, Interval):
-            figures[name] = {bound: number_or_none(each) for bound, each in value._asdict().items()}
-        else:
-            figures[name] = list(value) if isinstance(value, tuple) else number_or_none(value)
-    return {"assessed": True, "text": verdict.text(), "apply": verdict.apply, **figures}
+        return {"assessed": False, "text": not_assessed(assessment.why_not, agreement) + more, "doubts": doubts}
+    verdict, chosen = assessment.vouched.verdict, assessment.vouched.chosen
+    figures = {name: as_json(value) for name, value in dataclasses.asdict(verdict).items()}
+    candidates = [{name: as_json(value) for name, value in c._asdict().items()} for c in chosen.candidates]
+    judged = {"threshold": as_json(chosen.threshold), "candidates": candidates}
+    return {
+        "assessed": True,
+        "text": verdict.text() + more,
+        "apply": verdict.apply,
+        **figures,
+        **judged,
+        "doubts": doubts,
+    }
 
 
-def number_or_none(value: float) -> float | None:
-    """None for NaN, which JSON does not know."""
-    return None if value != value else value
+def as_json(value: Any) -> Any:
+    """Intervals by their bounds, arrays and tuples as lists, None for what JSON does not know (NaN, infinity)."""
+    if isinstance(value, Interval):
+        return {bound: as_json(each) for bound, each in value._asdict().items()}
+    if isinstance(value, (tuple, list, np.ndarray)):
+        return [as_json(each) for each in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value
 
 
 def noise_summary(
@@ -163,7 +184,7 @@ def noise_summary(
         return {"estimated": rate, "interval": None, "transition": transition}
     wrong = found.verdict.wrong
     interval = None if np.isnan(wrong.low) else [wrong.low, wrong.high]
-    return {"estimated": number_or_none(wrong.estimate), "interval": interval, "transition": found.transition.tolist()}
+    return {"estimated": as_json(wrong.estimate), "interval": interval, "transition": found.transition.tolist()}
 
 
 def estimated_rate(experiment: "Experiment", report: Report, beliefs: np.ndarray, table: Any) -> float:

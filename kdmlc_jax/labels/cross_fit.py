@@ -15,6 +15,7 @@ from kdmlc_jax.labels.pooling import ALONE, Folds, Network, evidence, fit_weight
 from kdmlc_jax.labels.posterior import (
     Interval,
     Noise,
+    balance,
     counted_rate,
     fit_noise,
     most_noise,
@@ -113,25 +114,23 @@ def with_network(
 def trusted_share(
     beliefs: LinearBeliefs, label: Int[np.ndarray, " M"], given_label: Int[np.ndarray, " N"], found: Noise
 ) -> Interval:
-    """`share_of_noise` for noise of T̂'s shape and for even noise of T̂'s rate: the mean, and what both intervals cover.
+    """`share_of_noise` for noise of T̂'s shape and for even noise of T̂'s rate: the mean, and what all intervals cover.
 
-    Classes that a classifier mistakes for each other enter T̂'s shape where labels do not: the truth lies between.
+    Classes that a classifier mistakes for each other enter T̂'s shape where labels do not: the truth lies between. Each
+    is asked with the trusted rows as they are and in `balance`; the mean is of those as they are.
     """
     classes = len(found.transition)
     even = (1.0 - found.rate) * np.eye(classes) + found.rate * (1.0 - np.eye(classes)) / max(1, classes - 1)
     rows, some = beliefs.fold != NEVER, beliefs.some[beliefs.some < len(given_label)]
-    one, two = (
-        share_of_noise(
-            beliefs.trusted[rows],
-            label[rows],
-            beliefs.fold[rows],
-            beliefs.folds[:, : len(some)],
-            given_label[some],
-            matrix,
-        )
-        for matrix in (found.transition, even)
+    asked = beliefs.trusted[rows], label[rows], beliefs.fold[rows], beliefs.folds[:, : len(some)], given_label[some]
+    even_rows = balance(label, given_label, rows)[rows]
+    one, two, *balanced = (
+        share_of_noise(*asked, matrix, weight) for weight in (None, even_rows) for matrix in (found.transition, even)
     )
-    return Interval((one.estimate + two.estimate) / 2, min(one.low, two.low), max(one.high, two.high))
+    low, high = (
+        pick(getattr(each, end) for each in (one, two, *balanced)) for pick, end in ((min, "low"), (max, "high"))
+    )
+    return Interval((one.estimate + two.estimate) / 2, low, high)
 
 
 def count_pairs(
@@ -185,7 +184,7 @@ def cross_fit(
         fold, joined = network.fold, network.joined() if network.networks[0].fresh.any() else None
     else:
         joined = network
-    if joined is not None:
+    if joined is not None and (joined.fresh.any() or joined.held.any()):
         pooled, (gain, error) = with_network(full, whole, everyone, label, given_label, joined)
     use = network if gain > 2 * error else None
     if fold is None:

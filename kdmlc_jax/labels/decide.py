@@ -15,13 +15,15 @@ from kdmlc_jax.labels.posterior import posterior, standard_error
 KEEP, CORRECT, REVIEW = "keep", "correct", "review"
 STEPS = 20  # thresholds tried, each adds as many changes
 
+Threshold = float | int | Float[np.ndarray, " C"]  # of a posterior: for all classes, or for each suggested one
+
 
 class Answers(NamedTuple):
     """Held-out trusted rows under each label that they might have been given."""
 
     weight: Float[np.ndarray, "M C"]  # chance that this label was given; rows on the simplex
     answer: Int[np.ndarray, "M C"]  # suggested then
-    sure: Float[np.ndarray, "M C"]  # posterior of the suggestion
+    sure: Float[np.ndarray, "M C"]  # posterior of the suggestion; below 0 where no change would be made
     label: Int[np.ndarray, " M"]  # true
     p_given: Float[np.ndarray, "M C"]  # posterior of that given label
     other: Float[np.ndarray, "M C"]  # posterior of the most likely other one
@@ -63,11 +65,12 @@ def join(parts: list[Answers]) -> Answers:
 
 
 def changes(
-    found: Answers, threshold: float | int
+    found: Answers, threshold: Threshold
 ) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
     """For each trusted row the chance that its label is changed; changed and then right; wrong though it was right."""
     given = np.arange(found.weight.shape[1])
-    moved = found.weight * ((found.answer != given) & (found.sure >= threshold))
+    limit = np.broadcast_to(threshold, len(given))[found.answer]
+    moved = found.weight * ((found.answer != given) & (found.sure >= limit))
     right = moved * (found.answer == found.label[:, None])
     harmed = moved * (given == found.label[:, None])
     return moved.sum(axis=1), right.sum(axis=1), harmed.sum(axis=1)
@@ -103,6 +106,7 @@ def promise(
     sure: Float[np.ndarray, " F"],
     precision: float = 0.9,
     risk: float = 0.1,
+    weight: Float[np.ndarray, " M"] | None = None,
 ) -> Promise:
     """The largest set of suggested changes that is right in `precision` of its labels, by learn-then-test.
 
@@ -117,6 +121,7 @@ def promise(
       sure: posteriors of the suggested changes of the noisy rows.
       precision: π.
       risk: a fraction.
+      weight: of trusted rows, of mean 1: the promise has to hold with it and without (`posterior.balance`).
 
     Returns:
       The promise; its threshold is infinite where nothing can be promised.
@@ -127,20 +132,23 @@ def promise(
     in_range("labels.precision", precision, 0.0, 1.0)
     if not len(sure) or not len(found.label):
         return NOTHING
+    weights = [np.ones(len(found.label)), *([] if weight is None else [weight])]
     ordered = np.sort(sure)[::-1]
     counts = np.unique(np.linspace(0, len(ordered), STEPS + 1)[1:].round().astype(int).clip(1))
     thresholds = ordered[counts - 1]
     mean = np.cumsum(ordered)[counts - 1] / counts
     mean = np.clip(mean, 1e-6, 1 - 1e-6)
     odds = np.clip(precision, 1e-6, 1 - 1e-6)
-    weight = counts * (mean * np.log(mean / odds) + (1 - mean) * np.log((1 - mean) / (1 - odds)))
+    evidence = counts * (mean * np.log(mean / odds) + (1 - mean) * np.log((1 - mean) / (1 - odds)))
     kept = np.inf
-    for threshold in thresholds[np.argmax(np.where(mean > odds, weight, 0.0)) :]:
+    for threshold in thresholds[np.argmax(np.where(mean > odds, evidence, 0.0)) :]:
         moved, right, _ = changes(found, threshold)
-        if evidence_against(right - precision * moved, low=min(-precision, -1e-3)) > risk:
+        value, least = right - precision * moved, min(-precision, -1e-3)
+        if max(evidence_against(value * w, low=least * w.max()) for w in weights) > risk:
             break
         kept = float(threshold)
-    return Promise(kept, *measured_precision(found, kept if np.isfinite(kept) else 0.0))
+    ways = (found._replace(weight=found.weight * w[:, None]) for w in weights)
+    return Promise(kept, *min(measured_precision(each, kept if np.isfinite(kept) else 0.0) for each in ways))
 
 
 def measured_precision(found: Answers, threshold: float | int) -> tuple[float, float, float]:
@@ -160,11 +168,50 @@ def measured_precision(found: Answers, threshold: float | int) -> tuple[float, f
     return float(ratio), float(max(0.0, smooth - 1.645 * spread)), float(min(1.0, smooth + 1.645 * spread))
 
 
-def expected_gain(found: Answers, threshold: float | int) -> tuple[float, float]:
-    """Labels put right less labels made wrong, a held-out trusted row, and its standard error."""
+def gains(found: Answers, threshold: Threshold) -> Float[np.ndarray, " M"]:
+    """Chance of each held-out trusted row that its label is put right less that it is made wrong."""
     _, right, harmed = changes(found, threshold)
-    gain = right - harmed
-    return float(gain.mean()), float(standard_error(gain))
+    return right - harmed
+
+
+def low_mean(values: Float[np.ndarray, " M"]) -> float:
+    """95 % lower bound of the mean."""
+    return float(values.mean() - 1.645 * standard_error(values))
+
+
+def class_thresholds(found: Answers, thresholds: tuple[float, ...]) -> Float[np.ndarray, " C"]:
+    """For each suggested class the threshold above which changes to it put most labels right; infinity where any makes
+    more wrong."""
+    given = np.arange(found.weight.shape[1])
+    moved = found.weight * (found.answer != given)
+    gain = moved * (found.answer == found.label[:, None]) - moved * (given == found.label[:, None])
+    tried = np.array(sorted(thresholds, reverse=True))
+    total = np.zeros((len(tried) + 1, len(given)))  # first: no change
+    for number, at in enumerate(tried, start=1):
+        np.add.at(total[number], found.answer, gain * (found.sure >= at))
+    return np.concatenate([[np.inf], tried])[total.argmax(axis=0)]
+
+
+def review_precision(
+    found: Answers, posterior_of: Float[np.ndarray, "R C"], threshold: float | int, rows: float | int
+) -> float:
+    """How many of the suggestions of the labels in review are right, as far as held-out trusted rows tell; NaN where
+    they do not.
+
+    (Σ r + k m) / (Σ a + k): a the chance that a held-out row is in review, r that it is and its suggestion is right,
+    m the mean posterior of the suggestions of the noisy rows in review, which counts for as much as k `rows`.
+
+    Args:
+      found: of trusted rows.
+      posterior_of: of the noisy rows in review, one or more.
+      threshold: of `decisions`.
+      rows: k.
+    """
+    moved = found.answer != np.arange(found.weight.shape[1])
+    there = found.weight * ((found.p_given < 0.5) & ~(moved & (found.sure >= threshold)))
+    right = (there * (found.answer == found.label[:, None])).sum()
+    weight = there.sum() + rows
+    return float((right + rows * posterior_of.max(axis=1).mean()) / weight) if weight > 0 else np.nan
 
 
 def ranking(found: Answers) -> str:
@@ -204,7 +251,7 @@ def rows_needed(found: Answers, precision: float = 0.9, risk: float = 0.1) -> fl
     """
     growth = 0.0
     bets = (np.arange(50) + 1) / (51 * max(precision, 1e-3))
-    for threshold in np.unique(np.quantile(found.sure, np.linspace(0, 0.98, STEPS))):
+    for threshold in np.unique(np.quantile(found.sure, np.linspace(0, 0.98, STEPS)).clip(0.0)):
         moved, right, _ = changes(found, threshold)
         z = right - precision * moved
         growth = max(growth, float(np.log1p(bets[:, None] * z[None]).mean(axis=1).max()))

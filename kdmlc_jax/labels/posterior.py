@@ -7,7 +7,7 @@ labels tell T̂ that there is no noise.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.stats import norm as normal
 from scipy.stats import t as student
 
@@ -107,6 +107,20 @@ def standard_error(values: Float[np.ndarray, "*K n"]) -> Float[np.ndarray, "*K"]
     return np.asarray(student.ppf(normal.cdf(2.0), rows - 1) / 2.0 * values.std(axis=-1, ddof=1) / rows**0.5)
 
 
+def balance(
+    label: Int[np.ndarray, " M"], given_label: Int[np.ndarray, " N"], rows: Bool[np.ndarray, " M"]
+) -> Float[np.ndarray, " M"]:
+    """Weights that give each class the share among trusted `rows` that it has among the given labels, of mean 1 there.
+
+    r_i = (g_c / Σ g) / (n_c / Σ n), c = y_i; g and n count given and trusted labels of the classes that `rows` have.
+    Trusted rows that happen to be of one class above all would vouch for labels that are all of that class [ours].
+    """
+    trusted, given = (np.bincount(each, minlength=label.max(initial=0) + 1) for each in (label[rows], given_label))
+    given = np.where(trusted > 0, given[: len(trusted)], 0)
+    ratio = given / np.maximum(trusted, 1) * trusted.sum() / max(given.sum(), 1)
+    return ratio[label]
+
+
 def oddness(beliefs: Float[np.ndarray, "N C"], transition: Float[np.ndarray, "C C"]) -> Float[np.ndarray, "N C"]:
     """w(x, ỹ) = (p_ỹ - (p T)_ỹ) / (½ p_ỹ + ½ (p T)_ỹ) in [-2, 2]: how much rather a label is right than noise.
 
@@ -123,6 +137,7 @@ def share_of_noise(
     noisy: Float[np.ndarray, "F n C"],
     given_label: Int[np.ndarray, " n"],
     transition: Float[np.ndarray, "C C"],
+    weight: Float[np.ndarray, " M"] | None = None,
 ) -> Interval:
     """How much of T̂'s noise there is: the λ for which λ T̂ + (1 - λ) I explains the given labels [ours].
 
@@ -139,6 +154,7 @@ def share_of_noise(
       noisy: p of noisy rows by each fold's fit.
       given_label: of these.
       transition: T̂.
+      weight: of trusted rows, of mean 1 (`balance`); None = 1.
 
     Returns:
       λ in [0, λ₁], λ₁ leaving .02 on T's diagonal. The estimate is the mean of the normal distribution of λ within
@@ -151,7 +167,8 @@ def share_of_noise(
     expected = (trusted * mine).sum(axis=1) - (noisy * theirs).sum(axis=2).mean(axis=1)[fold]
     right, drawn = mine[np.arange(len(label)), label], (transition[label] * mine).sum(axis=1)
     given = theirs[:, np.arange(len(given_label)), given_label].mean(axis=1)[fold]
-    less, spread = (value - slope(value, expected) * expected for value in (right - given, right - drawn))
+    weight = np.ones(len(label)) if weight is None else weight
+    less, spread = (weight * (v - slope(v, expected) * expected) for v in (right - given, right - drawn))
     if spread.mean() <= 1e-6:
         return Interval(min(1.0, most), 0.0, most)
     share = less.sum() / spread.sum()

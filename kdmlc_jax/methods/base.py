@@ -71,7 +71,8 @@ class DatasetView(NamedTuple):
     decide: Callable[[Callable[[], Any]], Any]
     fetch: Callable[[Any], Any]  # host copies of a pytree of arrays of the state, wherever they lie
     history: list[dict]  # the epochs so far, without test or true-label figures
-    note: Callable[[str], None]  # a line for the person, which `summary.json` keeps
+    # A line for the person, which `summary.json` keeps; one that begins with "warning: " is in the verdict, too.
+    note: Callable[[str], None]
     features: dict[str, np.ndarray] | None = None  # {"noisy" | "trusted": f32[rows, D]} of `data.features`, if given
 
 

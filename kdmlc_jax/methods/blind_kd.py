@@ -248,7 +248,8 @@ class BlindKD(Method):
         known = view.map("trusted", self.teacher_belief, chosen) if count else None
         labels = view.decide(lambda: jax.device_get(self.decide(beliefs, met, known, view)))
         served = f"; the {count} trusted images serve its transition matrix only" if count else ""
-        view.note(f"blind_kd: {labels}{served}")
+        doubt = "" if labels.epoch > 0 else "warning: "
+        view.note(f"{doubt}blind_kd: {labels}{served}")
         return (chosen if self.rewind else state).replace(labels=jax.tree.map(jnp.asarray, labels))
 
     def predict(self, state: BlindKDState, images: Images) -> Logits:

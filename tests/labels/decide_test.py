@@ -34,7 +34,7 @@ def test_changes_are_what_draws_of_given_labels_give():
     for got, want in zip(decide.changes(found, 0.6), (moved, right, harmed), strict=True):
         np.testing.assert_allclose(got, want.mean(axis=0), atol=0.03)
     gain = (right * 1.0 - harmed).mean()
-    assert decide.expected_gain(found, 0.6)[0] == pytest.approx(gain, abs=0.01)
+    assert decide.gains(found, 0.6).mean() == pytest.approx(gain, abs=0.01)
 
 
 def test_known_given_labels_are_not_drawn():
@@ -85,7 +85,7 @@ def test_nothing_is_promised_where_no_label_is_wrong():
     found = decide.answers(p, label, PAIR, np.eye(4))
     kept = decide.promise(found, np.full(50, 0.99))
     assert kept.threshold == np.inf and kept.precision == 0
-    assert decide.expected_gain(found, 0.0)[0] < 0
+    assert decide.gains(found, 0.0).mean() < 0
 
 
 def test_few_rows_promise_nothing():
@@ -117,3 +117,36 @@ def test_the_score_that_ranks_better_is_chosen():
     worse = found._replace(p_given=np.where(np.arange(3) != found.label[:, None], 0.4, 0.3))
     assert decide.ranking(worse._replace(other=np.where(np.arange(3) != found.label[:, None], 0.5, 0.0))) == "margin"
     assert decide.ranking(found._replace(weight=np.eye(3)[found.label])) == "p_given"  # no label is ever wrong
+
+
+def test_a_threshold_for_each_class_gains_most():
+    """Protects thresholds by class: each is the best one for the changes to its class, by trying all; none (infinity)
+    where changes to it make more wrong. Where beliefs mistake one class, only that class pays."""
+    p, label, _ = drawn(3, 400)
+    fooled = p[:, [0, 1, 3, 2]]  # what is 2 is believed to be 3
+    found = decide.answers(fooled, label, PAIR, PAIR)
+    tried = (0.0, 0.5, 0.9)
+    got = decide.class_thresholds(found, tried)
+    for c in range(4):
+        gain = [decide.gains(found, np.where(np.arange(4) == c, at, np.inf)).sum() for at in (*tried, np.inf)]
+        mine = decide.gains(found, np.where(np.arange(4) == c, got[c], np.inf)).sum()
+        assert mine == pytest.approx(max(gain), abs=1e-9)
+    assert (got[:2] < 1).all() and np.isinf(got[2:]).any()
+    assert decide.gains(found, got).sum() >= max(decide.gains(found, at).sum() for at in tried) - 1e-9
+
+
+def test_review_is_as_right_as_held_out_rows_are():
+    """Protects the precision that is foretold of labels in review: that of fresh rows where beliefs are true, and far
+    below the posterior's own where beliefs are too sure of themselves."""
+    p, label, _ = drawn(5, 600)
+    fresh, truth, given = drawn(6, 6000)
+    for beliefs, asked in ((p, fresh), (np.roll(p, 1, axis=1), np.roll(fresh, 1, axis=1))):
+        q = posterior(asked, PAIR, given)
+        review = decide.decisions(q, given, np.inf) == decide.REVIEW
+        right = np.mean(q.argmax(axis=1)[review] == truth[review])
+        found = decide.answers(beliefs, label, PAIR, PAIR)
+        assert decide.review_precision(found, q[review], np.inf, 10) == pytest.approx(right, abs=0.06)
+    # Without held-out rows to tell, the posterior's own.
+    none = decide.answers(p[:0], label[:0], PAIR, PAIR)
+    assert decide.review_precision(none, q[review], np.inf, 10) == pytest.approx(q[review].max(axis=1).mean())
+    assert np.isnan(decide.review_precision(none, q[review], np.inf, 0))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.labels import candidates as chosen
 from kdmlc_jax.labels import vouch as vouching
 from kdmlc_jax.labels.pooling import Network
-from kdmlc_jax.labels.posterior import Interval
+from kdmlc_jax.labels.posterior import Interval, balance
 from kdmlc_jax.labels.verdict import Verdict
 
 
@@ -62,7 +63,7 @@ def test_right_labels_stand(seed):
     found = vouching.vouch(x, given, t, label, 4)
     assert np.mean(found.corrected == true) >= 0.998
     assert not (found.decision == "correct").any()
-    assert found.verdict.text().startswith("Do not apply")
+    assert "Do not apply corrections unseen" in found.verdict.text()
     assert found.verdict.reasons and found.verdict.helps
 
 
@@ -73,6 +74,29 @@ def test_nothing_is_known_of_one_row_a_class():
     found = vouching.vouch(x, given, t[one], label[one], 4)
     np.testing.assert_array_equal(found.corrected, given)
     assert "not assessed" in found.verdict.text() and "too few to hold any out" in found.verdict.text()
+
+
+@pytest.mark.parametrize("counts", [(1, 1, 9, 1), (1, 6, 1, 4), (2, 2, 14, 2)])
+def test_trusted_rows_of_one_class_above_all_do_not_speak_for_the_others(counts):
+    """Protects labels that are all right from a handful of trusted rows, most of one class, on features that tell
+    little: taken as they are these vouch for calling nearly all labels that class."""
+    x, _, true, t, label = problem(2, 0.0, apart=0.5, trusted=200)
+    few = np.concatenate([np.flatnonzero(label == c)[:count] for c, count in enumerate(counts)])
+    found = vouching.vouch(x, true, t[few], label[few], 4)
+    assert np.mean(found.corrected == true) >= 0.998
+    assert not found.verdict.apply
+    assert found.verdict.wrong.low < 0.1
+    alone = [str(c) for c, count in enumerate(counts) if count == 1]
+    assert (f"no trusted row of classes {', '.join(alone)} could be held out" in found.verdict.text()) == bool(alone)
+
+
+def test_balance_is_the_share_among_given_labels():
+    """Protects the weights: each class counts as among the given labels, the mean is 1, other rows do not matter."""
+    label, given = np.array([0, 0, 0, 1, 2]), np.repeat([0, 1, 2], [10, 30, 60])
+    rows = np.array([True, True, True, True, False])
+    got = balance(label, given, rows)
+    np.testing.assert_allclose(got[:4], [1 / 3, 1 / 3, 1 / 3, 3.0])
+    assert got[rows].mean() == pytest.approx(1.0)
 
 
 def test_a_class_without_a_trusted_row_is_refused():
@@ -116,16 +140,42 @@ def test_features_that_say_nothing_change_nothing():
 )
 def test_given_labels_have_the_benefit_of_the_doubt(judged, want):
     """Protects the rule: doubt is in favour of the given labels, then most labels right."""
-    rows = [vouching.GIVEN, *(vouching.Candidate(0.5, 1, *c) for c in judged)]
-    assert vouching.choose(rows, shown=True) == want
+    rows = [chosen.GIVEN, *(chosen.Candidate(0.5, 1, *c) for c in judged)]
+    assert chosen.choose(rows, shown=True) == want
 
 
 def test_where_no_wrong_label_is_shown_counts_do_not_count():
     """Protects labels that may all be right from counts that rest on a rate which may be 0."""
     for taught, right_low, want in ((0.045, 0.02, 0), (0.06, 0.0, 1)):
-        rows = [vouching.GIVEN, vouching.Candidate(0.5, 1, taught, 0.02, True, 0.05, right_low)]
-        assert vouching.choose(rows, shown=False) == want
-        assert vouching.choose(rows, shown=True) == 1
+        rows = [chosen.GIVEN, chosen.Candidate(0.5, 1, taught, 0.02, True, 0.05, right_low)]
+        assert chosen.choose(rows, shown=False) == want
+        assert chosen.choose(rows, shown=True) == 1
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_labels_from_elsewhere_are_judged_by_rows_that_had_no_part_in_them(seen):
+    """Protects the choice of another method's labels: taken where they teach surely better on rows they were made
+    without, not where all trusted rows had a part in them, and not where they are worse."""
+    x, given, true, t, label = problem(2, 0.48, apart=1.0, trusted=200)
+    few = np.concatenate([np.flatnonzero(label == c)[:5] for c in range(4)])
+    t, label = t[few], label[few]
+    rng = np.random.default_rng(0)
+    worse = rng.integers(0, 4, len(given))
+    beliefs = np.log(np.full((len(x), 4), 0.25)), np.log(np.full((len(t), 4), 0.25))
+    network = Network(*beliefs, np.zeros(len(x), bool), np.full(len(t), not seen))
+    found = vouching.vouch(x, given, t, label, 4, network=network, proposals={"truth": true, "worse": worse})
+    names = [c.name for c in found.chosen.candidates]
+    if seen:
+        assert "truth" not in names
+        assert (found.corrected != true).any()
+    else:
+        better, random = found.chosen.candidates[-2:]
+        assert names[-2:] == ["truth", "worse"] and better.taught > random.taught
+        np.testing.assert_array_equal(found.chosen.labels, true)
+        assert np.isnan(found.chosen.threshold)
+        assert len(better.by_class) == 4
+        # Balanced classes: what is gained is the mean of what each gains.
+        assert np.mean([gain for gain, _ in better.by_class]) == pytest.approx(better.taught, abs=1e-6)
 
 
 def test_a_network_takes_no_judges_away(noisy):
@@ -145,10 +195,12 @@ def test_a_network_takes_no_judges_away(noisy):
 
 def test_verdict_reads_as_one_paragraph():
     """Protects the text with every part, and without any."""
-    full = Verdict(2640, 312, Interval(0.94, 0.87, 0.98), 480, 0.61, Interval(0.27, 0.22, 0.33), 400)
+    full = Verdict(2640, 312, Interval(0.94, 0.87, 0.98), 480, 0.61, 0.34, Interval(0.27, 0.22, 0.33), 400)
     assert full.text() == (
-        "Apply 312 corrections (held-out precision 0.94, 90 % interval 0.87-0.98). Review 480 more (expected precision "
-        "0.61); keep the rest. Estimated wrong labels: 27 % (22-33). Train with 400 labels changed."
+        "Estimated wrong: 27 % of the 2640 labels (90 % interval 22-33). Apply 312 corrections (decision = correct; "
+        "held-out precision 0.94, 90 % interval 0.87-0.98). Review 480 more (decision = review, about 61 % of the "
+        "suggestions are right, or 34 % if as few labels are wrong as may be). Keep the rest. To train again, use "
+        "corrected_label (400 labels changed: on held-out trusted rows these teach better, though not each is right)."
     )
     unknown = Interval(float("nan"), float("nan"), float("nan"))
     nothing = dataclasses.replace(
@@ -161,8 +213,8 @@ def test_verdict_reads_as_one_paragraph():
         wrong=unknown,
     )
     assert nothing.text() == (
-        "Do not apply corrections unseen: a; b. How many labels are wrong was not assessed. Train with the given "
-        "labels. What would help: c."
+        "How many labels are wrong was not assessed. Do not apply corrections unseen: a; b. Keep the rest. To train "
+        "again, use the given labels: no change was shown to teach better. What would help: c."
     )
 
 
@@ -173,6 +225,6 @@ def test_verdict_reads_as_one_paragraph():
 def test_flagged_and_estimated_disagree_with_a_sentence(reviews, says):
     """Protects from two rates side by side that a reader cannot reconcile."""
     rate = Interval(0.3, 0.2, 0.4)
-    text = Verdict(100, 0, Interval(0.8, 0.7, 0.9), reviews, 0.6, rate, 0).text()
+    text = Verdict(100, 0, Interval(0.8, 0.7, 0.9), reviews, 0.6, 0.6, rate, 0).text()
     assert says in text
     assert ("pointed at" in text) == bool(says)
