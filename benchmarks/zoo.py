@@ -93,7 +93,7 @@ def scores(found: Vouched, cell: zoo_cells.Cell) -> dict:
         "verdict": found.verdict.text(),
         "candidates": [
             [
-                *(np.asarray(c.threshold).tolist(), *c[1:7]),
+                *(np.asarray(c.threshold).tolist(), *c[1:8]),
                 float(np.mean(replaced(q, cell.given, c.threshold) == cell.true)),
             ]
             for c in found.chosen.candidates

@@ -50,8 +50,6 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
         data.ids[rows], names, data.reported_label[rows], beliefs, data.class_names, report.columns, decided
     )
     nets_summary = networks(experiment, state, epoch, counted(experiment, history))
-    agreement = nets_summary.get(method.traits.deployed, {}).get("validation_given")
-    doubts = [note.removeprefix("warning: ") for note in progress["notes"] if note.startswith("warning: ")]
     summary = {
         "method": config.method.name,
         "options": config.method.to_dict(),
@@ -65,7 +63,7 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
             "realised": data.rate,
             **noise_summary(experiment, report, own[names == "noisy"], table, assessment),
         },
-        "verdict": verdict_summary(assessment, agreement, doubts + metrics.warnings(history[-1])),
+        "verdict": verdict_summary(assessment, nets_summary[method.traits.deployed], progress),
         "deploy": config.deploy,
         "deployed": method.traits.deployed,
         "networks": nets_summary,
@@ -137,17 +135,23 @@ def vouched_for(
     return beliefs, Decided(corrected, decision, found.score)
 
 
-def verdict_summary(assessment: Assessment, agreement: float | None, doubts: list[str]) -> dict:
+def verdict_summary(assessment: Assessment, deployed: dict, progress: dict) -> dict:
     """The verdict, and what its judges said of each candidate, as JSON.
 
     Args:
       assessment: of the labels.
-      agreement: of the network to deploy with the given labels of validation images.
-      doubts: what the method and the guards warn of.
+      deployed: the network to deploy, as in the summary.
+      progress: the loop's; its warnings, and those of the last epoch's guards, are doubts of the verdict.
     """
+    doubts = [note.removeprefix("warning: ") for note in progress["notes"] if note.startswith("warning: ")]
+    doubts += metrics.warnings(progress["history"][-1])
     more = f" The run warns: {'; '.join(doubts)}." if doubts else ""
     if assessment.vouched is None:
-        return {"assessed": False, "text": not_assessed(assessment.why_not, agreement) + more, "doubts": doubts}
+        return {
+            "assessed": False,
+            "text": not_assessed(assessment.why_not, deployed["validation_given"]) + more,
+            "doubts": doubts,
+        }
     verdict, chosen = assessment.vouched.verdict, assessment.vouched.chosen
     figures = {name: as_json(value) for name, value in dataclasses.asdict(verdict).items()}
     candidates = [{name: as_json(value) for name, value in c._asdict().items()} for c in chosen.candidates]

@@ -93,6 +93,12 @@ def experiment(arguments, **fields):
     return Experiment(config := tiny.config(arguments, {HELD: 0.2}), prepare(config)._replace(**fields))
 
 
+def assessed(made, workdir):
+    splits = made.dataset.splits
+    believed = made.dataset.given_label[np.concatenate([splits.noisy, splits.validation])]
+    return assess.assess(made, made.init()["method"], believed, workdir)
+
+
 def test_a_class_that_nobody_has_checked(tmp_path):
     """Protects classes without a trusted image: nothing is assessed, and the class is named."""
     made = experiment(f"{CE},epochs=1")
@@ -101,7 +107,7 @@ def test_a_class_that_nobody_has_checked(tmp_path):
         trusted=splits.trusted[label[splits.trusted] != 7], held_out=splits.held_out[label[splits.held_out] != 7]
     )
     made.dataset = made.dataset._replace(splits=kept)
-    found = assess.assess(made, made.init()["method"], tmp_path)
+    found = assessed(made, tmp_path)
     assert found.vouched is None and "no row of class 7" in found.why_not
 
 
@@ -133,11 +139,10 @@ def test_a_network_taught_corrected_labels_is_not_asked(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(assess, "vouch", lambda *args, network, **rest: asked.append(network) or "no")
     made = experiment(f"{CE},epochs=1")
-    state = made.init()["method"]
-    assess.assess(made, state, tmp_path)
+    assessed(made, tmp_path)
     count = len(made.dataset.splits.noisy)
     made.dataset = made.dataset._replace(soft_label=np.full((count, 10), 0.1, np.float32))
-    assess.assess(made, state, tmp_path)
+    assessed(made, tmp_path)
     first, second = asked
     assert second is None and first.held.sum() == 100 and first.fresh.sum() == 20
     np.testing.assert_allclose(np.exp(first.noisy).sum(axis=1), 1.0)
@@ -218,6 +223,6 @@ def test_features_of_ones_own_serve_any_method(tmp_path, monkeypatch):
     made = experiment(f"{CE},epochs=1")
     features = np.arange(2.0 * len(made.dataset.ids), dtype=np.float32).reshape(-1, 2)
     made.dataset, splits = made.dataset._replace(features=features), made.dataset.splits
-    assess.assess(made, made.init()["method"], tmp_path)
+    assessed(made, tmp_path)
     np.testing.assert_array_equal(seen[0], features[np.concatenate([splits.noisy, splits.validation])])
     np.testing.assert_array_equal(seen[1], features[np.concatenate([splits.trusted, splits.held_out])])

@@ -29,6 +29,7 @@ class Candidate(NamedTuple):
     near_best: bool  # within a standard error of the candidate that teaches best
     right: float  # labels put right less labels made wrong, a held-out row, given labels drawn from T
     right_low: float  # 95 % lower bound of that, with as little noise as trusted rows allow
+    even: bool = True  # heads are better by a standard error, too, where held-out rows are weighed by `balance`
     by_class: tuple[tuple[float, float], ...] = ()  # `taught` and its error, of the held-out rows of each class
     name: str = "posterior"  # or that of a proposal
 
@@ -79,13 +80,13 @@ def choose(candidates: list[Candidate], shown: bool) -> int:
 
     A candidate stands if its heads are better by more than two and a half standard errors, and within one of the best;
     two are enough, however good others are, where a bound on its gain in right labels is above 0 and it is `shown` that
-    any label is wrong.
+    any label is wrong. In the classes' proportions among given labels one is enough.
     """
     stand = []
     for number, c in enumerate(candidates):
         counted = shown and c.right_low > 0 and c.taught > 2 * c.taught_error
         taught = c.near_best and c.taught > 2.5 * c.taught_error
-        if c.right > 0 and (counted or taught):
+        if c.right > 0 and c.even and (counted or taught):
             stand.append(number)
     return max(stand, key=lambda n: candidates[n].right, default=0)
 
@@ -142,14 +143,17 @@ def to_train_on(
     if not (proposals and len(rows) > 1):
         return Chosen(labels, threshold, candidates)
     weight = balance(label, given_label, np.isin(np.arange(len(label)), rows))
-    over_given, over_best = (judged.gain(over, rows, weight) for over in (0, best))
+    over_given, over_best, even = judged.gain(0, rows), judged.gain(best, rows), judged.gain(best, rows, weight)
     surest = 0.0
     for number, (name, proposed) in enumerate(proposals.items(), start=ours):
         right = float((q[np.arange(len(q)), proposed] - q[np.arange(len(q)), given_label]).mean())
         taught, error, better, doubt = (float(figure[number]) for figure in (*over_given, *over_best))
         classes, count = by_class(judged, number, label, rows, q.shape[1]), int((proposed != given_label).sum())
-        candidates.append(Candidate(np.nan, count, taught, error, better >= -doubt, right, -np.inf, classes, name))
-        if right > 0 and better > max(2.5 * doubt, surest):
+        fair = bool(even[0][number] > even[1][number])
+        candidates.append(
+            Candidate(np.nan, count, taught, error, better >= -doubt, right, -np.inf, fair, classes, name)
+        )
+        if right > 0 and fair and better > max(2.5 * doubt, surest):
             surest, labels, threshold = better, proposed, np.nan
     return Chosen(labels, threshold, candidates)
 
@@ -178,8 +182,8 @@ def judge_candidates(
     classes = full.posterior.shape[1]
     judged = judge(x, t, label, sets, classes, seed)
     weight = balance(label, given_label, np.isin(np.arange(len(label)), judged.rows))
-    gain, error = judged.gain(weight=weight)
-    behind, doubt = judged.gain(int(gain[: 1 + len(final)].argmax()), weight=weight)
+    (gain, error), (even, even_error) = judged.gain(), judged.gain(weight=weight)
+    behind, doubt = judged.gain(int(gain[: 1 + len(final)].argmax()))
     asked = asked_of(chains)
     found = [GIVEN]
     for number, at in enumerate(final, start=1):
@@ -190,8 +194,8 @@ def judge_candidates(
             for parts in (drawn, held)
         )
         right = min(likely.mean(), (likely * weight[asked]).mean())
-        low = min(decide.low_mean(each) for each in (least, least * weight[asked]))
-        figures = (float(gain[number]), float(error[number]), near, float(right), low)
+        fair = bool(even[number] > even_error[number])
+        figures = (float(gain[number]), float(error[number]), near, float(right), decide.low_mean(least), fair)
         found.append(Candidate(at, count, *figures, by_class(judged, number, label, judged.rows, classes)))
     return found, judged
 

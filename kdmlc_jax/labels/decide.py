@@ -203,15 +203,16 @@ def review_precision(
 
     Args:
       found: of trusted rows.
-      posterior_of: of the noisy rows in review, one or more.
+      posterior_of: of the noisy rows in review.
       threshold: of `decisions`.
       rows: k.
     """
     moved = found.answer != np.arange(found.weight.shape[1])
     there = found.weight * ((found.p_given < 0.5) & ~(moved & (found.sure >= threshold)))
-    right = (there * (found.answer == found.label[:, None])).sum()
-    weight = there.sum() + rows
-    return float((right + rows * posterior_of.max(axis=1).mean()) / weight) if weight > 0 else np.nan
+    right, weight = (there * (found.answer == found.label[:, None])).sum(), there.sum() + rows
+    if not len(posterior_of) or weight <= 0:
+        return np.nan
+    return float((right + rows * posterior_of.max(axis=1).mean()) / weight)
 
 
 def ranking(found: Answers) -> str:

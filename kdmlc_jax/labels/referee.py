@@ -31,21 +31,12 @@ class Judged(NamedTuple):
         Args:
           over: a candidate.
           rows: of which rows; None = all that were held out.
-          weight: of each row; the less sure of the plain mean and the weighted one is taken. None = 1.
+          weight: of each row, of mean 1; None = 1.
         """
         rows = self.rows if rows is None else rows
         better = self.loss[over, rows] - self.loss[:, rows]
-        ways = [better] if weight is None else [better, better * weight[rows]]
-        return less_sure([(each.mean(axis=1), standard_error(each)) for each in ways])
-
-
-def less_sure(
-    ways: list[tuple[Float[np.ndarray, "*K"], Float[np.ndarray, "*K"]]],
-) -> tuple[Float[np.ndarray, "*K"], Float[np.ndarray, "*K"]]:
-    """Of means and their standard errors, for each of K the pair of the smallest mean in units of its error."""
-    mean, error = (np.stack(each) for each in zip(*ways, strict=True))
-    first = (mean / np.maximum(error, 1e-12)).argmin(axis=0)[None]
-    return np.take_along_axis(mean, first, axis=0)[0], np.take_along_axis(error, first, axis=0)[0]
+        better = better if weight is None else better * weight[rows]
+        return better.mean(axis=1), standard_error(better)
 
 
 def head_coordinates(

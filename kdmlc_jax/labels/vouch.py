@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from kdmlc_jax.labels import decide
 from kdmlc_jax.labels.candidates import GIVEN, Chosen, asked_of, guarded, held_answers, to_train_on
@@ -21,6 +21,8 @@ from kdmlc_jax.labels.purify.checks import check_label_pair
 from kdmlc_jax.labels.referee import head_coordinates
 from kdmlc_jax.labels.stacking import View, taught_by_given
 from kdmlc_jax.labels.verdict import Verdict
+
+NOT_ASSESSED = Interval(np.nan, np.nan, np.nan)
 
 
 class Vouched(NamedTuple):
@@ -38,17 +40,63 @@ class Vouched(NamedTuple):
     score: str  # what ranks wrong labels first: p_given or margin
 
 
-def rate_interval(full: Chain, chains: list[Chain], asked: float = 1.0) -> Interval:
+def rate_interval(crossed: Crossed, label: Int[np.ndarray, " M"], given_label: Int[np.ndarray, " N"]) -> Interval:
     """The share of wrong labels, its 90 % interval widened by the jackknife over folds, (K - 1)/K Σ_k (r_k - r̄)².
 
-    The interval of `full` is of trusted rows alone, T̂'s shape given; that of the folds is of T̂ as well. Of labels of
-    classes that no trusted row is held out of, all or none may be wrong; `asked` is the share of the others.
+    The interval of the full chain is of trusted rows alone, T̂'s shape given; that of the folds is of T̂ as well. Of
+    labels of classes that no trusted row is held out of, all or none may be wrong.
     """
+    full, chains = crossed
     rates, wrong = np.array([c.noise.rate for c in chains]), full.wrong
     spread = 1.645 * (((rates - rates.mean()) ** 2).sum() * (len(rates) - 1) / len(rates)) ** 0.5
-    low = wrong.estimate - np.hypot(wrong.estimate - wrong.low, spread)
-    high = wrong.estimate + np.hypot(wrong.high - wrong.estimate, spread)
-    return Interval(wrong.estimate, float(max(0.0, low - (1.0 - asked))), float(min(1.0, high + (1.0 - asked))))
+    unknown = 1.0 - np.isin(given_label, label[asked_of(chains)]).mean()
+    low = wrong.estimate - np.hypot(wrong.estimate - wrong.low, spread) - unknown
+    high = wrong.estimate + np.hypot(wrong.high - wrong.estimate, spread) + unknown
+    return Interval(wrong.estimate, float(max(0.0, low)), float(min(1.0, high)))
+
+
+class Asked(NamedTuple):
+    """What held-out trusted rows say; by default, where there are none, nothing."""
+
+    chosen: Chosen
+    kept: decide.Promise
+    by: Chain  # that the promise is of
+    rate: Interval = NOT_ASSESSED
+    held: decide.Answers | None = None  # with as little noise as may be
+    drawn: decide.Answers | None = None  # with T̂'s
+    review: tuple[float, float] = (np.nan, np.nan)  # how many suggestions in review are right, by drawn and by held
+    score: str = "p_given"
+
+
+def ask(
+    crossed: list[Crossed],
+    looks: tuple[Float[np.ndarray, "N d"], Float[np.ndarray, "M d"]],
+    label: Int[np.ndarray, " M"],
+    given_label: Int[np.ndarray, " N"],
+    own_given: Int[np.ndarray, " M"] | None,
+    rate: Interval,
+    proposals: Mapping[str, Int[np.ndarray, " N"]],
+    unseen: Bool[np.ndarray, " M"],
+    precision: float,
+    seed: int,
+) -> Asked:
+    """Asks them which labels to train on, which changes to promise, and how far to believe the others.
+
+    Args:
+      crossed: chains with the network's beliefs in them, where it is worth asking, and without.
+      looks, proposals, unseen, seed: of `to_train_on`.
+      label, given_label, own_given, precision: of `vouch`.
+      rate: share of wrong labels.
+    """
+    guards = [guarded(each, label, given_label) for each in crossed]
+    chosen = to_train_on(guards, *looks, label, given_label, own_given, rate.low > 0, proposals, unseen, seed)
+    kept, number = promised(guards, label, given_label, own_given, precision)
+    q, chains = crossed[0].full.posterior, crossed[0].folds
+    held, drawn = (decide.join(held_answers(chains, label, own_given, careful)) for careful in (True, False))
+    limit, review = kept.threshold if number == 0 else np.inf, decide.decisions(q, given_label, np.inf)
+    there = q[(review == decide.REVIEW) & np.isin(given_label, label[asked_of(chains)])]
+    foretold = decide.review_precision(drawn, there, limit, 10.0), decide.review_precision(held, there, limit, 0.0)
+    return Asked(chosen, kept, guards[number].full, rate, held, drawn, foretold, decide.ranking(drawn))
 
 
 def vouch(
@@ -89,47 +137,32 @@ def vouch(
     views = [plain, taught_by_given(features, given_label, trusted_features, classes, seed)]
     whole, alone, pooled = cross_fit(views, trusted_label, given_label, classes, own_given, network=network, seed=seed)
     both = [alone] if pooled is None or not pooled.folds else [pooled, alone]
-    full, chains = both[0]
-    q, rows = full.posterior.copy(), np.arange(len(given_label))
-    chosen, rate, held, drawn = Chosen(given_label, np.inf, [GIVEN]), full.wrong, None, None
-    sure, kept, number, score = np.zeros(len(rows), bool), decide.NOTHING, 0, "p_given"
-    if chains:
-        both = [guarded(each, trusted_label, given_label) for each in both]
-        judged = np.isin(given_label, trusted_label[asked_of(chains)])
-        rate = rate_interval(full, alone.folds, float(judged.mean()))
-        held, drawn = (
-            decide.join(held_answers(chains, trusted_label, own_given, careful)) for careful in (True, False)
-        )
-        score, looks = decide.ranking(drawn), head_coordinates(features, trusted_features, seed)
+    full, q, rows = both[0].full, both[0].full.posterior.copy(), np.arange(len(given_label))
+    if both[0].folds:
+        looks = head_coordinates(features, trusted_features, seed)
         unseen = network.held if isinstance(network, Network) else np.full(len(trusted_label), network is None)
-        chosen = to_train_on(both, *looks, trusted_label, given_label, own_given, rate.low > 0, proposals, unseen, seed)
-        kept, number = promised(both, trusted_label, given_label, own_given, precision)
-        by = both[number].full
-        sure = decide.decisions(by.posterior, given_label, kept.threshold) == decide.CORRECT
-        q[sure] = by.posterior[sure]
-    suggested = q.argmax(axis=1)
-    decision = np.where(sure, decide.CORRECT, decide.decisions(q, given_label, np.inf))
-    corrected = np.where(sure, suggested, chosen.labels)
-    review, expected, least = decision == decide.REVIEW, np.nan, np.nan
-    if held is not None and drawn is not None and (review & judged).any():
-        limit, there = kept.threshold if number == 0 else np.inf, q[review & judged]
-        expected, least = (decide.review_precision(each, there, limit, k) for each, k in ((drawn, 10), (held, 0)))
-    verdict = Verdict(
-        len(q),
-        int(sure.sum()),
-        Interval(kept.precision, kept.low, kept.high),
-        int(review.sum()),
-        expected,
-        least,
-        rate if held is not None else Interval(np.nan, np.nan, np.nan),
-        int((corrected != given_label).sum()),
-    )
-    if held is None or not sure.any():
+        rate = rate_interval(alone, trusted_label, given_label)
+        asked = ask(both, looks, trusted_label, given_label, own_given, rate, proposals, unseen, precision, seed)
+    else:
+        asked = Asked(Chosen(given_label, np.inf, [GIVEN]), decide.NOTHING, full)
+    sure = decide.decisions(asked.by.posterior, given_label, asked.kept.threshold) == decide.CORRECT
+    q[sure] = asked.by.posterior[sure]
+    suggested, decision = q.argmax(axis=1), decide.decisions(q, given_label, np.inf)
+    decision, corrected = np.where(sure, decide.CORRECT, decision), np.where(sure, suggested, asked.chosen.labels)
+    verdict = counted(decision, corrected != given_label, asked)
+    if not sure.any():
         useless = network is not None and pooled is None
-        reasons, helps = why_none(kept, rate, held, drawn, precision, whole, trusted_label, useless)
-        verdict = dataclasses.replace(verdict, reasons=reasons, helps=helps)
-    own, sure_of, found = q[rows, given_label], q[rows, corrected], full.noise.transition
-    return Vouched(suggested, corrected, decision, sure_of, own, q, found, chosen, verdict, score)
+        verdict = explained(verdict, asked, precision, whole, trusted_label, useless)
+    right, given_right = (q[rows, label] for label in (corrected, given_label))
+    found = full.noise.transition
+    return Vouched(suggested, corrected, decision, right, given_right, q, found, asked.chosen, verdict, asked.score)
+
+
+def counted(decision: np.ndarray, changed: Bool[np.ndarray, " N"], asked: Asked) -> Verdict:
+    """The verdict, without reasons yet."""
+    corrections, reviews = (int((decision == name).sum()) for name in (decide.CORRECT, decide.REVIEW))
+    precision = Interval(*asked.kept[1:])
+    return Verdict(len(decision), corrections, precision, reviews, *asked.review, asked.rate, int(changed.sum()))
 
 
 def promised(
@@ -154,29 +187,27 @@ def promised(
     return found[best], best
 
 
-def why_none(
-    kept: decide.Promise,
-    rate: Interval,
-    held: decide.Answers | None,
-    drawn: decide.Answers | None,
+def explained(
+    verdict: Verdict,
+    asked: Asked,
     precision: float,
     beliefs: LinearBeliefs,
     label: Int[np.ndarray, " M"],
     useless: bool,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Why no change is promised, and what would help.
+) -> Verdict:
+    """`verdict` with why no change is promised, and what would help.
 
     Args:
-      kept: the promise that was tried.
-      rate: share of wrong labels.
-      held, drawn: held-out rows with as little noise as may be, and with T̂'s; None where none could be held out.
+      verdict: without.
+      asked: what held-out rows say.
       precision: to be promised.
       beliefs, label: of the trusted rows.
       useless: a network was asked, and adds nothing.
     """
+    kept, held, drawn = asked.kept, asked.held, asked.drawn
     if held is None or drawn is None:
         few = f"{len(label)} trusted rows are too few to hold any out"
-        return (few,), ("trusted labels, five a class or more",)
+        return dataclasses.replace(verdict, reasons=(few,), helps=("trusted labels, five a class or more",))
     reasons, helps = [], []
     alone = np.setdiff1d(np.arange(beliefs.trusted.shape[1]), held.label)
     if len(alone):
@@ -186,7 +217,7 @@ def why_none(
         reasons.append(f"no trusted row of {named} could be held out, so that labels given so stand")
         helps.append("two trusted rows a class or more")
     accuracy = float(np.mean(beliefs.trusted.argmax(axis=1) == label))
-    if rate.low == 0:
+    if verdict.wrong.low == 0:
         reasons.append("it cannot be shown that any label is wrong")
     if kept.precision >= precision:
         few = f"{len(held.label)} held-out trusted rows are too few to promise a precision of {precision:g}"
@@ -198,7 +229,7 @@ def why_none(
         )
         reasons.append(f"of the changes that held-out trusted rows would get, {likely:.2f} are right{least}")
     if useless:
-        reasons.append("the networks add nothing to what a linear classifier knows")
+        reasons.append("the networks add nothing to what is known without them")
     needed = decide.rows_needed(held, precision)
     if np.isfinite(needed) and needed < 20 * len(label):
         helps.append(f"about {max(needed, 1.2 * len(label)):.0f} trusted rows ({len(label)} now)")
@@ -206,4 +237,4 @@ def why_none(
     helps.append(f"better features, by a pretrained encoder (kdmlc_jax.embed; {foretold})")
     if useless:
         helps.append("longer training")
-    return tuple(reasons), tuple(helps)
+    return dataclasses.replace(verdict, reasons=tuple(reasons), helps=tuple(helps))
