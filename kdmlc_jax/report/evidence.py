@@ -1,0 +1,42 @@
+"""The trusted images that are most like a suspected one."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from kdmlc_jax import export
+from kdmlc_jax.data.dataset import Dataset
+
+MOST = 2_000  # trusted images looked through
+BATCH = 256
+
+
+def features(dataset: Dataset, rows: Int[np.ndarray, " n"], network: Path) -> Float[np.ndarray, "n D"]:
+    """Of the images at `rows`: `data.features`, or those of the network that a run has left in the folder `network`;
+    each row of length 1."""
+    if dataset.features is not None:
+        found = dataset.features[rows].astype(np.float32)
+    elif dataset.images.dtype != np.uint8:
+        found = dataset.images[rows].reshape(len(rows), -1)
+    else:
+        _, output = export.open_network(network)
+        size = min(BATCH, len(rows))
+        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        found = np.concatenate(
+            [np.asarray(output(dataset.images[np.resize(part, size)]).features)[: len(part)] for part in parts]
+        )
+    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+
+
+def nearest(
+    dataset: Dataset, suspected: Int[np.ndarray, " n"], network: Path, count: int = 3
+) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, "n k"]]:
+    """The trusted images looked through, and which of them are nearest to each suspected one by the cosine of
+    `features`."""
+    trusted = np.concatenate([dataset.splits.trusted, dataset.splits.held_out])[:MOST]
+    if not len(trusted) or not len(suspected):
+        return trusted, np.zeros((len(suspected), 0), int)
+    both = features(dataset, np.concatenate([suspected, trusted]), network)
+    alike = both[: len(suspected)] @ both[len(suspected) :].T
+    return trusted, np.argsort(-alike, axis=1, kind="stable")[:, :count]
