@@ -8,6 +8,9 @@ DATA = {
     "source": "digits",
     "dir": "",  # '' looks below KDMLC_DATA
     "manifest": "",  # folder: CSV or Parquet that lists images and labels
+    "path_column": "",  # manifest: the name of this column where it is not a usual one
+    "label_column": "",
+    "split_column": "",  # none = no column says
     "image_size": 0,  # folder, tfds: side in pixels; 0 = see sources.folder and images.decode
     "channels": 0,  # folder, tfds: 1, 3, or 0 = 1 if all images are grey
     "max_megapixels": 64.0,

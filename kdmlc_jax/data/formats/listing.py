@@ -1,6 +1,5 @@
 """Image files with what is said of each, and how such a list becomes a source."""
 
-import enum
 import posixpath
 import re
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdmlc_jax.data.formats.files import read_lines
+from kdmlc_jax.data.formats.roles import Role
 from kdmlc_jax.data.images.files import LISTED, Header, ImageFiles, survey
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError, choose, in_range, suggest
@@ -21,26 +21,6 @@ UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 SMALL = 64
 MAX_SIDE = 4096
 SUGGESTED_FROM = 10_000
-
-
-class Role(enum.IntEnum):
-    """What an image is for."""
-
-    NOISY = 0
-    TRUSTED = 1
-    VALIDATION = 2
-    TEST = 3
-
-
-ROLES = {
-    "train": Role.NOISY,
-    "noisy": Role.NOISY,
-    "trusted": Role.TRUSTED,
-    "val": Role.VALIDATION,
-    "valid": Role.VALIDATION,
-    "validation": Role.VALIDATION,
-    "test": Role.TEST,
-}
 
 
 class Listing(NamedTuple):

@@ -1,11 +1,12 @@
 """Manifests: a CSV or Parquet file with a row per image.
 
-Columns, in any order and case: path (or image, file, filename), label; optional true_label, trusted, split. Others are
-ignored. Rows are counted from 1, the first below the header. Labels that are all numbers must be whole, and are the
-classes 0 to the largest. Names are the classes themselves; a file classes.txt in the data directory, one class a line,
-says which there are and in what order, and may also name the classes of whole numbers. With it, one of label and
-true_label may hold numbers and the other names. Without it, that is refused, and a name that stands in at most 2 places
-and looks like one in 10 or more is taken for a typing error.
+Columns, in any order and case: path (or image, file, filename), label; optional true_label, trusted, split. The config
+may name others for path, label and split. What is left is not read, with a note; where it tells splits apart, it is
+refused until `data.split_column` says what it is. Rows are counted from 1, the first below the header. Labels that are
+all numbers must be whole, and are the classes 0 to the largest. Names are the classes themselves; a file classes.txt in
+the data directory, one class a line, says which there are and in what order, and may also name the classes of whole
+numbers. With it, one of label and true_label may hold numbers and the other names. Without it, that is refused, and a
+name that stands in at most 2 places and looks like one in 10 or more is taken for a typing error.
 """
 
 import functools
@@ -18,10 +19,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from kdmlc_jax.data.formats import roles
 from kdmlc_jax.data.formats.files import read_lines
-from kdmlc_jax.data.formats.listing import ROLES, Listing, Role, check_name
-from kdmlc_jax.data.formats.tables import read_columns
+from kdmlc_jax.data.formats.listing import Listing, check_name
+from kdmlc_jax.data.formats.roles import ROLES, Role
+from kdmlc_jax.data.formats.tables import Table, read_table
 from kdmlc_jax.errors import UserError, suggest
 
 COLUMNS = {
@@ -38,25 +42,28 @@ RARE, FREQUENT = 2, 10
 MAX_SUSPECTS = 20
 
 
-def read(root: Path, name: str) -> Listing:
-    """Reads the manifest `name`, a path relative to `root` or absolute; opens no image.
+def read(root: Path, data: ConfigDict) -> Listing:
+    """Reads `data.manifest`, a path relative to `root` or absolute; opens no image.
 
     Raises:
       UserError: naming file and row of what is missing, malformed, contradictory, double, or outside `root`.
     """
-    path = root / Path(name).expanduser()
-    table = read_columns(path, COLUMNS, required=("path", "label"))
+    path = root / Path(data.manifest).expanduser()
+    whole = read_table(
+        path, _columns(data), ["path", "label", *(["split"] if data.split_column not in ("", "none") else [])]
+    )
+    table, notes = whole.columns, _unread(path, whole, data)
     turned = next((text for text in table["path"] if "\\" in text), None)
     if turned and not any("/" in text for text in table["path"]) and not (root / turned).exists():  # of Windows
         table["path"] = [text.replace("\\", "/") for text in table["path"]]
     for column in ("label", "true_label", "trusted"):  # whole numbers, as pandas writes a column with gaps
         table[column] = [re.sub(r"^(\d+)\.0$", r"\1", text) for text in table[column]]
     ids = _ids(path, root, table["path"])
-    role = np.array(_roles(path, table), np.int8)
+    role = np.array(_roles(path, table, whole.found.get("split", "split")), np.int8)
     names, labels, truth = _labels(path, root, table)
     order = np.argsort(ids, kind="stable")
     learnt = (Role.NOISY, Role.TRUSTED, Role.VALIDATION)
-    return Listing(path, root, names, learnt, ids, labels, truth, role, np.arange(1, len(ids) + 1)).take(order)
+    return Listing(path, root, names, learnt, ids, labels, truth, role, np.arange(1, len(ids) + 1), notes).take(order)
 
 
 def inside(path: Path, root: Path, real_folder: Callable[[Path], str] = os.path.realpath) -> bool:
@@ -86,18 +93,38 @@ def _ids(path: Path, root: Path, texts: list[str]) -> np.ndarray:
     return np.array(list(first))
 
 
-def _roles(path: Path, table: dict[str, list[str]]) -> list[Role]:
-    roles = []
+def _roles(path: Path, table: dict[str, list[str]], column: str) -> list[Role]:
+    found, flags = [], roles.of(re.sub(r"(?i)^(is|in)(?![a-z])", "", column))
     for row, (split, text) in enumerate(zip(table["split"], table["trusted"], strict=True)):
-        if split and split.lower() not in ROLES:
-            _fail(path, row, f'split "{split}" is not one of {", ".join(ROLES)}{suggest(split, ROLES)}')
+        said = roles.of(split)
+        if said is None and flags not in (None, Role.NOISY) and split.lower() in YES_NO:  # is_test: yes, no
+            said = flags if YES_NO[split.lower()] else Role.NOISY
+        if split and said is None:
+            _fail(path, row, f'{column} "{split}" is not one of {", ".join(ROLES)}{suggest(split, ROLES)}')
         if text and text.lower() not in YES_NO:
             _fail(path, row, f'trusted "{text}" is not one of {", ".join(YES_NO)}')
-        role, trusted = ROLES.get(split.lower(), Role.NOISY), YES_NO.get(text.lower())
+        role, trusted = Role.NOISY if said is None else said, YES_NO.get(text.lower())
         if (trusted and role in (Role.VALIDATION, Role.TEST)) or (trusted is False and role is Role.TRUSTED):
-            _fail(path, row, f'trusted "{text}" contradicts split "{split}"')
-        roles.append(Role.TRUSTED if trusted else role)
-    return roles
+            _fail(path, row, f'trusted "{text}" contradicts {column} "{split}"')
+        found.append(Role.TRUSTED if trusted else role)
+    return found
+
+
+def _columns(data: ConfigDict) -> dict[str, tuple[str, ...]]:
+    """COLUMNS, or what the config names instead."""
+    told = {name: data[f"{name}_column"].strip().lower() for name in ("path", "label", "split")}
+    return COLUMNS | {name: () if column == "none" else (column,) for name, column in told.items() if column}
+
+
+def _unread(path: Path, table: Table, data: ConfigDict) -> tuple[str, ...]:
+    """A note of the columns that nothing reads; refuses one that tells splits apart while nothing says how to."""
+    if not data.split_column and "split" not in table.found:
+        for name, texts in table.others.items():
+            if texts is not None and roles.is_column(name, texts):
+                some = ", ".join(f'"{text}"' for text in sorted(set(texts))[:4])
+                ways = f"data.split_column={name} reads it ({', '.join(ROLES)}), data.split_column=none does not"
+                raise UserError(f'{path}: column "{name}" ({some}) looks like a split; {ways}')
+    return (f"columns not read: {', '.join(table.others)}",) if table.others else ()
 
 
 def _labels(path: Path, root: Path, table: dict[str, list[str]]) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ def load(data: ConfigDict) -> Source:
       UserError: for an unknown name, no directory, and files that are missing, damaged or disagree.
     """
     module = registry.get(sys.modules[__name__], "data.source", data.source)
-    for field in ("manifest", "trusted_file"):
+    for field in ("manifest", "trusted_file", "path_column", "label_column", "split_column"):
         if data[field] and data.source != "folder":
             raise UserError(f'data.{field}: only data.source="folder" reads it, not "{data.source}"')
     source: Source = module.load(data)

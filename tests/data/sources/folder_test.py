@@ -86,12 +86,142 @@ def test_a_class_may_have_the_name_of_a_role(tmp_path):
 
 @pytest.mark.parametrize("role", ["test", "train", "Val"])
 def test_a_role_beside_the_classes(tmp_path, role):
-    """Protects from test images learnt from as a class "test", beside the classes it holds; names differ by case."""
-    put(tmp_path, ["cat/0.png", "dog/0.png", f"{role}/Cat/0.png", f"{role}/odd/0.png"])
+    """Protects from test images learnt from as a class "test", beside the classes it holds."""
+    put(tmp_path, ["cat/0.png", "dog/0.png", f"{role}/kitten/0.png", f"{role}/odd/0.png"])
     assert load(tmp_path).class_names == tuple(sorted(["cat", "dog", role]))
-    put(tmp_path, [f"{role}/dog/0.png"])
+    put(tmp_path, [f"{role}/Dog/0.png"])
     advice = f"move the classes into {tmp_path}/train/, or rename {role}/ if it is a class"
-    assert error_of(tmp_path) == f'{tmp_path}/{role}: holds a folder "dog", and so does {tmp_path}; {advice}'
+    assert error_of(tmp_path).startswith(
+        f'{tmp_path}/{role}: holds a folder "dog", and so does {tmp_path}; {advice}, or list'
+    )
+
+
+def both(folder, *parts):
+    """Two classes, cat and dog, in each of the folders."""
+    put(folder, [f"{part}/{name}/{i}.png" for part in parts for name in ("cat", "dog") for i in range(2)])
+
+
+@pytest.mark.parametrize(
+    ("parts", "validation", "test"),
+    [
+        (("Training", "Testing"), 0, 4),
+        (("train", "dev"), 4, 0),
+        (("Train_images", "Test_images"), 0, 4),
+        (("trainset", "imgs_val", "test-2017"), 4, 4),
+        (("train2017", "val2017"), 4, 0),
+        (("seg_train", "seg_test"), 0, 4),
+        (("TRAIN/train", "TEST/test"), 0, 4),
+        (("TrainData", "ValidData"), 4, 0),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, tuple) else "",
+)
+def test_splits_in_other_spellings(tmp_path, parts, validation, test):
+    """Protects from training on test images because a folder is not spelled `test`; what was read is said."""
+    both(tmp_path, *parts)
+    source = load(tmp_path)
+    assert source.class_names == ("cat", "dog")
+    assert len(source.train.labels) == 4 + validation and (len(source.test.labels) if source.test else 0) == test
+    assert (0 if source.validation is None else len(source.validation)) == validation
+    assert any(note.startswith("folders are read as splits: ") for note in source.notes)
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        (("train", "clean"), "/clean: is beside train/"),
+        (("train", "unlabeled"), "/unlabeled: is beside train/"),
+        (("train", "PublicTest", "PrivateTest"), "/PrivateTest: is beside PublicTest/"),
+        (("train", "test", "docs"), "/docs: is beside test/ and train/"),
+        (("train_cats", "test_cats", "eval_dogs"), "/eval_dogs: is beside "),
+        (("fold1", "fold2"), "/fold1: is beside fold2/"),
+        (("first", "second"), ": first/ and second/ hold the same folders (cat, dog)"),
+        (("lehrdaten", "pruefdaten", "x"), ": lehrdaten/ and pruefdaten/ hold the same folders (cat, dog)"),
+        ((".", "other"), '/other: holds a folder "cat", and so does '),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_looks_like_splits_is_no_class(tmp_path, parts, named):
+    """Protects from classes named like splits; classes.txt settles that they are the classes."""
+    both(tmp_path, *parts)
+    message = error_of(tmp_path)
+    assert message.startswith(f"{tmp_path}{named}") and f"list the classes in {tmp_path}/classes.txt" in message
+    tops = sorted(path.name for path in tmp_path.iterdir())
+    (tmp_path / "classes.txt").write_text("\n".join(tops[::-1]) + "\n")
+    assert load(tmp_path).class_names == tuple(tops[::-1])
+
+
+def test_folders_that_are_classes(tmp_path):
+    """Protects classes whose names only remind of splits, or that hold a folder of the same name each."""
+    put(tmp_path, ["test_tube/0.png", "train_station/0.png", "bus/0.png", "dog/images/0.png", "cat/images/0.png"])
+    assert load(tmp_path).class_names == ("bus", "cat", "dog", "test_tube", "train_station")
+
+
+def test_splits_within_classes(tmp_path):
+    """Protects test images that lie in their class's own folder."""
+    both(tmp_path / "x", "")
+    put(tmp_path / "x", ["cat/Testing/0.png"])
+    there = f"{tmp_path}/x/test/cat/, the rest to {tmp_path}/x/train/cat/"
+    assert (
+        error_of(tmp_path / "x") == f"{tmp_path}/x/cat/Testing: a folder of test images in a class; move it to {there}"
+    )
+
+
+def test_classes_txt_beside_folders(tmp_path):
+    """Protects the order and number of classes that the file gives, from a folder that it does not name, too."""
+    put(tmp_path, ["train/cat/0.png", "train/dog/0.png", "test/dog/0.png"])
+    (tmp_path / "classes.txt").write_text("owl\ndog\ncat\n")
+    source = load(tmp_path)
+    assert source.class_names == ("owl", "dog", "cat") and source.train.labels.tolist() == [2, 1]
+    assert not any("ignored" in note for note in source.notes)
+    put(tmp_path, ["train/dgo/0.png"])
+    assert f'train/dgo/0.png: "dgo" is not in {tmp_path}/classes.txt (did you mean "dog"?)' in error_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        ("subset", "ab"),
+        ("is_test", "01"),
+        ("Usage", ["Training", "PublicTest"]),
+        ("phase", ["train", "val"]),
+        ("set", "12"),
+        ("fold", "12"),
+        ("train_test_split", "01"),
+        ("anything", ["Test_images", "Test_images"]),
+    ],
+)
+def test_columns_that_look_like_splits(tmp_path, column, cells):
+    """Protects the test rows of a manifest whose split has another name: nothing is read until the config says how."""
+    text = f"path,label,{column}\na.png,cat,{cells[0]}\nb.png,dog,{cells[1]}\nc.png,cat,{cells[0]}\n"
+    fields = manifest(tmp_path, text)
+    message = error_of(tmp_path, **fields)
+    assert f'column "{column.lower()}" ("' in message and f"data.split_column={column.lower()} reads it" in message
+    source = load(tmp_path, **fields, split_column="none")
+    assert len(source.train.labels) == 3 and f"columns not read: {column.lower()}" in source.notes
+
+
+def test_columns_by_the_names_of_the_config(tmp_path):
+    """Protects tables with names of their own: the config gives them, a wrong one is refused with what there is."""
+    text = "photo,animal,Phase,x\na.png,cat,Training,1\nb.png,dog,train,2\nc.png,cat,TESTING,3\n"
+    columns = {"path_column": "Photo", "label_column": "animal", "split_column": "phase"}
+    source = load(tmp_path, **manifest(tmp_path, text), **columns)
+    assert source.train.ids.tolist() == ["a.png", "b.png"] and source.test.ids.tolist() == ["c.png"]
+    assert "columns not read: x" in source.notes
+    wrong = columns | {"split_column": "phse"}
+    assert 'no column "phse", found photo, animal, phase, x' in error_of(tmp_path, manifest="labels.csv", **wrong)
+    assert 'no column "phase"' not in error_of(tmp_path, manifest="labels.csv", **columns | {"label_column": "x2"})
+    text = "path,label,is_test\na.png,cat,no\nb.png,dog,0\nc.png,cat,True\n"
+    assert load(tmp_path, **manifest(tmp_path, text), split_column="is_test").test.ids.tolist() == ["c.png"]
+    fields = manifest(tmp_path, text.replace("is_test", "is_train"))
+    assert 'row 1: is_train "no" is not one of train' in error_of(tmp_path, **fields, split_column="is_train")
+
+
+def test_rows_of_a_named_split_column(tmp_path):
+    """Protects usual spellings in the column split, beside which other columns are only listed."""
+    text = "path,label,split,fold\na.png,cat,TRAIN,1\nb.png,dog,Training,2\nc.png,cat,dev,1\nd.png,dog,test2017,2\n"
+    source = load(tmp_path, **manifest(tmp_path, text))
+    assert source.validation.tolist() == [2] and source.test.ids.tolist() == ["d.png"]
+    assert "columns not read: fold" in source.notes
 
 
 def test_class_missing_from_training(tmp_path):
