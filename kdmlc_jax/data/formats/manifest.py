@@ -21,8 +21,7 @@ from typing import NoReturn
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdmlc_jax.data.formats import roles
-from kdmlc_jax.data.formats.files import read_lines
+from kdmlc_jax.data.formats import classes, roles
 from kdmlc_jax.data.formats.listing import Listing, check_name
 from kdmlc_jax.data.formats.roles import ROLES, Role
 from kdmlc_jax.data.formats.tables import Table, read_table
@@ -36,7 +35,6 @@ COLUMNS = {
     "split": ("split",),
 }
 YES_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-MAX_CLASSES = 100_000  # a class name each is made up to the largest number
 RARE, FREQUENT = 2, 10
 # Where more names than this are rare, rareness says nothing (and difflib would take hours).
 MAX_SUSPECTS = 20
@@ -57,13 +55,15 @@ def read(root: Path, data: ConfigDict) -> Listing:
     if turned and not any("/" in text for text in table["path"]) and not (root / turned).exists():  # of Windows
         table["path"] = [text.replace("\\", "/") for text in table["path"]]
     for column in ("label", "true_label", "trusted"):  # whole numbers, as pandas writes a column with gaps
-        table[column] = [re.sub(r"^(\d+)\.0$", r"\1", text) for text in table[column]]
+        table[column] = [classes.whole(text) for text in table[column]]
     ids = _ids(path, root, table["path"])
     role = np.array(_roles(path, table, whole.found.get("split", "split")), np.int8)
-    names, labels, truth = _labels(path, root, table)
+    names, labels, truth, told = _labels(path, root, table)
     order = np.argsort(ids, kind="stable")
     learnt = (Role.NOISY, Role.TRUSTED, Role.VALIDATION)
-    return Listing(path, root, names, learnt, ids, labels, truth, role, np.arange(1, len(ids) + 1), notes).take(order)
+    return Listing(
+        path, root, names, learnt, ids, labels, truth, role, np.arange(1, len(ids) + 1), (*notes, *told)
+    ).take(order)
 
 
 def inside(path: Path, root: Path, real_folder: Callable[[Path], str] = os.path.realpath) -> bool:
@@ -127,21 +127,42 @@ def _unread(path: Path, table: Table, data: ConfigDict) -> tuple[str, ...]:
     return (f"columns not read: {', '.join(table.others)}",) if table.others else ()
 
 
-def _labels(path: Path, root: Path, table: dict[str, list[str]]) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """Class names and the labels of the columns label and true_label, i32[N] each, -1 where empty."""
-    columns = {name: ["" if _empty(text) else text for text in table[name]] for name in ("label", "true_label")}
-    listed = class_file(root / "classes.txt") if (root / "classes.txt").exists() else ()
+def _labels(
+    path: Path, root: Path, table: dict[str, list[str]]
+) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, list[str]]:
+    """Class names, the labels of the columns label and true_label, i32[N] each, -1 where empty, and notes."""
+    file = root / "classes.txt"
+    listed = classes.class_file(file) if file.exists() else ()
+    columns = _without_nan({name: table[name] for name in ("label", "true_label")}, listed)
     named = [name for name, column in columns.items() if any(map(_is_number, listed)) or _first_name(column) >= 0]
-    if not listed:
-        _check_alike(path, columns)
-    codes = {name: _whole(path, name, columns[name], len(listed)) for name in columns if name not in named}
+    if listed:
+        codes = {name: _whole(path, name, columns[name], len(listed)) for name in columns if name not in named}
+        codes |= {name: _named(path, name, columns[name], listed) for name in named}
+        return listed, codes["label"], codes["true_label"], []
+    _check_alike(path, columns)
     if named:
-        names = listed or _names(path, columns)
-        codes |= {name: _named(path, name, columns[name], names) for name in named}
+        _check_names(path, columns)
     else:
-        largest = max(int(code.max()) for code in codes.values())
-        names = listed or tuple(str(label) for label in range(largest + 1))
-    return names, codes["label"], codes["true_label"]
+        for name, column in columns.items():
+            _whole(path, name, column)
+    names = classes.ordered(text for column in columns.values() for text in column if text)
+    classes.check_number(path, len(names), len(table["label"]))
+    # An image counts once, by the label that it has.
+    counts = Counter(text or true for text, true in zip(columns["label"], columns["true_label"], strict=True))
+    notes = classes.spelling(path, {name: counts[name] for name in names}, file)
+    codes = {name: _named(path, name, columns[name], names) for name in columns}
+    return names, codes["label"], codes["true_label"], notes
+
+
+def _without_nan(columns: dict[str, list[str]], listed: tuple[str, ...]) -> dict[str, list[str]]:
+    """The columns with '' for nan, but where nan is a class: listed, or a label beside other names."""
+    first = [text for text in columns["label"] if text and text.lower() != "nan"]
+    is_class = _first_name(first) >= 0 and not listed
+    kept = {*listed, *(columns["label"] if is_class else ())}
+    return {
+        name: ["" if text.lower() == "nan" and text not in kept else text for text in column]
+        for name, column in columns.items()
+    }
 
 
 def _check_alike(path: Path, columns: dict[str, list[str]]) -> None:
@@ -152,21 +173,6 @@ def _check_alike(path: Path, columns: dict[str, list[str]]) -> None:
             message = f'is a name, but every {other} is a number (first "{numbers[0]}")'
             allowed = "expected names in both columns or whole numbers in both; or write classes.txt"
             _fail(path, row, f'{column} "{columns[column][row]}" {message}, {allowed}')
-
-
-def class_file(path: Path) -> tuple[str, ...]:
-    """The class names of a file, one a line; raises UserError for one twice, or fewer than two."""
-    names = [line for line in read_lines(path) if line]
-    double = [name for name, count in Counter(names).items() if count > 1]
-    if double:
-        raise UserError(f'{path}: class "{double[0]}" is listed twice, expected each class once')
-    if len(names) < 2:
-        raise UserError(f"{path}: {len(names)} classes, expected 2 or more, one a line")
-    return tuple(names)
-
-
-def _empty(text: str) -> bool:
-    return text.lower() in ("", "nan")
 
 
 def _is_number(text: str) -> bool:
@@ -182,16 +188,16 @@ def _first_name(texts: list[str]) -> int:
     return next((row for row, text in enumerate(texts) if text and not _is_number(text)), -1)
 
 
-def _whole(path: Path, column: str, texts: list[str], listed: int) -> np.ndarray:
+def _whole(path: Path, column: str, texts: list[str], listed: int = 0) -> np.ndarray:
+    """i32[N], whole numbers as the classes of a list, -1 where empty."""
     codes = np.full(len(texts), -1, np.int32)
-    last = (listed or MAX_CLASSES) - 1
     for row, text in enumerate(texts):
-        if text and not (text.isascii() and text.isdigit()):
-            _fail(path, row, f'{column} "{text}" is not a whole number of 0 or more')
-        if text and (len(text) > 9 or int(text) > last):
-            why = " (classes.txt)" if listed else ""
-            _fail(path, row, f"{column} {text} is out of range, expected 0 to {last}{why}")
-        codes[row] = int(text or -1)
+        if text and not classes.is_whole(text):
+            _fail(path, row, f'{column} "{text[:40]}" is not a whole number of 0 or more')
+        if text and listed:
+            if len(text) > 9 or int(text) >= listed:
+                _fail(path, row, f"{column} {text[:40]} is out of range, expected 0 to {listed - 1} (classes.txt)")
+            codes[row] = int(text)
     return codes
 
 
@@ -204,8 +210,8 @@ def _named(path: Path, column: str, texts: list[str], names: tuple[str, ...]) ->
     return np.array([index[text] for text in texts], np.int32)
 
 
-def _names(path: Path, columns: dict[str, list[str]]) -> tuple[str, ...]:
-    """The classes that labels name themselves; refuses a lone word among numbers, and likely typing errors."""
+def _check_names(path: Path, columns: dict[str, list[str]]) -> None:
+    """Refuses a lone word among numbers, and likely typing errors."""
     counts = Counter(text for column in columns.values() for text in column if text)
     mostly_numbers = 2 * sum(counts[text] for text in counts if _is_number(text)) > counts.total()
     frequent = [name for name, count in counts.items() if count >= FREQUENT]
@@ -218,4 +224,3 @@ def _names(path: Path, columns: dict[str, list[str]]) -> tuple[str, ...]:
             if near := rare.get(text):
                 seen = "once" if counts[text] == 1 else "twice"
                 _fail(path, row, f'{column} "{text}" is there only {seen}{near}; if it is a class, write classes.txt')
-    return tuple(sorted(counts))

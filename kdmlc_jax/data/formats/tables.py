@@ -135,4 +135,4 @@ def _lower(names: Iterable[str]) -> list[str]:
 def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode()
-    return "" if value is None else str(value)
+    return "" if value is None or value != value else str(value)

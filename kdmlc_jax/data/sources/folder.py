@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdmlc_jax.data.formats import manifest, roles
+from kdmlc_jax.data.formats import classes, manifest, roles
 from kdmlc_jax.data.formats.files import locate
 from kdmlc_jax.data.formats.listing import Listing, check_name, check_options, to_source
 from kdmlc_jax.data.formats.roles import ROLES, Role
@@ -48,14 +48,14 @@ def by_folder(root: Path) -> Listing:
       UserError: for a folder that cannot be read, a training class without images, folders that look like splits and
       are not clearly some, links to folders or out of `root`.
     """
-    listed = manifest.class_file(root / "classes.txt") if (root / "classes.txt").exists() else ()
+    listed = classes.class_file(root / "classes.txt") if (root / "classes.txt").exists() else ()
     parts = _role_folders(root, listed)
     ignored: Counter[str] = Counter()
     found: list[tuple[str, str, Role]] = []
     for role, folder in parts:
-        classes, loose = _entries(folder, root)
+        inner, loose = _entries(folder, root)
         ignored.update(path.suffix.lower() or path.name for path in loose if path != root / "classes.txt")
-        for path in classes:
+        for path in inner:
             names = list(_images(path, root, ignored, nested=bool(listed)))
             if not names and role is Role.NOISY:
                 raise UserError(f'{path}: no image files, expected some of class "{path.name}", or no such folder')
@@ -169,8 +169,10 @@ def _listing(
     ignored: Counter[str],
     notes: tuple[str, ...],
 ) -> Listing:
-    names = listed or tuple(sorted({name for _, name, _ in found}))
-    index = {name: label for label, name in enumerate(names)}
+    names = listed or classes.ordered(name for _, name, _ in found)
+    index = classes.reading({name for _, name, _ in found}, names)
+    if not listed:
+        notes += tuple(classes.spelling(root, Counter(name for _, name, _ in found), root / "classes.txt"))
     for path, name, _ in found:
         if name not in index:
             raise UserError(f'{root / path}: "{name}" is not in {root}/classes.txt{suggest(name, index)}')

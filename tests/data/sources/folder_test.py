@@ -411,9 +411,10 @@ def test_tables_of_other_tools(tmp_path):
 
 
 def test_whole_numbers_are_classes(tmp_path):
-    """Protects 0 to the largest as classes, also those without an image, and classes.txt as their names."""
+    """Protects the numbers that are there as classes, and no others; classes.txt names 0 and up."""
     text = "path,label\na.png,3\nb.png,0\nc.png,1\n"
-    assert load(tmp_path, **manifest(tmp_path, text)).class_names == ("0", "1", "2", "3")
+    source = load(tmp_path, **manifest(tmp_path, text))
+    assert source.class_names == ("0", "1", "3") and source.train.labels.tolist() == [2, 0, 1]
     (tmp_path / "classes.txt").write_text("zero\none\ntwo\nthree\n\n")
     source = load(tmp_path, manifest="labels.csv")
     assert source.class_names == ("zero", "one", "two", "three") and source.train.labels.tolist() == [3, 0, 1]
@@ -431,8 +432,7 @@ def test_whole_numbers_are_classes(tmp_path):
         ("1_0", 'row 2: label "1_0" is not a whole number of 0 or more'),
         ("NaN", "row 2: the label is empty, expected a class"),
         ("", "row 2: the label is empty, expected a class"),
-        ("100000", "row 2: label 100000 is out of range, expected 0 to 99999"),
-        ("9" * 5000, "is out of range, expected 0 to 99999"),
+        ("9" * 5000, "… has 5000 characters, expected 255 at most".replace("… ", '…" ')),
         ("o", 'row 2: label "o" is not a whole number, as most labels are'),
     ],
 )
@@ -455,6 +455,114 @@ def test_numbers_in_one_column_and_names_in_the_other(tmp_path, column):
     source = load(tmp_path, **fields)
     labels = {"label": source.train.labels.tolist(), "true_label": source.train.truth.tolist()}
     assert source.class_names == ("dog", "cat") and labels == {column: [0, 1, 1], other: [1, 0, 1]}
+
+
+@pytest.mark.parametrize(
+    "names", [("1", "2", "3"), ("001", "002"), ("2019", "2020"), ("1", "2", "10"), ("0", "1", "99999"), ("7", "008")]
+)
+def test_numbers_are_one_rule(tmp_path, names):
+    """Protects labels that are numbers, as folders and in tables alike: as written, in numeric order, none made up."""
+    put(tmp_path, [f"{name}/{i}.png" for name in names for i in range(3)])
+    lines = [f"{name}/{i}.png,{name}" for name in names[::-1] for i in range(3)]
+    (tmp_path / "m.csv").write_text("path,label\n" + "\n".join(lines) + "\n")
+    for fields in ({}, {"manifest": "m.csv"}):
+        source = load(tmp_path, **fields)
+        assert source.class_names == names
+        assert [names[label] for label in source.train.labels] == [name.split("/")[0] for name in source.train.ids]
+
+
+def test_folders_numbered_beside_classes_txt(tmp_path):
+    """Protects the names that classes.txt gives to the folders 0 and 1, as it does to numbers in a table."""
+    put(tmp_path, ["0/a.png", "01/b.png"])
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert '"01" is not in' in error_of(tmp_path)
+    (tmp_path / "01").rename(tmp_path / "1")
+    source = load(tmp_path)
+    assert source.class_names == ("cat", "dog") and source.train.labels.tolist() == [0, 1]
+
+
+def test_a_class_named_nan(tmp_path):
+    """Protects names that only look like nothing: text beside names, no label beside numbers."""
+    source = load(tmp_path, **manifest(tmp_path, rows(nan=12, rice=12)))
+    assert source.class_names == ("nan", "rice") and source.train.labels.tolist() == [0] * 12 + [1] * 12
+    assert any('"nan" (12 images) is taken for a class' in note for note in source.notes)
+    text = "path,label,true_label\na.png,rice,nan\nb.png,bread,bread\nc.png,rice,\n"
+    source = load(tmp_path, **manifest(tmp_path, text))
+    assert source.class_names == ("bread", "rice") and source.train.truth.tolist() == [-1, 0, -1]
+    (tmp_path / "classes.txt").write_text("nan\nrice\nbread\n")
+    assert load(tmp_path, **manifest(tmp_path, text)).train.truth.tolist() == [0, 2, -1]
+    parquet.write_table(pa.table({"path": ["a.png", "b.png"], "label": [1.0, float("nan")]}), tmp_path / "x.parquet")
+    (tmp_path / "classes.txt").unlink()
+    assert "row 2: the label is empty" in error_of(tmp_path, manifest="x.parquet")
+
+
+COMPOSED, SPLIT = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (("dog", "dog\u200b"), "'dog' (12 images) and 'dog\\u200b' (12) look the same"),
+        ((COMPOSED, SPLIT), "'caf\\xe9' (12) look the same"),
+        (("hot dog", "hot\u00a0dog"), "look the same; write one of them everywhere"),
+        (("dog", "do\x1bg"), "the label 'do\\x1bg' holds a control character"),
+    ],
+)
+def test_labels_that_nobody_can_tell_apart(tmp_path, labels, message):
+    """Protects from two classes that are one to the eye, frequent as they may be; classes.txt settles it."""
+    text = "path,label\n" + "".join(f"{k}{i}.png,{name}\n" for k, name in enumerate(labels) for i in range(12))
+    fields = manifest(tmp_path, text)
+    assert message in error_of(tmp_path, **fields)
+    if "\x1b" not in text:
+        (tmp_path / "classes.txt").write_text("\n".join(labels))
+        assert load(tmp_path, **fields).class_names == labels
+        put(tmp_path / "f", [f"{name}/{i}.png" for name in labels for i in range(2)])
+        assert "look the same" in error_of(tmp_path / "f")
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (("cat", "Cat"), ["nearly the same name", '"Cat" (12 images) and "cat" (12)', "printf '%s\\n' Cat cat > "]),
+        (("hot_dog", "Hot Dog", "rice"), ['"Hot Dog" (12 images) and "hot_dog" (12)', "'Hot Dog' hot_dog rice"]),
+        (("cat", "cats"), ["nearly the same name"]),
+        (("1", "01"), ['"01" (12 images) and "1" (12)']),
+        (("cat", "dog", "cat;dog"), ["labels that name several classes", '"cat;dog" (12 images)']),
+        (("cat|dog", "dog|owl"), ['"cat|dog" (12 images), "dog|owl" (12 images)']),
+        (("cat", "dog", "dog/cat"), ['"dog/cat" (12 images)']),
+        (("cat", "None"), ['"None" (12 images) is taken for a class']),
+    ],
+)  # fmt: skip
+def test_labels_that_may_be_mistakes(tmp_path, labels, words):
+    """Protects from classes that are spellings, lists or nothing: said before training, with what to do."""
+    text = "path,label\n" + "".join(f"{k}{i}.png,{name}\n" for k, name in enumerate(labels) for i in range(12))
+    warnings = [note for note in load(tmp_path, **manifest(tmp_path, text)).notes if note.startswith("warning")]
+    assert len(warnings) == 1 and all(word in warnings[0] for word in words), warnings
+
+
+def test_labels_that_are_no_mistakes(tmp_path):
+    """Protects from warnings at sound names, and at what classes.txt has settled."""
+    names = ("tench, Tinca tinca", "dog", "hot dog", "A", "black_cat", "goose")
+    text = "path,label\n" + "".join(f'{k}{i}.png,"{name}"\n' for k, name in enumerate(names) for i in range(10))
+    assert not any(note.startswith("warning") for note in load(tmp_path, **manifest(tmp_path, text)).notes)
+    (tmp_path / "classes.txt").write_text("cat\nCat\n")
+    fields = manifest(tmp_path, rows(cat=5, Cat=5))
+    assert not any(note.startswith("warning") for note in load(tmp_path, **fields).notes)
+
+
+def test_classes_of_very_few_images(tmp_path):
+    """Protects from a stray number as a class, and from one without an image, wherever labels come from."""
+    source = load(tmp_path, **manifest(tmp_path, rows(**{"1": 12, "2": 12, "99999": 1})))
+    assert 'warning: 1 of 3 classes have fewer than 5 training images: "99999" 1; add' in source.notes[-1]
+    (tmp_path / "classes.txt").write_text("cat\ndog\nowl\n")
+    source = load(tmp_path, **manifest(tmp_path, rows(cat=12, dog=12)))
+    assert '1 of 3 classes have fewer than 5 training images: "owl" 0' in source.notes[-1]
+
+
+def test_a_class_an_image(tmp_path):
+    """Protects from the wrong column taken for the label."""
+    text = "path,label\n" + "".join(f"{i}.png,{i}\n" for i in range(50))
+    assert "labels.csv: 50 different labels for 50 images" in error_of(tmp_path, **manifest(tmp_path, text))
 
 
 def test_number_beyond_the_classes(tmp_path):
