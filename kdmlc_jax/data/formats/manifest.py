@@ -21,7 +21,7 @@ from typing import NoReturn
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdmlc_jax.data.formats import classes, roles
+from kdmlc_jax.data.formats import classes, embedded, roles
 from kdmlc_jax.data.formats.listing import Listing, check_name
 from kdmlc_jax.data.formats.roles import ROLES, Role
 from kdmlc_jax.data.formats.tables import Table, read_table
@@ -47,10 +47,13 @@ def read(root: Path, data: ConfigDict) -> Listing:
       UserError: naming file and row of what is missing, malformed, contradictory, double, or outside `root`.
     """
     path = root / Path(data.manifest).expanduser()
-    whole = read_table(
-        path, _columns(data), ["path", "label", *(["split"] if data.split_column not in ("", "none") else [])]
-    )
-    table, notes = whole.columns, _unread(path, whole, data)
+    required = ["path", "label", *(["split"] if data.split_column not in ("", "none") else [])]
+    whole = read_table(path, _columns(data), required, may_be_bytes=("path",))
+    table, notes, contents = whole.columns, _unread(path, whole, data), None
+    if whole.bytes_in:
+        contents, table["path"] = embedded.read(path, whole.found["path"])
+        if not any(image.content for image in contents):  # what only names its files
+            contents = None
     turned = next((text for text in table["path"] if "\\" in text), None)
     if turned and not any("/" in text for text in table["path"]) and not (root / turned).exists():  # of Windows
         table["path"] = [text.replace("\\", "/") for text in table["path"]]
@@ -58,12 +61,23 @@ def read(root: Path, data: ConfigDict) -> Listing:
         table[column] = [classes.whole(text) for text in table[column]]
     ids = _ids(path, root, table["path"])
     role = np.array(_roles(path, table, whole.found.get("split", "split")), np.int8)
-    names, labels, truth, told = _labels(path, root, table)
-    order = np.argsort(ids, kind="stable")
-    learnt = (Role.NOISY, Role.TRUSTED, Role.VALIDATION)
-    return Listing(
-        path, root, names, learnt, ids, labels, truth, role, np.arange(1, len(ids) + 1), (*notes, *told)
-    ).take(order)
+    listed, file = _listed(path, root, whole, table)
+    names, labels, truth, told = _labels(path, file, table, listed)
+    learnt, rows = (Role.NOISY, Role.TRUSTED, Role.VALIDATION), np.arange(1, len(ids) + 1)
+    found = Listing(path, root, names, learnt, ids, labels, truth, role, rows, contents, (*notes, *told))
+    return found.take(np.argsort(ids, kind="stable"))
+
+
+def _listed(path: Path, root: Path, whole: Table, table: dict[str, list[str]]) -> tuple[tuple[str, ...], Path]:
+    """The classes that a file says there are, () where none does, and that file: classes.txt, or else a Parquet file
+    itself, where -1 is no label."""
+    file = root / "classes.txt"
+    if file.exists():
+        return classes.class_file(file), file
+    names = embedded.class_names(path, whole.found["label"]) if path.suffix.lower() == ".parquet" else ()
+    if names:
+        table["label"] = ["" if text == "-1" else text for text in table["label"]]
+    return names, path if names else file
 
 
 def inside(path: Path, root: Path, real_folder: Callable[[Path], str] = os.path.realpath) -> bool:
@@ -128,16 +142,20 @@ def _unread(path: Path, table: Table, data: ConfigDict) -> tuple[str, ...]:
 
 
 def _labels(
-    path: Path, root: Path, table: dict[str, list[str]]
+    path: Path, file: Path, table: dict[str, list[str]], listed: tuple[str, ...]
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, list[str]]:
     """Class names, the labels of the columns label and true_label, i32[N] each, -1 where empty, and notes."""
-    file = root / "classes.txt"
-    listed = classes.class_file(file) if file.exists() else ()
     columns = _without_nan({name: table[name] for name in ("label", "true_label")}, listed)
-    named = [name for name, column in columns.items() if any(map(_is_number, listed)) or _first_name(column) >= 0]
+    named = [
+        name
+        for name, column in columns.items()
+        if (file.name == "classes.txt" and any(map(_is_number, listed))) or _first_name(column) >= 0
+    ]
     if listed:
-        codes = {name: _whole(path, name, columns[name], len(listed)) for name in columns if name not in named}
-        codes |= {name: _named(path, name, columns[name], listed) for name in named}
+        codes = {
+            name: _whole(path, name, columns[name], len(listed), file.name) for name in columns if name not in named
+        }
+        codes |= {name: _named(path, name, columns[name], listed, file.name) for name in named}
         return listed, codes["label"], codes["true_label"], []
     _check_alike(path, columns)
     if named:
@@ -188,7 +206,7 @@ def _first_name(texts: list[str]) -> int:
     return next((row for row, text in enumerate(texts) if text and not _is_number(text)), -1)
 
 
-def _whole(path: Path, column: str, texts: list[str], listed: int = 0) -> np.ndarray:
+def _whole(path: Path, column: str, texts: list[str], listed: int = 0, by: str = "") -> np.ndarray:
     """i32[N], whole numbers as the classes of a list, -1 where empty."""
     codes = np.full(len(texts), -1, np.int32)
     for row, text in enumerate(texts):
@@ -196,16 +214,16 @@ def _whole(path: Path, column: str, texts: list[str], listed: int = 0) -> np.nda
             _fail(path, row, f'{column} "{text[:40]}" is not a whole number of 0 or more')
         if text and listed:
             if len(text) > 9 or int(text) >= listed:
-                _fail(path, row, f"{column} {text[:40]} is out of range, expected 0 to {listed - 1} (classes.txt)")
+                _fail(path, row, f"{column} {text[:40]} is out of range, expected 0 to {listed - 1} ({by})")
             codes[row] = int(text)
     return codes
 
 
-def _named(path: Path, column: str, texts: list[str], names: tuple[str, ...]) -> np.ndarray:
+def _named(path: Path, column: str, texts: list[str], names: tuple[str, ...], by: str = "") -> np.ndarray:
     index = {"": -1} | {name: label for label, name in enumerate(names)}
     for row, text in enumerate(texts):
         if text not in index:
-            message = f"is not one of the {len(names)} classes of classes.txt"
+            message = f"is not one of the {len(names)} classes of {by}"
             _fail(path, row, f'{column} "{text}" {message}{suggest(text, names)}')
     return np.array([index[text] for text in texts], np.int32)
 

@@ -16,14 +16,17 @@ class Table(NamedTuple):
     columns: dict[str, list[str]]  # those that were asked for; an absent one is all ''
     found: dict[str, str]  # the names that those have in the table
     others: dict[str, list[str] | None]  # all else; None for what is no text or number
+    bytes_in: frozenset[str] = frozenset()  # those asked for that hold bytes, '' in each row
 
 
 def read_columns(path: Path, wanted: Mapping[str, Sequence[str]], required: Collection[str]) -> dict[str, list[str]]:
-    """The columns of `read_table` that were asked for."""
+    """The columns of `read_table` that were asked for, all of them texts or numbers."""
     return read_table(path, wanted, required).columns
 
 
-def read_table(path: Path, wanted: Mapping[str, Sequence[str]], required: Collection[str]) -> Table:
+def read_table(
+    path: Path, wanted: Mapping[str, Sequence[str]], required: Collection[str], may_be_bytes: Collection[str] = ()
+) -> Table:
     """A table with the wanted columns, and the others beside them.
 
     Args:
@@ -31,6 +34,7 @@ def read_table(path: Path, wanted: Mapping[str, Sequence[str]], required: Collec
         separated by what a first line `sep=` names, else by the first of comma, semicolon and tab in the header.
       wanted: {column: the names it may have in the table, in any case}; the first of these that is there is read.
       required: the columns that must be there; an absent other one is all ''.
+      may_be_bytes: the columns that may hold bytes, or structures of them.
 
     Returns:
       One row or more.
@@ -54,15 +58,17 @@ def read_table(path: Path, wanted: Mapping[str, Sequence[str]], required: Collec
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason})") from error
     count = max((len(texts) for texts in columns if texts is not None), default=0)
-    if not count:
+    if not count and None not in columns:
         raise UserError(f"{path}: no rows, expected one per image")
     chosen = {column: _position(path, column, names, header, required) for column, names in wanted.items()}
-    for column, at in chosen.items():
-        if at is not None and columns[at] is None:
-            raise UserError(f'{path}: column "{header[at]}" ({column}) holds no text or number')
-    read = {column: [""] * count if at is None else columns[at] or [] for column, at in chosen.items()}
-    others = {name: columns[at] for at, name in enumerate(header) if at not in chosen.values()}
-    return Table(read, {column: header[at] for column, at in chosen.items() if at is not None}, others)
+    at = {column: place for column, place in chosen.items() if place is not None}
+    in_bytes = frozenset(column for column, place in at.items() if columns[place] is None)
+    for column in in_bytes - {*may_be_bytes}:
+        raise UserError(f'{path}: column "{header[at[column]]}" ({column}) holds no text or number')
+    read = {column: columns[at[column]] if column in at else None for column in wanted}
+    others = {name: columns[place] for place, name in enumerate(header) if place not in at.values()}
+    texts = {column: [""] * count if cells is None else cells for column, cells in read.items()}
+    return Table(texts, {column: header[place] for column, place in at.items()}, others, in_bytes)
 
 
 def _position(
@@ -116,15 +122,15 @@ def _parquet(path: Path) -> tuple[list[str], list[list[str] | None]]:
 
 
 def _holds_bytes(file: Any, name: str, kind: Any) -> bool:
-    """Whether a column holds what is no text, such as images: of a binary one the first cell says so."""
+    """Whether a column holds what is no text, such as images: of a binary one the first cells say so."""
     if "binary" not in str(kind):
         return False
-    for batch in file.iter_batches(batch_size=1, columns=[name]):
+    for batch in file.iter_batches(batch_size=64, columns=[name]):
         try:
-            (batch.to_pydict()[name][0] or b"").decode()
+            b"".join(cell or b"" for cell in batch.to_pydict()[name]).decode()
         except UnicodeDecodeError:
             return True
-        return False
+        break
     return False
 
 

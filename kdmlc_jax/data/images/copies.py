@@ -30,7 +30,7 @@ class Duplicates(NamedTuple):
 
 
 def digests(images: Images) -> Shaped[np.ndarray, " N"]:
-    """V16[N], a hash of each image's content: of its pixels, or of its file where images are read from files."""
+    """V16[N], a hash of each image's pixels."""
     if not isinstance(images, np.ndarray):
         made: np.ndarray = images.digests()  # type: ignore[attr-defined]
         return made

@@ -1,5 +1,7 @@
 """Folders of images: class folders and manifests read as meant, and one clear line for each mistake in them."""
 
+import io
+import json
 import os
 from functools import partial
 
@@ -9,6 +11,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from pyarrow import parquet
+
+from kdmlc_jax.data.formats import embedded
 
 load, error_of = partial(loading.load, "folder"), partial(loading.error_of, "folder")
 
@@ -563,6 +567,97 @@ def test_a_class_an_image(tmp_path):
     """Protects from the wrong column taken for the label."""
     text = "path,label\n" + "".join(f"{i}.png,{i}\n" for i in range(50))
     assert "labels.csv: 50 different labels for 50 images" in error_of(tmp_path, **manifest(tmp_path, text))
+
+
+def png(level):
+    """The bytes of a grey image of one level."""
+    file = io.BytesIO()
+    Image.new("L", (4, 4), level).save(file, "PNG")
+    return file.getvalue()
+
+
+def hugging_face(names=None):
+    """The metadata that `datasets` writes beside a ClassLabel."""
+    label = {"names": names, "_type": "ClassLabel"}
+    return {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}, "Label": label}}})}
+
+
+@pytest.mark.parametrize("kind", ["struct", "bytes", "large"])
+def test_images_in_a_parquet_table(tmp_path, kind):
+    """Protects tables that hold the images themselves: each under its own label, named classes, ids that tell apart."""
+    images = [png(level) for level in range(12)]
+    column = [{"bytes": each, "path": f"p{row}.png"} for row, each in enumerate(images)] if kind == "struct" else images
+    column = pa.array(column, pa.large_binary()) if kind == "large" else column
+    splits = ["train"] * 9 + ["validation"] + ["test"] * 2
+    table = pa.table({"image": column, "Label": [row % 3 for row in range(12)], "split": splits})
+    parquet.write_table(table.replace_schema_metadata(hugging_face(["cat", "owl", "dog"])), tmp_path / "x.parquet")
+    source = load(tmp_path, manifest="x.parquet")
+    assert source.class_names == ("cat", "owl", "dog")
+    assert source.train.labels.tolist() == [level % 3 for level in levels(source.train)]
+    assert sorted(levels(source.train)) == list(range(10)) and sorted(levels(source.test)) == [10, 11]
+    assert source.train.ids[0] == ("p0.png" if kind == "struct" else "x/01") and source.validation.tolist() == [9]
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    assert load(tmp_path, manifest="x.parquet").class_names == ("a", "b", "c")
+    (tmp_path / "classes.txt").unlink()
+    parquet.write_table(table.replace_schema_metadata({"huggingface": "{"}), tmp_path / "x.parquet")
+    assert load(tmp_path, manifest="x.parquet").class_names == ("0", "1", "2")
+    parquet.write_table(table.replace_schema_metadata(hugging_face(["cat", "owl"])), tmp_path / "x.parquet")
+    assert "row 3: label 2 is out of range, expected 0 to 1 (x.parquet)" in error_of(tmp_path, manifest="x.parquet")
+
+
+def test_bad_images_in_a_parquet_table(tmp_path):
+    """Protects the one door: what is no image within a table is refused, or left out, as a file is."""
+    cells = [{"bytes": png(1), "path": None}, {"bytes": b"\xffno image", "path": None}, {"bytes": None, "path": None}]
+    cells += [{"bytes": png(2), "path": "same.png"}, {"bytes": png(3), "path": "same.png"}]
+    parquet.write_table(pa.table({"image": cells, "label": [0, 1, 0, 1, 0]}), tmp_path / "x.parquet")
+    message = error_of(tmp_path, manifest="x.parquet")
+    assert message.startswith(f"{tmp_path}/x.parquet row 2 (x/2): not an image of PNG") and "1 more images" in message
+    source = load(tmp_path, manifest="x.parquet", on_bad_image="skip")
+    assert source.skipped[1] == ("x/3", "empty file") and levels(source.train) == [1, 2, 3]
+    assert "row 1 (x/1): 4 x 4 pixels are 1.6e-05 meg" in error_of(tmp_path, manifest="x.parquet", max_megapixels=1e-6)
+    put(tmp_path, ["a.png", "b.png"])
+    files = [{"bytes": None, "path": "a.png"}, {"bytes": None, "path": "b.png"}]
+    parquet.write_table(pa.table({"image": files, "label": [0, 1]}), tmp_path / "x.parquet")
+    assert load(tmp_path, manifest="x.parquet").train.ids.tolist() == ["a.png", "b.png"]
+    parquet.write_table(pa.table({"image": [[1], [2]], "label": [0, 1]}), tmp_path / "x.parquet")
+    assert 'column "image" is list<' in error_of(tmp_path, manifest="x.parquet")
+    parquet.write_table(pa.table({"image": files, "label": [[0], [1]]}), tmp_path / "x.parquet")
+    assert 'column "label" (label) holds no text or number' in error_of(tmp_path, manifest="x.parquet")
+
+
+def test_images_of_a_table_have_a_limit(tmp_path, monkeypatch):
+    """Protects memory from a small file that repeats one image by its dictionary."""
+    monkeypatch.setattr(embedded, "MAX_BYTES", 100_000)
+    cells = pa.array([bytes(1000) + b"\xff"] * 1000)
+    parquet.write_table(pa.table({"image": cells, "label": [0, 1] * 500}), tmp_path / "x.parquet")
+    assert (tmp_path / "x.parquet").stat().st_size < 20_000
+    assert "x.parquet: more than 0 GiB of images" in error_of(tmp_path, manifest="x.parquet")
+
+
+def deep(path, values):
+    """A grey image of 16 bits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((4, 4), values, np.uint16)).save(path)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_images_that_use_few_of_16_bits(tmp_path, verify):
+    """Protects 12-bit images from being read as black: one scale for the whole set, by its largest value, and said."""
+    for name, value in (("train/cat/0", 4095), ("train/dog/0", 1000), ("test/cat/0", 2000), ("test/dog/0", 0)):
+        deep(tmp_path / f"{name}.png", value)
+    source = load(tmp_path, verify=verify)
+    assert levels(source.train) == [255, round(1000 * 255 / 4095)]
+    assert levels(source.test) == [round(2000 * 255 / 4095), 0]
+    rule = "3 images of 16 bits, the largest value 4095 (train/cat/0.png): v becomes 255 v / 4095"
+    assert f"warning: {rule}, the 12 bits that they use" in source.notes
+    deep(tmp_path / "test/dog/0.png", 65535)
+    source = load(tmp_path, verify=verify)
+    assert levels(source.train) == [16, 4] and any(
+        note.startswith("warning: 4 images of 16 bits, the largest value 65535 (test/dog/0.png)")
+        for note in source.notes
+    )
+    put(tmp_path / "plain", ["cat/0.png", "dog/0.png"])
+    assert not any("16 bits" in note for note in load(tmp_path / "plain").notes)
 
 
 def test_number_beyond_the_classes(tmp_path):
