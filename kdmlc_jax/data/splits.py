@@ -217,6 +217,8 @@ def _unless_share(value: float | int) -> float | int:
 
 def _size(field: str, value: float | int, low: int, high: int, why: str, total: int) -> int:
     """`value` as a number of images, a share of `total` if it is a fraction below 1."""
+    if high < low:
+        raise UserError(f"{field}: {value:g} images, and no number is possible ({why})")
     if isinstance(value, float) and 0.0 < value < 1.0:
         value = round(value * total)
     if isinstance(value, float) and value.is_integer():

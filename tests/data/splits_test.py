@@ -201,3 +201,10 @@ def test_copies_are_held_out_together():
         held = hold_out(parts, labels, 0.2, seed, groups)
         assert not set(groups[held.held_out]) & set(groups[held.trusted])
     assert without_copies(held, groups).noisy.tolist() == []
+
+
+def test_no_range_is_negative():
+    """Protects the message where nothing is left to choose from."""
+    with pytest.raises(UserError) as caught:
+        split(np.array([0, 1]), 2, 0, 0, 0, 2)
+    assert str(caught.value) == "data.trusted: 2 images, and no number is possible (2 classes, 2 training images)"

@@ -92,14 +92,14 @@ def spelling(place: object, counts: Mapping[str, int], file: Path) -> list[str]:
             raise UserError(f'{place}: the label "{name[:40]}…" has {len(name)} characters, expected {LONGEST} at most')
         if any(unicodedata.category(each) == "Cc" for each in name):
             raise UserError(f"{place}: the label {name!a} holds a control character, expected text")
-    for first, second in _alike(counts, _seen):
+    for first, second in _alike(names := ordered(counts), _seen):
         raise UserError(
             f"{place}: the classes {first!a} ({counts[first]} images) and {second!a} ({counts[second]}) look the same; "
             "write one of them everywhere (invisible characters, blanks, accents in two forms)"
         )
-    notes, listing = [], f"printf '%s\\n' {' '.join(map(shlex.quote, ordered(counts)[:20]))} > {shlex.quote(str(file))}"
+    notes, listing = [], f"printf '%s\\n' {' '.join(map(shlex.quote, names[:20]))} > {shlex.quote(str(file))}"
     settle = f"or, if they are different classes: {listing}" if len(counts) <= 20 else f"or list the classes in {file}"
-    if pairs := _alike(counts, _loose):
+    if pairs := _alike(names, _loose):
         shown = ", ".join(f'"{a}" ({counts[a]} images) and "{b}" ({counts[b]})' for a, b in pairs[:SHOWN])
         notes.append(f"warning: classes of nearly the same name: {shown}{_more(pairs)}; write one of the two, {settle}")
     if several := _several(counts):
@@ -156,8 +156,9 @@ def _seen(name: str) -> str:
 
 
 def _loose(name: str) -> str:
-    """Without case, accents, blanks and signs, a number's leading zeros, a plural's s."""
-    plain = unicodedata.normalize("NFKD", _seen(name)).casefold()
+    """Without case, accents, blanks and signs, a number's leading zeros, a plural's s, and what marks a file's copy."""
+    original = re.sub(r"(?i)(.)\s*(\([^()]*(conflict|copy)[^()]*\)|\s-\scopy|\(\d+\))$", r"\1", _seen(name))
+    plain = unicodedata.normalize("NFKD", original).casefold()
     kept = "".join(each for each in plain if each.isalnum())
     return (kept.lstrip("0") or "0" if kept.isdigit() else kept.rstrip("s")) or name
 

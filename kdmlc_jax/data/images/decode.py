@@ -1,7 +1,8 @@
 """Image files from anywhere to uint8 arrays: nothing in a file is believed before it is checked.
 
-PNG, JPEG, BMP, GIF, WEBP, TIFF and PPM; of several frames the first. Pillow's own limit on pixels, a warning, plays no
-part: files are opened by the format's own reader, and `max_megapixels` is compared with the header.
+PNG, JPEG, BMP, GIF, WEBP, TIFF, PPM and AVIF, HEIC where pillow-heif is installed; of several frames the first.
+Pillow's own limit on pixels, a warning, plays no part: files are opened by the format's own reader, and
+`max_megapixels` is compared with the header.
 """
 
 import hashlib
@@ -16,18 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import (  # noqa: F401 (an import registers the format)
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+from kdmlc_jax.data.images.recognise import BadImage, recognise
+
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")
 COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 FULL = 65535  # the largest value of 16 bits
@@ -41,10 +34,6 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class BadImage(ValueError):
-    """A file that is no usable image; the message is the reason alone, one line without the name."""
 
 
 class Header(NamedTuple):
@@ -80,7 +69,7 @@ def inspect(source: Source, max_megapixels: float | int) -> Header:
     """The header of an image file, which may claim so many pixels at most.
 
     Raises:
-      BadImage: for what is no readable file, no image of `FORMATS`, of an unusable pixel mode, or too large.
+      BadImage: for what is no readable file, no image of `recognise.FORMATS`, of an unusable pixel mode, or too large.
     """
     with _opened(source, max_megapixels) as image:
         width, height = image.size
@@ -153,7 +142,7 @@ def _opened(source: Source | io.BytesIO, max_megapixels: float) -> Iterator[Imag
         source = io.BytesIO(source.content)
     try:
         with nullcontext(source) if isinstance(source, io.BytesIO) else regular(source) as file:
-            image = _recognise(file)
+            image = recognise(file)
             _check(image, max_megapixels)
             yield image
     except BadImage:
@@ -183,18 +172,6 @@ def regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
         if error.strerror is None:  # Pillow's, not the system's
             raise
         raise BadImage(f"cannot be read ({error.strerror})") from error
-
-
-def _recognise(file: io.BufferedReader | io.BytesIO) -> Image.Image:
-    """Image.open without its check of the pixels, which warns, and without other formats."""
-    prefix = file.read(16)
-    for name in FORMATS:
-        read, accepts = Image.OPEN[name]
-        if accepts is None or accepts(prefix) is not True:
-            continue
-        file.seek(0)
-        return read(file, "")
-    raise BadImage(f"not an image of {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
 
 
 def _check(image: Image.Image, max_megapixels: float) -> None:

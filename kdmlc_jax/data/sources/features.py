@@ -18,9 +18,9 @@ def load(data: ConfigDict) -> Source:
     """Features as images of one pixel: f32[N, 1, 1, D].
 
     The folder holds `features.npy` f[N, D] and `labels.npy` i[N], 0 or more; it may hold `true_labels.npy` i[N] (-1 =
-    unknown), `trusted.npy` (bool[N], or the rows), `test_features.npy` with `test_labels.npy`, `classes.txt` (C names,
-    a line each, labels are 0 to C - 1; without it the classes are the distinct labels, in their order) and `ids.txt` (N
-    names). Everything is read into memory, 4·N·D bytes; nothing is unpickled.
+    unknown), `trusted.npy` (bool[N] or 0 and 1, or the rows), `test_features.npy` with `test_labels.npy`, `classes.txt`
+    (C names, a line each, labels are 0 to C - 1; without it the classes are the distinct labels, in their order) and
+    `ids.txt` (N names). Everything is read into memory, 4·N·D bytes; nothing is unpickled.
 
     Raises:
       UserError: naming the file, and the row where there is one.
@@ -114,7 +114,9 @@ def _trusted(path: Path, size: int) -> np.ndarray | None:
     if not path.exists():
         return None
     array = load_array(path)
-    if array.dtype == bool and array.shape == (size,):
+    # So many zeros and ones are no list of rows, which names none twice.
+    zeros_and_ones = array.dtype.kind in "iu" and size > 2 and bool(np.isin(array, (0, 1)).all())
+    if array.shape == (size,) and (array.dtype == bool or zeros_and_ones):
         rows = np.flatnonzero(array)
     elif array.dtype.kind in "iu" and array.ndim == 1:
         rows = np.array(array)

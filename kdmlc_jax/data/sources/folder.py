@@ -24,8 +24,15 @@ from kdmlc_jax.data.sources.base import Source
 from kdmlc_jax.errors import UserError, suggest
 
 EXTENSIONS = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif")
 )
+# Images, too, that are read as one of these, by a package more, or named as what they are.
+OTHERS = frozenset((".jfif", ".jpe", ".dib", ".heic", ".heif", ".hif", ".jxl", ".jp2"))
+# What macOS, Windows, Synology, QNAP, Linux and Python leave among files, in small letters; passed over as hidden ones.
+JUNK = frozenset((
+    "__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information",
+    "@eadir", "#recycle", "@recycle", "#snapshot", "lost+found", "__pycache__",
+))  # fmt: skip
 
 
 def load(data: ConfigDict) -> Source:
@@ -140,17 +147,21 @@ def _images(folder: Path, root: Path, ignored: Counter[str], nested: bool) -> It
                 raise UserError(f"{path}: a folder of {role.name.lower()} images in a class; move it to {there}")
         waiting += folders
         for path in files:
-            if path.suffix.lower() in EXTENSIONS:
+            if path.suffix.lower() in EXTENSIONS | OTHERS:
                 yield path.relative_to(root).as_posix()
             else:
                 ignored[path.suffix.lower() or path.name] += 1
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "~$")) or name.lower() in JUNK
 
 
 def _entries(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
     """The folders and the files in `folder` that are not hidden, each sorted."""
     try:
         with os.scandir(folder) as entries:
-            visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
+            visible = sorted((entry for entry in entries if not _is_hidden(entry.name)), key=lambda e: e.name)
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
     for entry in visible:

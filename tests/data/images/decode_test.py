@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from kdmlc_jax.data.images import decode as images
+from kdmlc_jax.data.images import recognise
 from kdmlc_jax.data.images.decode import BadImage
 from kdmlc_jax.data.images.files import survey
 
@@ -312,6 +313,43 @@ def test_a_webp_that_claims_too_much(tmp_path):
     assert reason(tmp_path / "x.webp").startswith(("too many pixels", "damaged file"))
 
 
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"\0\0\0\x18ftypheic", "a HEIC image: install pillow-heif, or convert it to JPEG or PNG"),
+        (b"\0\0\0\x18ftypmif1", "a HEIC image: install pillow-heif, or convert it to JPEG or PNG"),
+        (b"\0\0\0\x0cJXL \r\n", "a JPEG XL file"),
+        (b"\0\0\0\x0cjP  \r\n", "a JPEG 2000 file"),
+        (b"\0\0\0\x18ftypmp42", "a video file"),
+        (bytes(128) + b"DICM", "a DICOM file"),
+        (b"<!DOCTYPE html>", "a HTML file"),
+    ],
+)
+def test_formats_that_are_not_read_are_named(tmp_path, monkeypatch, raw, said):
+    """Protects photos of phones from being "no image": what they are, and what to do."""
+    monkeypatch.setattr(recognise, "_reads_heic", lambda: False)
+    (tmp_path / "x.jpg").write_bytes(raw + bytes(200))
+    assert reason(tmp_path / "x.jpg").startswith(said)
+
+
+def test_avif(tmp_path, rng):
+    """Protects the format of newer phones: read where Pillow reads it, named where it does not."""
+    array = np.repeat(np.repeat(rng.integers(0, 256, (4, 4, 3), np.uint8), 8, axis=0), 8, axis=1)
+    path = saved(tmp_path / "x.avif", array, quality=100)
+    near(images.decode(path, 0, 3, LIMIT)[4::8, 4::8], array[4::8, 4::8], 6)
+    path.write_bytes(path.read_bytes()[:200])
+    assert reason(path).startswith("damaged file")
+
+
+def test_heic(tmp_path, rng):
+    """Protects the photos of iPhones: read where pillow-heif is installed."""
+    pillow_heif = pytest.importorskip("pillow_heif")
+    array = np.repeat(np.repeat(rng.integers(0, 256, (8, 8, 3), np.uint8), 8, axis=0), 8, axis=1)
+    pillow_heif.from_pillow(Image.fromarray(array)).save(tmp_path / "x.heic", quality=100)
+    near(images.decode(tmp_path / "x.heic", 0, 3, LIMIT)[4::8, 4::8], array[4::8, 4::8], 12)
+    assert "megapixels" in reason(tmp_path / "x.heic", 1e-5)
+
+
 def test_files_that_are_no_images(tmp_path):
     """Protects the reason for each way not to be an image."""
     (tmp_path / "empty.png").write_bytes(b"")
@@ -320,8 +358,8 @@ def test_files_that_are_no_images(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "x.svg").write_text("<svg/>")
     assert reason(tmp_path / "empty.png") == "empty file"
-    assert reason(tmp_path / "text.png") == "not an image of PNG, JPEG, BMP, GIF, WEBP, TIFF or PPM"
-    assert reason(tmp_path / "x.svg").startswith("not an image of")
+    assert reason(tmp_path / "text.png") == "not an image of PNG, JPEG, BMP, GIF, WEBP, TIFF, PPM or AVIF"
+    assert reason(tmp_path / "x.svg").startswith("a SVG file, expected an image of PNG, JPEG")
     assert reason(tmp_path / "folder.png") == "is a directory"
     assert reason(tmp_path / "pipe.png") == "is not a regular file"
     assert reason(tmp_path / "absent.png") == "no such file"

@@ -58,9 +58,14 @@ def test_optional_files(folder):
 
 
 def test_trusted_as_a_mask(folder):
-    """Protects a mask from being read as the rows 0 and 1."""
-    save(folder, trusted=np.array([False, False, True, False, True, False]))
-    assert list(load(folder).trusted) == [2, 4]
+    """Protects a mask, of zeros and ones too, from being read as the rows 0 and 1."""
+    for dtype in (bool, np.int64, np.uint8):
+        save(folder, trusted=np.array([0, 0, 1, 0, 1, 0]).astype(dtype))
+        assert list(load(folder).trusted) == [2, 4]
+    save(folder, trusted=np.array([0, 1]))
+    assert list(load(folder).trusted) == [0, 1]
+    save(folder, trusted=np.zeros(6, int))
+    assert error_of(folder) == f"{folder}/trusted.npy: names no row, expected at least one"
 
 
 def test_classes_are_counted_over_all_files(folder):
@@ -157,7 +162,7 @@ def test_labels_beyond_classes_txt(folder):
         ("classes.txt", b"cat\n\ndog\n", "classes.txt line 2: empty, expected a name"),
         ("classes.txt", b"cat\ndog\ncat\n", 'classes.txt line 3: "cat" is in line 1 already'),
         ("classes.txt", b"caf\xe9\ndog\n", "classes.txt: byte 3 is not UTF-8 text"),
-        ("ids.txt", b"a\nb\n", "ids.txt: 2 lines, expected 6, the rows of features.npy"),
+        ("ids.txt", b"a\nb\n\n\n", "ids.txt: 2 lines, expected 6, the rows of features.npy"),
         ("ids.txt", b"a\nb\nc\nd\na\nf\n", 'ids.txt line 5: "a" is in line 1 already'),
     ],
 )

@@ -69,6 +69,31 @@ def test_other_files_are_counted_not_read(tmp_path):
     )
 
 
+def test_what_systems_leave_among_files(tmp_path):
+    """Protects from thumbnails and folders of macOS, Windows and storage devices as images and classes."""
+    put(tmp_path, ["dog/a.png", "cat/a.png", "cat/@eaDir/a.png/b.png", "@eaDir/a/b.png", "__MACOSX/cat/._a.png"])
+    put(tmp_path, ["$RECYCLE.BIN/x.png", "System Volume Information/x.png", "#recycle/y.png", "cat/~$a.png"])
+    for name in ("Thumbs.db", "cat/desktop.ini", "dog/Icon\r", "dog/.DS_Store"):
+        (tmp_path / name).write_text("")
+    source = load(tmp_path)
+    assert source.class_names == ("cat", "dog") and source.train.ids.tolist() == ["cat/a.png", "dog/a.png"]
+    assert not any("ignored" in note for note in source.notes)
+    put(
+        tmp_path,
+        [f"{name}/{i}.png" for name in ("cat (Eve's conflicted copy 2024-05-01)", "dog - Copy") for i in "abc"],
+    )
+    assert any('"cat" (1 images) and "cat (Eve' in note and '"dog - Copy" (3)' in note for note in load(tmp_path).notes)
+
+
+def test_photos_of_phones_are_not_passed_over(tmp_path):
+    """Protects from a set without its HEIC files: they are images, bad ones where they cannot be read."""
+    put(tmp_path, ["dog/a.png", "cat/a.png"])
+    (tmp_path / "cat/b.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    assert f"{tmp_path}/cat/b.HEIC: " in error_of(tmp_path)
+    Image.new("RGB", (4, 4)).save(tmp_path / "dog/b.jfif", "JPEG")
+    assert len(load(tmp_path, on_bad_image="skip").train.ids) == 3
+
+
 def test_role_folders(tmp_path):
     """Protects the roles: train and noisy in one, trusted classes as truth alone, validation labels as given."""
     put(tmp_path, ["train/a/0.png", "noisy/b/1.png", "trusted/b/2.png", "val/a/3.png", "test/a/4.png", "test/b/5.png"])
@@ -244,11 +269,11 @@ def test_class_missing_from_training(tmp_path):
 def test_folders_without_what_is_needed(tmp_path):
     """Protects from a silent set of one class, none, or one fewer than the folders say."""
     (tmp_path / "readme.txt").write_text("")
-    assert error_of(tmp_path).startswith(f"{tmp_path}: no images, expected a folder per class with .bmp")
+    assert error_of(tmp_path).startswith(f"{tmp_path}: no images, expected a folder per class with .avif")
     put(tmp_path, ["cat/0.png"])
     assert error_of(tmp_path) == f'{tmp_path}: the single class "cat", expected 2 classes or more'
     (tmp_path / "dog").mkdir()
-    (tmp_path / "dog/0.heic").write_text("")
+    (tmp_path / "dog/0.xcf").write_text("")
     assert f'{tmp_path}/dog: no image files, expected some of class "dog"' in error_of(tmp_path)
     put(tmp_path / "other", ["trusted/a/0.png", "test/a/0.png", "test/b/0.png"])
     assert "no noisy training images (train or noisy)" in error_of(tmp_path / "other")
