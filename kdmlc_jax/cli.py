@@ -9,8 +9,11 @@ from kdmlc_jax.errors import NonFiniteError, StoppedError, StorageError, UserErr
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """Flags, and the overrides `--config.a.b=value` as {"a.b": "value"}; ends the program on a wrong flag, and raises UserError
-    for one without a value."""
+    """Flags, and the overrides `--config.a.b=value` as {"a.b": "value"}; ends the program on a wrong flag.
+
+    Raises:
+      UserError: for a flag without a value.
+    """
     flags, unknown = parser.parse_known_args(argv)
     known = [option for action in parser._actions for option in action.option_strings]
     for word, following in zip(argv, [*argv[1:], "."], strict=False):
