@@ -53,6 +53,13 @@ def class_file(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+def listing(names: Sequence[str], file: Path) -> str:
+    """How to say in classes.txt that these are the classes, to copy."""
+    if len(names) > 20:
+        return f"list all classes in {file}, one a line"
+    return f"printf '%s\\n' {' '.join(map(shlex.quote, names))} > {shlex.quote(str(file))}"
+
+
 def reading(texts: Iterable[str], names: Sequence[str]) -> dict[str, int]:
     """{text: class} for the labels of a file beside a set whose classes are known: they are names where all of them, or
     any that is no number, are names (001 may be written 1), else numbers from 0."""
@@ -97,8 +104,7 @@ def spelling(place: object, counts: Mapping[str, int], file: Path) -> list[str]:
             f"{place}: the classes {first!a} ({counts[first]} images) and {second!a} ({counts[second]}) look the same; "
             "write one of them everywhere (invisible characters, blanks, accents in two forms)"
         )
-    notes, listing = [], f"printf '%s\\n' {' '.join(map(shlex.quote, names[:20]))} > {shlex.quote(str(file))}"
-    settle = f"or, if they are different classes: {listing}" if len(counts) <= 20 else f"or list the classes in {file}"
+    notes, settle = [], f"or, if they are different classes, {listing(names, file)}"
     if pairs := _alike(names, _loose):
         shown = ", ".join(f'"{a}" ({counts[a]} images) and "{b}" ({counts[b]})' for a, b in pairs[:SHOWN])
         notes.append(f"warning: classes of nearly the same name: {shown}{_more(pairs)}; write one of the two, {settle}")
@@ -156,10 +162,11 @@ def _seen(name: str) -> str:
 
 
 def _loose(name: str) -> str:
-    """Without case, accents, blanks and signs, a number's leading zeros, a plural's s, and what marks a file's copy."""
+    """Without case, accents, blanks and joining signs, a number's leading zeros, a plural's s, and what marks a file's
+    copy; a sign at the end (A+, A-) and the vowel signs of other scripts stay."""
     original = re.sub(r"(?i)(.)\s*(\([^()]*(conflict|copy)[^()]*\)|\s-\scopy|\(\d+\))$", r"\1", _seen(name))
-    plain = unicodedata.normalize("NFKD", original).casefold()
-    kept = "".join(each for each in plain if each.isalnum())
+    plain = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", original)).casefold()
+    kept = re.sub(r"[\s_\-.,'’]+(?=\w)", "", plain).rstrip(" _.,;:!")
     return (kept.lstrip("0") or "0" if kept.isdigit() else kept.rstrip("s")) or name
 
 

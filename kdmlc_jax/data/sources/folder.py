@@ -71,8 +71,13 @@ def by_folder(root: Path) -> Listing:
         raise UserError(f"{root}: no images, expected a folder per class with {', '.join(sorted(EXTENSIONS))} files")
     read = [f"{folder.relative_to(root)}/ as {role.name.lower()}" for role, folder in parts if folder != root]
     odd = any(place.split("/ as ")[0].lower() not in ROLES for place in read)
-    notes = (f"folders are read as splits: {', '.join(read)}",) if odd else ()
-    return _listing(root, sorted(found), listed, bool(read), ignored, notes)
+    notes = [f"folders are read as splits: {', '.join(read)}"] if odd else []
+    lists = [path.name for path in _entries(root, root)[1] if roles.of(path.stem) in (Role.VALIDATION, Role.TEST)]
+    if lists and not read:
+        notes.append(
+            f"warning: {', '.join(lists)} beside the class folders is not read, and its images are learnt from"
+        )
+    return _listing(root, sorted(found), listed, bool(read), ignored, tuple(notes))
 
 
 def _role_folders(root: Path, listed: tuple[str, ...]) -> list[tuple[Role, Path]]:
@@ -84,6 +89,9 @@ def _role_folders(root: Path, listed: tuple[str, ...]) -> list[tuple[Role, Path]
     clear = [(told.role, path) for path, told in said.items() if told.role is not None]
     if len(clear) == len(folders):
         return [(role, _unwrapped(path, role, root)) for role, path in clear]
+    if len(folders) == 1 and (inner := sorted(_folders_in(folders[0]))):
+        deeper = f"where {', '.join(inner[:3])} in it are the classes, or splits, give data.dir={folders[0]}"
+        raise UserError(f"{root}: holds {folders[0].name}/ alone; {deeper}")
     _check_classes(root, said)
     return [(Role.NOISY, root)]
 
@@ -96,7 +104,7 @@ def _unwrapped(path: Path, role: Role, root: Path) -> Path:
 
 def _check_classes(root: Path, said: dict[Path, roles.Said]) -> None:
     """Refuses folders beside each other that are not all classes: test images would be learnt from."""
-    either = f"or list the classes in {root}/classes.txt, one a line"
+    either = f"or, if all folders are classes, {classes.listing([path.name for path in said], root / 'classes.txt')}"
     clear = [path for path, told in said.items() if told.role is not None]
     split = [path for path, told in said.items() if told.split]
     others = [path for path in said if path not in clear]

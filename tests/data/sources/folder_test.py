@@ -121,7 +121,7 @@ def test_a_role_beside_the_classes(tmp_path, role):
     put(tmp_path, [f"{role}/Dog/0.png"])
     advice = f"move the classes into {tmp_path}/train/, or rename {role}/ if it is a class"
     assert error_of(tmp_path).startswith(
-        f'{tmp_path}/{role}: holds a folder "dog", and so does {tmp_path}; {advice}, or list'
+        f'{tmp_path}/{role}: holds a folder "dog", and so does {tmp_path}; {advice}, or, if all'
     )
 
 
@@ -173,8 +173,9 @@ def test_what_looks_like_splits_is_no_class(tmp_path, parts, named):
     """Protects from classes named like splits; classes.txt settles that they are the classes."""
     both(tmp_path, *parts)
     message = error_of(tmp_path)
-    assert message.startswith(f"{tmp_path}{named}") and f"list the classes in {tmp_path}/classes.txt" in message
+    assert message.startswith(f"{tmp_path}{named}")
     tops = sorted(path.name for path in tmp_path.iterdir())
+    assert f"printf '%s\\n' {' '.join(tops)} > {tmp_path}/classes.txt" in message
     (tmp_path / "classes.txt").write_text("\n".join(tops[::-1]) + "\n")
     assert load(tmp_path).class_names == tuple(tops[::-1])
 
@@ -185,9 +186,25 @@ def test_folders_that_are_classes(tmp_path):
     assert load(tmp_path).class_names == ("bus", "cat", "dog", "test_tube", "train_station")
 
 
+def test_a_folder_too_high(tmp_path):
+    """Protects from a riddle where the set lies one folder deeper, as archives unpack it."""
+    both(tmp_path, "set/train", "set/test")
+    assert error_of(tmp_path).endswith(
+        f"where test, train in it are the classes, or splits, give data.dir={tmp_path}/set"
+    )
+
+
+def test_lists_of_test_images_are_not_read(tmp_path):
+    """Protects from test images among the class folders that only a list beside them names."""
+    both(tmp_path, ".")
+    (tmp_path / "test.txt").write_text("cat/0.png\n")
+    warning = "warning: test.txt beside the class folders is not read, and its images are learnt from"
+    assert warning in load(tmp_path).notes
+
+
 def test_splits_within_classes(tmp_path):
     """Protects test images that lie in their class's own folder."""
-    both(tmp_path / "x", "")
+    both(tmp_path / "x", ".")
     put(tmp_path / "x", ["cat/Testing/0.png"])
     there = f"{tmp_path}/x/test/cat/, the rest to {tmp_path}/x/train/cat/"
     assert (
@@ -571,7 +588,7 @@ def test_labels_that_may_be_mistakes(tmp_path, labels, words):
 
 def test_labels_that_are_no_mistakes(tmp_path):
     """Protects from warnings at sound names, and at what classes.txt has settled."""
-    names = ("tench, Tinca tinca", "dog", "hot dog", "A", "black_cat", "goose")
+    names = ("tench, Tinca tinca", "dog", "hot dog", "A+", "A-", "\u0915\u093f", "\u0915\u0940", "black_cat")
     text = "path,label\n" + "".join(f'{k}{i}.png,"{name}"\n' for k, name in enumerate(names) for i in range(10))
     assert not any(note.startswith("warning") for note in load(tmp_path, **manifest(tmp_path, text)).notes)
     (tmp_path / "classes.txt").write_text("cat\nCat\n")
