@@ -102,8 +102,10 @@ def is_column(name: str, texts: Sequence[str]) -> bool:
     """Whether a column of a table tells splits apart: by its name, or because all its cells are names of splits."""
     values = set(texts) - {""}
     told = words(name)
-    named = any(word in WORDS or word in COLUMNS for word in told)
-    if named and all(w in WORDS or w in COLUMNS or w in JOINING or w.removesuffix("s") in AFFIXES for w in told):
+    named = any(word in WORDS or word in COLUMNS or word in ("eval", "evaluation") for word in told)
+    rest = [word for word in told if word not in WORDS and word not in VAGUE | COLUMNS | JOINING]
+    always = any(word in COLUMNS - {"set"} for word in told)
+    if named and (always or all(word.removesuffix("s") in AFFIXES for word in rest)):
         return len(set(texts)) > 1 or any(of(text) not in (None, Role.NOISY) for text in values)
     if not 0 < len(values) <= 20:
         return False

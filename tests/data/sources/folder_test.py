@@ -233,6 +233,8 @@ def test_classes_txt_beside_folders(tmp_path):
         ("set", "12"),
         ("fold", "12"),
         ("train_test_split", "01"),
+        ("cv_fold", "12"),
+        ("evaluation", "01"),
         ("anything", ["Test_images", "Test_images"]),
     ],
 )
