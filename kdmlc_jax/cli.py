@@ -9,13 +9,21 @@ from kdmlc_jax.errors import NonFiniteError, StoppedError, StorageError, UserErr
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """Flags, and the overrides `--config.a.b=value` as {"a.b": "value"}; ends the program on a wrong flag."""
+    """Flags, and the overrides `--config.a.b=value` as {"a.b": "value"}; ends the program on a wrong flag.
+
+    Raises:
+      UserError: for a flag without a value.
+    """
     flags, unknown = parser.parse_known_args(argv)
+    known = [option for action in parser._actions for option in action.option_strings]
+    for word, following in zip(argv, [*argv[1:], "."], strict=False):
+        name, equals, value = word.partition("=")
+        if name in known and not (value if equals else following).strip():
+            raise UserError(f"{name} is empty, expected a value; leave the flag out for its default")
     overrides, rest = {}, iter(unknown)
     for word in rest:
         name, equals, value = word.partition("=")
         if not name.startswith("--config."):
-            known = [option for action in parser._actions for option in action.option_strings]
             parser.error(f"unknown flag {name}{suggest(name, known)}")
         overrides[name.removeprefix("--config.")] = value if equals else next(rest, "")
     return flags, overrides

@@ -205,7 +205,7 @@ def test_cross_fitting_asks_all_trusted_images(tmp_path, monkeypatch):
         ({"data.cross_fit": 11}, "data.cross_fit: 11 is outside"),
         ({"data.cross_fit": 3, "data.labels": "elsewhere"}, "data.cross_fit: the labels of data.labels come from one"),
         ({"data.cross_fit": 3, "data.fold": 3}, "data.fold: 3 is out of range, expected -1 to 2"),
-        ({"data.fold": 0}, "data.fold: 0 is out of range, expected -1 to -1"),
+        ({"data.fold": 0}, "data.fold: 0 is out of range, expected -1 with"),
     ],
 )
 def test_parts_that_cannot_be(fields, says):

@@ -16,11 +16,11 @@ from kdmlc_jax.errors import UserError
 @pytest.fixture
 def photos(tmp_path):
     """Twelve images of two classes, two of them trusted, and an encoder of their mean colour."""
-    for part, count in (("train", 5), ("trusted", 1), ("test", 2)):
+    for first, (part, count) in enumerate((("train", 5), ("trusted", 1), ("test", 2))):  # no image is another's copy
         for name, level in (("cat", 40), ("dog", 200)):
             (tmp_path / "photos" / part / name).mkdir(parents=True)
             for i in range(count):
-                shade = np.full((8, 8, 3), level + i, np.uint8)
+                shade = np.full((8, 8, 3), level + i + 5 * first, np.uint8)
                 Image.fromarray(shade).save(tmp_path / "photos" / part / name / f"{10 - i}{part}.png")
     (tmp_path / "e.onnx").write_bytes(onnx_bytes.mean_of_channels(8))
     return tmp_path

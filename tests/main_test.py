@@ -92,6 +92,18 @@ def test_flags_and_overrides_are_told_apart():
     assert flags.workdir == "w" and overrides == {"a.b": "1", "c": "x=y", "d": "u=v"}
 
 
+@pytest.mark.parametrize("words", [["--workdir", ""], ["--workdir="], ["--workdir", " ", "--config.a.b="]])
+def test_an_empty_workdir_is_no_default(words):
+    """Protects from another folder than the one that a script's empty variable meant."""
+    import argparse
+
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--workdir")
+    with pytest.raises(UserError, match="--workdir is empty, expected a value"):
+        cli.parse(parser, words)
+    assert cli.parse(parser, ["--config.a.b="])[1] == {"a.b": ""}
+
+
 def test_default_config_and_workdir(tmp_path, monkeypatch):
     """Protects the first command a newcomer types: no flags mean configs/digits.py in runs/digits."""
     monkeypatch.chdir(tmp_path)

@@ -8,11 +8,15 @@ DATA = {
     "source": "digits",
     "dir": "",  # '' looks below KDMLC_DATA
     "manifest": "",  # folder: CSV or Parquet that lists images and labels
+    "path_column": "",  # manifest: the name of this column where it is not a usual one
+    "label_column": "",
+    "split_column": "",  # none = no column says
     "image_size": 0,  # folder, tfds: side in pixels; 0 = see sources.folder and images.decode
     "channels": 0,  # folder, tfds: 1, 3, or 0 = 1 if all images are grey
     "max_megapixels": 64.0,
     "on_bad_image": "fail",  # or skip
-    "verify": True,  # folder: decode every file before training
+    "verify": True,  # folder: decode every file before training, and look for copies among all images
+    "test_copies": "leave_out",  # training images that are in the test part, too; or keep
     "trusted": 100.0,  # number, or share below 1; 0 = those the source names
     "trusted_file": "",  # ids of the trusted images, one a line
     "held_out": 0.2,  # share of the trusted images that nothing learns from, to judge labels with; 0 = not judged

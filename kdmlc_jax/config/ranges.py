@@ -10,6 +10,7 @@ CHOICES = {
     "data.labels_column": ("corrected", "suggested"),
     "data.pipeline": ("auto", "resident", "stream"),
     "data.on_bad_image": ("fail", "skip"),
+    "data.test_copies": ("leave_out", "keep"),
     "augment.meta": ("none", "weak", "all"),
     "train.on_nonfinite": ("stop", "skip"),
     "deploy": ("last", "best_val"),
@@ -57,6 +58,7 @@ def check(config: ConfigDict) -> None:
     if folds and config.data.labels:
         raise UserError("data.cross_fit: the labels of data.labels come from one run, expected 0 beside it")
     if not -1 <= fold < max(folds, 0):
-        raise UserError(f"data.fold: {fold} is out of range, expected -1 to {folds - 1} with data.cross_fit={folds}")
+        parts = f"-1 to {folds - 1}" if folds > 0 else "-1"
+        raise UserError(f"data.fold: {fold} is out of range, expected {parts} with data.cross_fit={folds}")
     if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in config.baselines):
         raise UserError(f"baselines: {config.baselines!r} is not a tuple of pairs (label, method)")

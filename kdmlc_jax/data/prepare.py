@@ -53,11 +53,12 @@ def from_source(config: Any, source: Source) -> Dataset:
     test = source.test and source.test._replace(images=in_memory(source.test.images, config.data))
     labels, truth = noise.given_labels(config.noise, train, source.class_names, config.seed)
     known = np.where(truth >= 0, truth, labels)
-    group = None
+    group = leaked = None
     if config.data.verify:
         # Of the source's own images: what fits into memory is no reason for another split, nor to miss a copy in test.
         group, test_group = copies.groups(source.train.images, source.test and source.test.images)
-    parts = make_splits(config, source, known, group)
+        leaked = leave_out(config.data.test_copies, group, test_group)
+    parts = make_splits(config, source, known, group, leaked)
     check_batches(config, parts, train.images)
     # A trusted image carries the label that is trusted, whatever it carried before.
     checked = np.concatenate([parts.trusted, parts.held_out])
@@ -111,7 +112,22 @@ def mebibytes(images: Images) -> float:
     return float(np.prod(images.shape, dtype=np.int64) * images.dtype.itemsize / 2**20)
 
 
-def make_splits(config: Any, source: Source, known: np.ndarray, group: np.ndarray | None) -> splits.Splits:
+def leave_out(policy: str, group: np.ndarray, test_group: np.ndarray) -> np.ndarray | None:
+    """bool[N], the training images that are copies of test images; None where `data.test_copies` keeps them."""
+    leaked = np.isin(group, test_group)
+    if policy == "keep" or not leaked.any():
+        return None
+    if leaked.all():
+        raise UserError(
+            f"all {len(leaked)} training images are also in the test part, expected other ones there; "
+            "data.test_copies=keep trains on them"
+        )
+    return leaked
+
+
+def make_splits(
+    config: Any, source: Source, known: np.ndarray, group: np.ndarray | None, unused: np.ndarray | None = None
+) -> splits.Splits:
     """The splits of `data.splits`, or drawn anew; trusted images are held out anew where those hold out none."""
     data = config.data
     if data.splits:
@@ -119,13 +135,13 @@ def make_splits(config: Any, source: Source, known: np.ndarray, group: np.ndarra
         if kept.images != provenance.fingerprint(ids_of(source.train), source.class_names):
             other = f"is of {len(kept.given_labels)} other images or classes"
             raise UserError(f"data.splits: {data.splits} {other}, expected these {len(known)} training images")
-        parts = kept.splits if group is None else splits.without_copies(kept.splits, group)
+        parts = kept.splits if group is None else splits.without_copies(kept.splits, group, unused)
         if not data.cross_fit and bool(len(parts.held_out)) == bool(data.held_out):
             return parts
     else:
         named = splits.Named(source.trusted, source.validation)
         sizes = (data.trusted, data.validation, data.noisy)
-        parts = splits.split(known, *sizes, config.seed, len(source.class_names), group, named)
+        parts = splits.split(known, *sizes, config.seed, len(source.class_names), group, named, unused)
     if data.fold >= 0:
         return splits.hold_out_fold(parts, known, data.cross_fit, data.fold, config.seed, group)
     return splits.hold_out(parts, known, 0.0 if data.cross_fit else data.held_out, config.seed, group)

@@ -8,7 +8,7 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from kdmlc_jax.arrays import check_labels
 from kdmlc_jax.errors import UserError
@@ -63,6 +63,7 @@ def split(
     num_classes: int,
     groups: Int[np.ndarray, " N"] | None = None,
     named: Named | None = None,
+    unused: Bool[np.ndarray, " N"] | None = None,
 ) -> Splits:
     """Cuts one seeded permutation of the training set into trusted, validation and noisy images, in that order.
 
@@ -79,6 +80,7 @@ def split(
       num_classes: C.
       groups: i64[N], equal for images of equal content; None = all differ.
       named: rows whose role is given; None = none.
+      unused: rows that are in no part, for example as they are test images, too; None = none.
 
     Returns:
       Disjoint index arrays, each in the order of the permutation.
@@ -88,6 +90,7 @@ def split(
     """
     labels, total = check_labels(labels, num_classes), len(labels)
     order = generator(seed, Stream.SPLIT).permutation(total).astype(np.int64)
+    order = order if unused is None else order[~unused[order]]
     groups, named = np.arange(total) if groups is None else groups, named or Named()
     chosen = _trusted(labels, order, trusted, num_classes, named)
     rest = _unlike(order, chosen, groups)
@@ -127,8 +130,12 @@ def _validation(rest: np.ndarray, wanted: float | int, named: Named, total: int,
     return rest[: _size("data.validation", wanted, 0, len(rest) - 1, why, total)]
 
 
-def without_copies(parts: Splits, groups: Int[np.ndarray, " N"]) -> Splits:
-    """`parts` without validation images that copy a trusted one, and noisy ones that copy either."""
+def without_copies(
+    parts: Splits, groups: Int[np.ndarray, " N"], unused: Bool[np.ndarray, " N"] | None = None
+) -> Splits:
+    """`parts` without validation images that copy a trusted one, noisy ones that copy either, and any `unused` one."""
+    if unused is not None:
+        parts = Splits(*(rows[~unused[rows]] for rows in parts))
     trusted = np.concatenate([parts.trusted, parts.held_out])
     validation = _unlike(parts.validation, trusted, groups)
     noisy = _unlike(parts.noisy, np.concatenate([trusted, validation]), groups)
@@ -217,6 +224,8 @@ def _unless_share(value: float | int) -> float | int:
 
 def _size(field: str, value: float | int, low: int, high: int, why: str, total: int) -> int:
     """`value` as a number of images, a share of `total` if it is a fraction below 1."""
+    if high < low:
+        raise UserError(f"{field}: {value:g} images, and no number is possible ({why})")
     if isinstance(value, float) and 0.0 < value < 1.0:
         value = round(value * total)
     if isinstance(value, float) and value.is_integer():

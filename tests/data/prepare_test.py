@@ -218,12 +218,38 @@ def test_copies_of_held_images_are_left_out_and_counted():
     labels = GIVEN.copy()
     labels[[0, 10, 11]], labels[[13, 14]] = 1, (0, 2)
     given = source(images, labels, test=test, trusted=np.array([0, 1, 2]), validation=np.array([5, 6]))
-    dataset = made(given)
+    dataset = made(given, test_copies="keep")
     assert not {10, 11, 12} & set(np.concatenate(dataset.splits).tolist())
     assert {13, 14} <= set(dataset.splits.noisy.tolist()) and len(dataset.splits.noisy) == SIZE - 8
-    assert dataset.duplicates == Duplicates(extra=4, conflicting=1 + (labels[5] != labels[12]), left_out=3, leaked=2)
+    assert dataset.duplicates == Duplicates(
+        extra=4, conflicting=1 + (labels[5] != labels[12]), left_out=3, leaked=2, leaked_used=2
+    )
     unseen = made(given, verify=False)
     assert unseen.duplicates is None and {10, 11, 12} <= set(unseen.splits.noisy.tolist())
+
+
+def test_copies_of_test_images_are_left_out():
+    """Protects the test figures: what is tested is not trained on, named parts and splits of another run included."""
+    images, test = IMAGES.copy(), IMAGES[[20, 21, 0, 5, 29]]
+    images[22] = images[21]
+    named = {"trusted": np.array([0, 1, 2]), "validation": np.array([5, 6])}
+    dataset = made(source(images, test=test, **named))
+    rows = np.concatenate(dataset.splits)
+    assert not {0, 5, 20, 21, 22, 29} & set(rows.tolist()) and len(rows) == SIZE - 6
+    assert dataset.duplicates == Duplicates(extra=1, conflicting=1, left_out=0, leaked=6, leaked_used=0)
+    note = "6 training images are also in the test part and left out (data.test_copies=keep would use them)"
+    assert any(note in line for line in dataset.notes)
+    kept = made(source(images, test=test, **named), test_copies="keep")
+    assert {0, 5, 20, 21, 22, 29} <= set(np.concatenate(kept.splits).tolist())
+    assert any("in the test part, 6 of them used (data.test_copies=leave_out leaves" in line for line in kept.notes)
+    assert "all 30 training images are also in the test part" in error_of(source(test=IMAGES))
+
+
+def test_splits_of_another_run_lose_test_images(tmp_path):
+    """Protects the same where splits were drawn before the test part was there."""
+    path = saved(tmp_path, made(source()))
+    parts = made(source(test=IMAGES[:4]), splits=path).splits
+    assert not {0, 1, 2, 3} & set(np.concatenate(parts).tolist())
 
 
 SMALL, LARGE = 1.0, 0.9 * IMAGES.nbytes / 2**20  # data.resident_mb that holds all images, and only those of test

@@ -131,7 +131,7 @@ def test_duplicates_are_counted():
     given = np.zeros(20, np.int32)
     given[1] = 1
     counted = copies.count(train, test, given, Splits(np.array([0, 3, 4]), np.array([10]), np.array([5])))
-    assert counted == copies.Duplicates(extra=3, conflicting=1, left_out=1, leaked=2)
+    assert counted == copies.Duplicates(extra=3, conflicting=1, left_out=1, leaked=2, leaked_used=2)
     assert len(set(train.tolist())) == 17 and test[0] == test[1] == train[4] and test[2] == train[5]
 
 
@@ -146,6 +146,21 @@ def test_splits_of_another_run_lose_their_copies():
     groups = np.array([0, 0, 1, 1, 2, 2, 3])
     parts = without_copies(Splits(np.array([1, 3, 5, 6]), np.array([0]), np.array([2, 1])), groups)
     assert [part.tolist() for part in parts] == [[5, 6], [0], [2], []]
+    parts = without_copies(parts, groups, np.arange(7) == 5)
+    assert [part.tolist() for part in parts] == [[6], [0], [2], []]
+
+
+@pytest.mark.parametrize("named", [None, Named(np.array([3, 50]), np.array([90, 1, 7]))])
+def test_unused_rows_are_in_no_part(named):
+    """Protects from rows that must stay out, named ones too; all others keep their order."""
+    unused = np.isin(np.arange(len(LABELS)), [1, 3, 4, 5])
+    sizes = (8, 12) if named is None else (0, 0)
+    parts = split(LABELS, *sizes, 0, 0, 4, None, named, unused)
+    rows = np.concatenate(parts)
+    assert not {1, 3, 4, 5} & set(rows.tolist()) and len(rows) == len(LABELS) - 4
+    if named is not None:
+        whole = split(LABELS, *sizes, 0, 0, 4, None, named)
+        assert parts.noisy.tolist() == [row for row in whole.noisy if not unused[row]]
 
 
 @pytest.mark.parametrize(("share", "of_each"), [(0.2, {1: 0, 2: 1, 3: 1, 4: 2, 10: 2, 15: 3, 100: 20}), (0.5, {9: 4})])
@@ -201,3 +216,10 @@ def test_copies_are_held_out_together():
         held = hold_out(parts, labels, 0.2, seed, groups)
         assert not set(groups[held.held_out]) & set(groups[held.trusted])
     assert without_copies(held, groups).noisy.tolist() == []
+
+
+def test_no_range_is_negative():
+    """Protects the message where nothing is left to choose from."""
+    with pytest.raises(UserError) as caught:
+        split(np.array([0, 1]), 2, 0, 0, 0, 2)
+    assert str(caught.value) == "data.trusted: 2 images, and no number is possible (2 classes, 2 training images)"

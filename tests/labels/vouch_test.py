@@ -144,6 +144,16 @@ def test_given_labels_have_the_benefit_of_the_doubt(judged, want):
     assert chosen.choose(rows, shown=True) == want
 
 
+def test_thresholds_of_each_class_count_where_no_other_stands():
+    """Protects from what fits held-out rows more closely: taken only if no threshold for all classes stands; and a set
+    that does not gain in the given labels' proportions never."""
+    good, each = (0.1, 0.02, True, 0.05, 0.0), np.array([0.5, np.inf])
+    by_class = chosen.Candidate(each, 1, 0.1, 0.02, True, 0.06, 0.0)
+    assert chosen.choose([chosen.GIVEN, chosen.Candidate(0.5, 1, *good), by_class], shown=True) == 1
+    assert chosen.choose([chosen.GIVEN, chosen.Candidate(0.5, 1, *good, even=False), by_class], shown=True) == 2
+    assert chosen.choose([chosen.GIVEN, by_class._replace(even=False)], shown=True) == 0
+
+
 def test_where_no_wrong_label_is_shown_counts_do_not_count():
     """Protects labels that may all be right from counts that rest on a rate which may be 0."""
     for taught, right_low, want in ((0.045, 0.02, 0), (0.06, 0.0, 1)):

@@ -63,9 +63,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, stripped; raises UserError naming it."""
+    """The lines of a UTF-8 file, stripped, without empty ones at its end; raises UserError naming it."""
     try:
-        text = io.TextIOWrapper(io.BytesIO(read_bytes(path)), "utf-8-sig").read().removesuffix("\n")
+        text = io.TextIOWrapper(io.BytesIO(read_bytes(path)), "utf-8-sig").read().rstrip()
         return [line.strip() for line in text.split("\n")] if text else []
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8 text") from error

@@ -1,9 +1,8 @@
 """Image files with what is said of each, and how such a list becomes a source."""
 
-import enum
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdmlc_jax.data.formats.files import read_lines
+from kdmlc_jax.data.formats.roles import Role
+from kdmlc_jax.data.images.decode import FULL, Encoded, full_scale
 from kdmlc_jax.data.images.files import LISTED, Header, ImageFiles, survey
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError, choose, in_range, suggest
@@ -21,26 +22,6 @@ UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 SMALL = 64
 MAX_SIDE = 4096
 SUGGESTED_FROM = 10_000
-
-
-class Role(enum.IntEnum):
-    """What an image is for."""
-
-    NOISY = 0
-    TRUSTED = 1
-    VALIDATION = 2
-    TEST = 3
-
-
-ROLES = {
-    "train": Role.NOISY,
-    "noisy": Role.NOISY,
-    "trusted": Role.TRUSTED,
-    "val": Role.VALIDATION,
-    "valid": Role.VALIDATION,
-    "validation": Role.VALIDATION,
-    "test": Role.TEST,
-}
 
 
 class Listing(NamedTuple):
@@ -55,13 +36,19 @@ class Listing(NamedTuple):
     truth: np.ndarray  # i32[N], -1 = none given
     role: np.ndarray  # i8[N], of Role
     rows: np.ndarray | None = None  # i64[N], in the manifest, from 1
+    contents: np.ndarray | None = None  # Encoded[N], the images where they are no files
     notes: tuple[str, ...] = ()
 
     def take(self, rows: np.ndarray) -> "Listing":
         """The rows of an index or mask."""
         of_manifest = None if self.rows is None else self.rows[rows]
+        contents = None if self.contents is None else self.contents[rows]
         ids, labels, truth, role = self.ids[rows], self.labels[rows], self.truth[rows], self.role[rows]
-        return self._replace(ids=ids, labels=labels, truth=truth, role=role, rows=of_manifest)
+        return self._replace(ids=ids, labels=labels, truth=truth, role=role, rows=of_manifest, contents=contents)
+
+    def files(self) -> Sequence[Path | Encoded]:
+        """The images, for `images.files`."""
+        return [self.root / name for name in self.ids] if self.contents is None else self.contents.tolist()
 
 
 def check_options(data: ConfigDict) -> None:
@@ -97,9 +84,9 @@ def to_source(listing: Listing, data: ConfigDict) -> Source:
     _check_labelled(listing, chosen)
     # What is left out is left out here: a cut that a header does not show would end the run later.
     whole = data.verify or data.on_bad_image == "skip"
-    headers, bad = survey([listing.root / name for name in listing.ids], data.max_megapixels, whole)
-    skipped = leave_out(listing.root, listing.ids, bad, data.on_bad_image)
-    good = np.array([header is not None for header in headers], bool)
+    seen = survey(files := listing.files(), data.max_megapixels, whole)
+    skipped = leave_out(files, listing.ids, seen.bad, data.on_bad_image)
+    good = np.array([header is not None for header in seen.headers], bool)
     listing, chosen = listing.take(good), chosen[good]
     try:
         _check_classes(listing)
@@ -107,10 +94,16 @@ def to_source(listing: Listing, data: ConfigDict) -> Source:
         lost = [note.removeprefix("warning: ") for note in skip_notes(skipped)]
         raise UserError("; ".join([str(error), *lost])) from error
     listing.role[chosen] = Role.TRUSTED
-    found = [header for header in headers if header is not None]
+    found = [header for header in seen.headers if header is not None]
     size, channels = _format(found, data)
-    notes = (*listing.notes, *skip_notes(skipped), _count_note(listing), _size_note(found, size, channels))
-    return _assemble(listing, size, channels, data.max_megapixels)._replace(skipped=skipped, notes=notes)
+    depth = _depth_notes(listing, seen.peaks[good])
+    notes = (*listing.notes, *skip_notes(skipped), *depth, _count_note(listing), _size_note(found, size, channels))
+
+    def files_of(rows: np.ndarray) -> ImageFiles:
+        peak, known = int(seen.peaks[good].max()) or FULL, None if seen.digests is None else seen.digests[good][rows]
+        return ImageFiles(listing.take(rows).files(), size, channels, data.max_megapixels, peak, known)
+
+    return _assemble(listing, files_of)._replace(skipped=skipped, notes=notes)
 
 
 def trusted_by_file(listing: Listing, name: str) -> np.ndarray:
@@ -138,13 +131,13 @@ def trusted_by_file(listing: Listing, name: str) -> np.ndarray:
 
 
 def leave_out(
-    root: Path, ids: Sequence[str] | np.ndarray, bad: list[tuple[int, str]], policy: str
+    files: Sequence[Path | Encoded], ids: Sequence[str] | np.ndarray, bad: list[tuple[int, str]], policy: str
 ) -> tuple[tuple[str, str], ...]:
     """(id, reason) of each bad image where `policy` is skip; where it is fail, UserError naming the first."""
     if bad and policy == "fail":
         row, reason = bad[0]
         more = f" ({len(bad) - 1} more images are bad)" if len(bad) > 1 else ""
-        raise UserError(f"{root / ids[row]}: {reason}{more}; {LISTED}")
+        raise UserError(f"{files[row]}: {reason}{more}; {LISTED}")
     return tuple((str(ids[row]), reason) for row, reason in bad)
 
 
@@ -192,22 +185,19 @@ def _format(headers: list[Header], data: ConfigDict) -> tuple[int, int]:
     return data.image_size or (0 if kept else SMALL), data.channels or channels
 
 
-def _assemble(listing: Listing, size: int, channels: int, max_megapixels: float) -> Source:
+def _assemble(listing: Listing, files_of: Callable[[np.ndarray], ImageFiles]) -> Source:
     is_test, is_trusted = listing.role == Role.TEST, listing.role == Role.TRUSTED
     # The one label of a trusted image is the checked one; what it was before is unknown, not the same.
     checked = is_trusted & (listing.truth < 0)
     labels, truth = np.where(checked, -1, listing.labels), np.where(checked, listing.labels, listing.truth)
     train, test = listing._replace(labels=labels, truth=truth).take(~is_test), listing.take(is_test)
 
-    def files(part: Listing) -> ImageFiles:
-        return ImageFiles([part.root / name for name in part.ids], size, channels, max_megapixels)
-
     known = train.truth if (train.truth >= 0).any() else None
     return Source(
         listing.root.resolve().name,
         listing.class_names,
-        Part(files(train), train.labels, known, train.ids),
-        Part(files(test), _tested(test), None, test.ids) if len(test.ids) else None,
+        Part(files_of(~is_test), train.labels, known, train.ids),
+        Part(files_of(is_test), _tested(test), None, test.ids) if len(test.ids) else None,
         _rows(train, Role.TRUSTED),
         _rows(train, Role.VALIDATION),
     )
@@ -221,6 +211,25 @@ def _rows(train: Listing, role: Role) -> np.ndarray | None:
 def skip_notes(skipped: tuple[tuple[str, str], ...]) -> list[str]:
     """A warning where images were left out: how many, and the first."""
     return [f"warning: {len(skipped)} bad images left out, first {skipped[0][0]}: {skipped[0][1]}"] if skipped else []
+
+
+def _depth_notes(listing: Listing, peaks: np.ndarray) -> list[str]:
+    """How 16-bit images are read, a warning where they use fewer bits, or one bright value makes the others dark."""
+    deep = np.flatnonzero(peaks)
+    if not deep.size:
+        return []
+    most = deep[peaks[deep].argmax()]
+    top = full_scale(int(peaks[most]))
+    rule = (
+        f"{len(deep)} images of 16 bits, the largest value {peaks[most]} ({listing.ids[most]}): v becomes 255 v / {top}"
+    )
+    if top < FULL:
+        return [f"warning: {rule}, the {top.bit_length()} bits that they use"]
+    if np.median(peaks[deep]) * 8 < top:
+        return [
+            f"warning: {rule}, and half of them stay below {np.median(peaks[deep]):.0f}: nearly black; scale them first"
+        ]
+    return [rule]
 
 
 def _count_note(listing: Listing) -> str:

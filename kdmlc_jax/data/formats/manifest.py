@@ -1,11 +1,12 @@
 """Manifests: a CSV or Parquet file with a row per image.
 
-Columns, in any order and case: path (or image, file, filename), label; optional true_label, trusted, split. Others are
-ignored. Rows are counted from 1, the first below the header. Labels that are all numbers must be whole, and are the
-classes 0 to the largest. Names are the classes themselves; a file classes.txt in the data directory, one class a line,
-says which there are and in what order, and may also name the classes of whole numbers. With it, one of label and
-true_label may hold numbers and the other names. Without it, that is refused, and a name that stands in at most 2 places
-and looks like one in 10 or more is taken for a typing error.
+Columns, in any order and case: path (or image, file, filename), label; optional true_label, trusted, split. The config
+may name others for path, label and split. What is left is not read, with a note; where it tells splits apart, it is
+refused until `data.split_column` says what it is. Rows are counted from 1, the first below the header. Labels that are
+all numbers must be whole, and are the classes 0 to the largest. Names are the classes themselves; a file classes.txt in
+the data directory, one class a line, says which there are and in what order, and may also name the classes of whole
+numbers. With it, one of label and true_label may hold numbers and the other names. Without it, that is refused, and a
+name that stands in at most 2 places and looks like one in 10 or more is taken for a typing error.
 """
 
 import functools
@@ -18,10 +19,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from kdmlc_jax.data.formats.files import read_lines
-from kdmlc_jax.data.formats.listing import ROLES, Listing, Role, check_name
-from kdmlc_jax.data.formats.tables import read_columns
+from kdmlc_jax.data.formats import classes, embedded, roles
+from kdmlc_jax.data.formats.listing import Listing, check_name
+from kdmlc_jax.data.formats.roles import ROLES, Role
+from kdmlc_jax.data.formats.tables import Table, read_table
 from kdmlc_jax.errors import UserError, suggest
 
 COLUMNS = {
@@ -32,31 +35,49 @@ COLUMNS = {
     "split": ("split",),
 }
 YES_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-MAX_CLASSES = 100_000  # a class name each is made up to the largest number
 RARE, FREQUENT = 2, 10
 # Where more names than this are rare, rareness says nothing (and difflib would take hours).
 MAX_SUSPECTS = 20
 
 
-def read(root: Path, name: str) -> Listing:
-    """Reads the manifest `name`, a path relative to `root` or absolute; opens no image.
+def read(root: Path, data: ConfigDict) -> Listing:
+    """Reads `data.manifest`, a path relative to `root` or absolute; opens no image.
 
     Raises:
       UserError: naming file and row of what is missing, malformed, contradictory, double, or outside `root`.
     """
-    path = root / Path(name).expanduser()
-    table = read_columns(path, COLUMNS, required=("path", "label"))
+    path = root / Path(data.manifest).expanduser()
+    required = ["path", "label", *(["split"] if data.split_column not in ("", "none") else [])]
+    whole = read_table(path, _columns(data), required, may_be_bytes=("path",))
+    table, notes, contents = whole.columns, _unread(path, whole, data), None
+    if whole.bytes_in:
+        contents, table["path"] = embedded.read(path, whole.found["path"])
+        if not any(image.content for image in contents):  # what only names its files
+            contents = None
     turned = next((text for text in table["path"] if "\\" in text), None)
     if turned and not any("/" in text for text in table["path"]) and not (root / turned).exists():  # of Windows
         table["path"] = [text.replace("\\", "/") for text in table["path"]]
     for column in ("label", "true_label", "trusted"):  # whole numbers, as pandas writes a column with gaps
-        table[column] = [re.sub(r"^(\d+)\.0$", r"\1", text) for text in table[column]]
+        table[column] = [classes.whole(text) for text in table[column]]
     ids = _ids(path, root, table["path"])
-    role = np.array(_roles(path, table), np.int8)
-    names, labels, truth = _labels(path, root, table)
-    order = np.argsort(ids, kind="stable")
-    learnt = (Role.NOISY, Role.TRUSTED, Role.VALIDATION)
-    return Listing(path, root, names, learnt, ids, labels, truth, role, np.arange(1, len(ids) + 1)).take(order)
+    role = np.array(_roles(path, table, whole.found.get("split", "split")), np.int8)
+    listed, file = _listed(path, root, whole, table)
+    names, labels, truth, told = _labels(path, file, table, listed)
+    learnt, rows = (Role.NOISY, Role.TRUSTED, Role.VALIDATION), np.arange(1, len(ids) + 1)
+    found = Listing(path, root, names, learnt, ids, labels, truth, role, rows, contents, (*notes, *told))
+    return found.take(np.argsort(ids, kind="stable"))
+
+
+def _listed(path: Path, root: Path, whole: Table, table: dict[str, list[str]]) -> tuple[tuple[str, ...], Path]:
+    """The classes that a file says there are, () where none does, and that file: classes.txt, or else a Parquet file
+    itself, where -1 is no label."""
+    file = root / "classes.txt"
+    if file.exists():
+        return classes.class_file(file), file
+    names = embedded.class_names(path, whole.found["label"]) if path.suffix.lower() == ".parquet" else ()
+    if names:
+        table["label"] = ["" if text == "-1" else text for text in table["label"]]
+    return names, path if names else file
 
 
 def inside(path: Path, root: Path, real_folder: Callable[[Path], str] = os.path.realpath) -> bool:
@@ -86,35 +107,80 @@ def _ids(path: Path, root: Path, texts: list[str]) -> np.ndarray:
     return np.array(list(first))
 
 
-def _roles(path: Path, table: dict[str, list[str]]) -> list[Role]:
-    roles = []
+def _roles(path: Path, table: dict[str, list[str]], column: str) -> list[Role]:
+    found, flags = [], roles.of(re.sub(r"(?i)^(is|in)(?![a-z])", "", column))
     for row, (split, text) in enumerate(zip(table["split"], table["trusted"], strict=True)):
-        if split and split.lower() not in ROLES:
-            _fail(path, row, f'split "{split}" is not one of {", ".join(ROLES)}{suggest(split, ROLES)}')
+        said = roles.of(split)
+        if said is None and flags not in (None, Role.NOISY) and split.lower() in YES_NO:  # is_test: yes, no
+            said = flags if YES_NO[split.lower()] else Role.NOISY
+        if split and said is None:
+            _fail(path, row, f'{column} "{split}" is not one of {", ".join(ROLES)}{suggest(split, ROLES)}')
         if text and text.lower() not in YES_NO:
             _fail(path, row, f'trusted "{text}" is not one of {", ".join(YES_NO)}')
-        role, trusted = ROLES.get(split.lower(), Role.NOISY), YES_NO.get(text.lower())
+        role, trusted = Role.NOISY if said is None else said, YES_NO.get(text.lower())
         if (trusted and role in (Role.VALIDATION, Role.TEST)) or (trusted is False and role is Role.TRUSTED):
-            _fail(path, row, f'trusted "{text}" contradicts split "{split}"')
-        roles.append(Role.TRUSTED if trusted else role)
-    return roles
+            _fail(path, row, f'trusted "{text}" contradicts {column} "{split}"')
+        found.append(Role.TRUSTED if trusted else role)
+    return found
 
 
-def _labels(path: Path, root: Path, table: dict[str, list[str]]) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """Class names and the labels of the columns label and true_label, i32[N] each, -1 where empty."""
-    columns = {name: ["" if _empty(text) else text for text in table[name]] for name in ("label", "true_label")}
-    listed = class_file(root / "classes.txt") if (root / "classes.txt").exists() else ()
-    named = [name for name, column in columns.items() if any(map(_is_number, listed)) or _first_name(column) >= 0]
-    if not listed:
-        _check_alike(path, columns)
-    codes = {name: _whole(path, name, columns[name], len(listed)) for name in columns if name not in named}
+def _columns(data: ConfigDict) -> dict[str, tuple[str, ...]]:
+    """COLUMNS, or what the config names instead."""
+    told = {name: data[f"{name}_column"].strip().lower() for name in ("path", "label", "split")}
+    return COLUMNS | {name: () if column == "none" else (column,) for name, column in told.items() if column}
+
+
+def _unread(path: Path, table: Table, data: ConfigDict) -> tuple[str, ...]:
+    """A note of the columns that nothing reads; refuses one that tells splits apart while nothing says how to."""
+    if not data.split_column and "split" not in table.found:
+        for name, texts in table.others.items():
+            if texts is not None and roles.is_column(name, texts):
+                some = ", ".join(f'"{text}"' for text in sorted(set(texts))[:4])
+                ways = f"data.split_column={name} reads it ({', '.join(ROLES)}), data.split_column=none does not"
+                raise UserError(f'{path}: column "{name}" ({some}) looks like a split; {ways}')
+    return (f"columns not read: {', '.join(table.others)}",) if table.others else ()
+
+
+def _labels(
+    path: Path, file: Path, table: dict[str, list[str]], listed: tuple[str, ...]
+) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, list[str]]:
+    """Class names, the labels of the columns label and true_label, i32[N] each, -1 where empty, and notes."""
+    columns = _without_nan({name: table[name] for name in ("label", "true_label")}, listed)
+    named = [
+        name
+        for name, column in columns.items()
+        if (file.name == "classes.txt" and any(map(_is_number, listed))) or _first_name(column) >= 0
+    ]
+    if listed:
+        codes = {
+            name: _whole(path, name, columns[name], len(listed), file.name) for name in columns if name not in named
+        }
+        codes |= {name: _named(path, name, columns[name], listed, file.name) for name in named}
+        return listed, codes["label"], codes["true_label"], []
+    _check_alike(path, columns)
     if named:
-        names = listed or _names(path, columns)
-        codes |= {name: _named(path, name, columns[name], names) for name in named}
+        _check_names(path, columns)
     else:
-        largest = max(int(code.max()) for code in codes.values())
-        names = listed or tuple(str(label) for label in range(largest + 1))
-    return names, codes["label"], codes["true_label"]
+        for name, column in columns.items():
+            _whole(path, name, column)
+    names = classes.ordered(text for column in columns.values() for text in column if text)
+    classes.check_number(path, len(names), len(table["label"]))
+    # An image counts once, by the label that it has.
+    counts = Counter(text or true for text, true in zip(columns["label"], columns["true_label"], strict=True))
+    notes = classes.spelling(path, {name: counts[name] for name in names}, file)
+    codes = {name: _named(path, name, columns[name], names) for name in columns}
+    return names, codes["label"], codes["true_label"], notes
+
+
+def _without_nan(columns: dict[str, list[str]], listed: tuple[str, ...]) -> dict[str, list[str]]:
+    """The columns with '' for nan, but where nan is a class: listed, or a label beside other names."""
+    first = [text for text in columns["label"] if text and text.lower() != "nan"]
+    is_class = _first_name(first) >= 0 and not listed
+    kept = {*listed, *(columns["label"] if is_class else ())}
+    return {
+        name: ["" if text.lower() == "nan" and text not in kept else text for text in column]
+        for name, column in columns.items()
+    }
 
 
 def _check_alike(path: Path, columns: dict[str, list[str]]) -> None:
@@ -125,21 +191,6 @@ def _check_alike(path: Path, columns: dict[str, list[str]]) -> None:
             message = f'is a name, but every {other} is a number (first "{numbers[0]}")'
             allowed = "expected names in both columns or whole numbers in both; or write classes.txt"
             _fail(path, row, f'{column} "{columns[column][row]}" {message}, {allowed}')
-
-
-def class_file(path: Path) -> tuple[str, ...]:
-    """The class names of a file, one a line; raises UserError for one twice, or fewer than two."""
-    names = [line for line in read_lines(path) if line]
-    double = [name for name, count in Counter(names).items() if count > 1]
-    if double:
-        raise UserError(f'{path}: class "{double[0]}" is listed twice, expected each class once')
-    if len(names) < 2:
-        raise UserError(f"{path}: {len(names)} classes, expected 2 or more, one a line")
-    return tuple(names)
-
-
-def _empty(text: str) -> bool:
-    return text.lower() in ("", "nan")
 
 
 def _is_number(text: str) -> bool:
@@ -155,30 +206,30 @@ def _first_name(texts: list[str]) -> int:
     return next((row for row, text in enumerate(texts) if text and not _is_number(text)), -1)
 
 
-def _whole(path: Path, column: str, texts: list[str], listed: int) -> np.ndarray:
+def _whole(path: Path, column: str, texts: list[str], listed: int = 0, by: str = "") -> np.ndarray:
+    """i32[N], whole numbers as the classes of a list, -1 where empty."""
     codes = np.full(len(texts), -1, np.int32)
-    last = (listed or MAX_CLASSES) - 1
     for row, text in enumerate(texts):
-        if text and not (text.isascii() and text.isdigit()):
-            _fail(path, row, f'{column} "{text}" is not a whole number of 0 or more')
-        if text and (len(text) > 9 or int(text) > last):
-            why = " (classes.txt)" if listed else ""
-            _fail(path, row, f"{column} {text} is out of range, expected 0 to {last}{why}")
-        codes[row] = int(text or -1)
+        if text and not classes.is_whole(text):
+            _fail(path, row, f'{column} "{text[:40]}" is not a whole number of 0 or more')
+        if text and listed:
+            if len(text) > 9 or int(text) >= listed:
+                _fail(path, row, f"{column} {text[:40]} is out of range, expected 0 to {listed - 1} ({by})")
+            codes[row] = int(text)
     return codes
 
 
-def _named(path: Path, column: str, texts: list[str], names: tuple[str, ...]) -> np.ndarray:
+def _named(path: Path, column: str, texts: list[str], names: tuple[str, ...], by: str = "") -> np.ndarray:
     index = {"": -1} | {name: label for label, name in enumerate(names)}
     for row, text in enumerate(texts):
         if text not in index:
-            message = f"is not one of the {len(names)} classes of classes.txt"
+            message = f"is not one of the {len(names)} classes of {by}"
             _fail(path, row, f'{column} "{text}" {message}{suggest(text, names)}')
     return np.array([index[text] for text in texts], np.int32)
 
 
-def _names(path: Path, columns: dict[str, list[str]]) -> tuple[str, ...]:
-    """The classes that labels name themselves; refuses a lone word among numbers, and likely typing errors."""
+def _check_names(path: Path, columns: dict[str, list[str]]) -> None:
+    """Refuses a lone word among numbers, and likely typing errors."""
     counts = Counter(text for column in columns.values() for text in column if text)
     mostly_numbers = 2 * sum(counts[text] for text in counts if _is_number(text)) > counts.total()
     frequent = [name for name, count in counts.items() if count >= FREQUENT]
@@ -191,4 +242,3 @@ def _names(path: Path, columns: dict[str, list[str]]) -> tuple[str, ...]:
             if near := rare.get(text):
                 seen = "once" if counts[text] == 1 else "twice"
                 _fail(path, row, f'{column} "{text}" is there only {seen}{near}; if it is a class, write classes.txt')
-    return tuple(sorted(counts))

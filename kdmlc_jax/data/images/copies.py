@@ -17,6 +17,7 @@ class Duplicates(NamedTuple):
     conflicting: int  # contents that carry more than one given label
     left_out: int  # copies kept out of the noisy and validation parts, because the original is trusted or validation
     leaked: int  # training images whose content is in the test part as well
+    leaked_used: int = 0  # those of them that are in a split all the same
 
     def notes(self) -> list[str]:
         """One warning where a result would mislead, none for a clean set."""
@@ -25,12 +26,20 @@ class Duplicates(NamedTuple):
         return [
             f"warning: exact copies: {self.extra} training images repeat another, {self.conflicting} contents have "
             f"two labels, {self.left_out} left out because the original is trusted or validation, "
-            f"{self.leaked} training images are also in the test part"
+            f"{self.leaked} training images are also in the test part{self._done()}"
         ]
+
+    def _done(self) -> str:
+        """What was done with the last of these."""
+        if not self.leaked:
+            return ""
+        if not self.leaked_used:
+            return " and left out (data.test_copies=keep would use them)"
+        return f", {self.leaked_used} of them used (data.test_copies=leave_out leaves them out)"
 
 
 def digests(images: Images) -> Shaped[np.ndarray, " N"]:
-    """V16[N], a hash of each image's content: of its pixels, or of its file where images are read from files."""
+    """V16[N], a hash of each image's pixels."""
     if not isinstance(images, np.ndarray):
         made: np.ndarray = images.digests()  # type: ignore[attr-defined]
         return made
@@ -55,4 +64,5 @@ def count(
     unused[np.concatenate(parts)] = False
     left_out = unused & np.isin(train, train[np.concatenate([parts.trusted, parts.held_out, parts.validation])])
     leaked = np.isin(train, test)
-    return Duplicates(len(train) - len(distinct), len(conflict), int(left_out.sum()), int(leaked.sum()))
+    figures = (left_out & ~leaked, leaked, leaked & ~unused)
+    return Duplicates(len(train) - len(distinct), len(conflict), *(int(rows.sum()) for rows in figures))

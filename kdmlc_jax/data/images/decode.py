@@ -1,9 +1,11 @@
 """Image files from anywhere to uint8 arrays: nothing in a file is believed before it is checked.
 
-PNG, JPEG, BMP, GIF, WEBP, TIFF and PPM; of several frames the first. Pillow's own limit on pixels, a warning, plays no
-part: files are opened by the format's own reader, and `max_megapixels` is compared with the header.
+PNG, JPEG, BMP, GIF, WEBP, TIFF, PPM and AVIF, HEIC where pillow-heif is installed; of several frames the first.
+Pillow's own limit on pixels, a warning, plays no part: files are opened by the format's own reader, and
+`max_megapixels` is compared with the header.
 """
 
+import hashlib
 import io
 import os
 import re
@@ -15,20 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import (  # noqa: F401 (an import registers the format)
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+from kdmlc_jax.data.images.recognise import BadImage, recognise
+
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")
 COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+FULL = 65535  # the largest value of 16 bits
 ORIENTATION = 0x0112  # the EXIF tag, and what undoes its values
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,37 +36,80 @@ UPRIGHT = {
 }
 
 
-class BadImage(ValueError):
-    """A file that is no usable image; the message is the reason alone, one line without the name."""
-
-
 class Header(NamedTuple):
     """What a file says before its pixels are decoded, the right way up."""
 
     width: int  # pixels
     height: int
     grey: bool  # by its mode; a colour image of equal channels is not
+    deep: bool = False  # of 16 bits
 
 
-def inspect(path: str | os.PathLike[str], max_megapixels: float | int) -> Header:
+class Encoded(NamedTuple):
+    """An image file that lies in another, already in memory."""
+
+    name: str  # for messages
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Source = str | os.PathLike[str] | Encoded
+
+
+class Pixels(NamedTuple):
+    """What all pixels of an image say."""
+
+    digest: bytes  # BLAKE2b-128 of size and pixels, whatever format and metadata they are stored with
+    peak: int  # the largest value of one of 16 bits, else 0
+
+
+def inspect(source: Source, max_megapixels: float | int) -> Header:
     """The header of an image file, which may claim so many pixels at most.
 
     Raises:
-      BadImage: for what is no readable file, no image of `FORMATS`, of an unusable pixel mode, or too large.
+      BadImage: for what is no readable file, no image of `recognise.FORMATS`, of an unusable pixel mode, or too large.
     """
-    with _opened(path, max_megapixels) as image:
+    with _opened(source, max_megapixels) as image:
         width, height = image.size
         # Transposed: 5 to 8.
-        return Header(*((height, width) if _orientation(image) >= 5 else (width, height)), image.mode in GREY_MODES)
+        sides = (height, width) if _orientation(image) >= 5 else (width, height)
+        return Header(*sides, image.mode in GREY_MODES, _is_deep(image))
+
+
+def read_pixels(source: Source, max_megapixels: float | int) -> Pixels:
+    """Decodes an image to its end, as RGB of its own size, upright; 16-bit grey keeps its values.
+
+    Raises:
+      BadImage: as `decode`.
+    """
+    with _opened(source, max_megapixels) as image:
+        orientation, deep = _orientation(image), _is_deep(image)
+        if deep and image.mode.startswith("I"):
+            pixels = _sixteen_bit(image)
+            peak = int(pixels.max())
+            if orientation in UPRIGHT:
+                pixels = np.asarray(Image.fromarray(pixels).transpose(UPRIGHT[orientation]))
+        else:
+            upright = _eight_bit(image, FULL)
+            if orientation in UPRIGHT:
+                upright = upright.transpose(UPRIGHT[orientation])
+            pixels = np.asarray(upright.convert("RGB"))
+            peak = max(257 * int(pixels.max()), 1) if deep else 0
+        digest = hashlib.blake2b(repr((pixels.shape[:2], pixels.dtype.str)).encode(), digest_size=16)
+        digest.update(pixels.tobytes())
+        return Pixels(digest.digest(), peak)
 
 
 def decode(
-    source: str | os.PathLike[str] | io.BytesIO, size: int, channels: int, max_megapixels: float | int
+    source: Source | io.BytesIO, size: int, channels: int, max_megapixels: float | int, peak: int | None = None
 ) -> UInt8[np.ndarray, "H W K"]:
     """The pixels of an image file, or of one already in memory, upright.
 
     Modes: grey stays grey; transparency (alpha, palette or key colour) is composited over white; palette, CMYK and
-    YCbCr become RGB; 16-bit grey v becomes round(v/257), 16-bit colour its upper byte, 1-bit 0 and 255; floats and
+    YCbCr become RGB; 16-bit grey v becomes round(255 v / (2^b - 1)), where b bits are what `peak`, the largest value of
+    a data set, needs (None = of this image), 16-bit colour the same of its upper byte, 1-bit 0 and 255; floats and
     32-bit values are refused. Grey of a colour is ITU-R 601 luma, .299 R + .587 G + .114 B.
 
     Size S > 0: the largest centred square is scaled to S x S, bilinear and antialiased; the same as scaling the
@@ -86,7 +124,7 @@ def decode(
         orientation = _orientation(image)
         if size:
             image.draft(None, (2 * size, 2 * size))
-        upright = _eight_bit(image)
+        upright = _eight_bit(image, peak)
         if orientation in UPRIGHT:
             upright = upright.transpose(UPRIGHT[orientation])
         scaled = _centre(upright, size) if size else upright
@@ -95,12 +133,16 @@ def decode(
 
 
 @contextmanager
-def _opened(source: str | os.PathLike[str] | io.BytesIO, max_megapixels: float) -> Iterator[Image.Image]:
+def _opened(source: Source | io.BytesIO, max_megapixels: float) -> Iterator[Image.Image]:
     """The image with its header read and checked; what Pillow raises inside becomes BadImage."""
     _quiet()
+    if isinstance(source, Encoded):
+        if not source.content:
+            raise BadImage("empty file")
+        source = io.BytesIO(source.content)
     try:
         with nullcontext(source) if isinstance(source, io.BytesIO) else regular(source) as file:
-            image = _recognise(file)
+            image = recognise(file)
             _check(image, max_megapixels)
             yield image
     except BadImage:
@@ -132,18 +174,6 @@ def regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
         raise BadImage(f"cannot be read ({error.strerror})") from error
 
 
-def _recognise(file: io.BufferedReader | io.BytesIO) -> Image.Image:
-    """Image.open without its check of the pixels, which warns, and without other formats."""
-    prefix = file.read(16)
-    for name in FORMATS:
-        read, accepts = Image.OPEN[name]
-        if accepts is None or accepts(prefix) is not True:
-            continue
-        file.seek(0)
-        return read(file, "")
-    raise BadImage(f"not an image of {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
-
-
 def _check(image: Image.Image, max_megapixels: float) -> None:
     size, megapixels = f"{image.width} x {image.height} pixels", image.width * image.height / 1e6
     if not 0 < megapixels <= max_megapixels:
@@ -173,24 +203,43 @@ def _orientation(image: Image.Image) -> int:
     return value if value in UPRIGHT else 1
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """The decoded image in mode L or RGB."""
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the file has 16 bits a channel; asked before decoding."""
+    return image.mode.startswith("I") or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _eight_bit(image: Image.Image, peak: int | None) -> Image.Image:
+    """The decoded image in mode L or RGB; one of 16 bits by the largest value of a data set (`decode`)."""
+    deep = _is_deep(image)
     image.load()
     if image.mode.startswith("I"):
-        return _from_sixteen_bit(image)
+        values = _sixteen_bit(image)
+        top = full_scale(int(values.max()) if peak is None else peak)
+        return Image.fromarray(np.minimum((values * np.int64(255) + top // 2) // top, 255).astype(np.uint8))
     grey = image.mode in GREY_MODES
-    if not image.has_transparency_data:
-        return image.convert("L" if grey else "RGB")
-    clear = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, clear).convert("L" if grey else "RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    flat = image.convert("L" if grey else "RGB")
+    top = full_scale(FULL if peak is None or not deep else peak) >> 8  # Pillow gives the upper byte
+    if not top:
+        raise BadImage("16 bits a channel, of which the set uses the lower 8 alone, and colour of these cannot be read")
+    if top == 255:
+        return flat
+    return flat.point([min(255, (255 * value + top // 2) // top) for value in range(256)] * len(flat.getbands()))
 
 
-def _from_sixteen_bit(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
+def full_scale(peak: int) -> int:
+    """2^b - 1 for the fewest bits b that hold `peak`, one at least."""
+    return (1 << max(peak.bit_length(), 1)) - 1
+
+
+def _sixteen_bit(image: Image.Image) -> np.ndarray:
+    """u16[H, W] of a grey image."""
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > FULL:
         raise BadImage(f"values {values.min()} to {values.max()} are outside 0 to 65535, expected at most 16 bits")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    return values.astype(np.uint16)
 
 
 def _centre(image: Image.Image, size: int) -> Image.Image:

@@ -1,16 +1,15 @@
 """Many image files at once: looked over, or read row by row as if they were an array."""
 
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Shaped
 
-from kdmlc_jax.data.images.decode import BadImage, Header, decode, inspect, regular
+from kdmlc_jax.data.images.decode import FULL, BadImage, Encoded, Header, Pixels, Source, decode, inspect, read_pixels
 from kdmlc_jax.errors import UserError
 
 # Files per task of the pool: a task costs about as much as a small image.
@@ -40,19 +39,34 @@ def _map(function: Callable[[int], T], rows: Sequence[int]) -> list[T]:
 class ImageFiles:
     """Image files as a lazy u8[N, H, W, K]; rows are decoded when asked for, by all cores, as `decode` does.
 
-    Size 0 keeps the first file's, which all then have.
+    Size 0 keeps the first file's, which all then have. `peak` is the largest value of the 16-bit images of the set, see
+    `decode`. `known` are the `digests` of all rows, where they are known already.
 
     Raises:
       UserError: where S = 0 and the first file is no image.
     """
 
-    def __init__(self, paths: Sequence[str | os.PathLike[str]], size: int, channels: int, max_megapixels: float | int):
+    def __init__(
+        self,
+        paths: Sequence[Source],
+        size: int,
+        channels: int,
+        max_megapixels: float | int,
+        peak: int = FULL,
+        known: np.ndarray | None = None,
+    ):
         """Reads no pixels."""
-        self.paths = [os.fspath(path) for path in paths]
-        self.size, self.channels, self.max_megapixels = size, channels, max_megapixels
+        self.paths = [path if isinstance(path, Encoded) else os.fspath(path) for path in paths]
+        self.size, self.channels, self.max_megapixels, self.peak, self.known = (
+            size,
+            channels,
+            max_megapixels,
+            peak,
+            known,
+        )
         height = width = size
         if not size and self.paths:
-            width, height, _ = self._named(0, inspect, max_megapixels)
+            width, height = self._named(0, inspect, max_megapixels)[:2]
         self.shape = (len(self.paths), height, width, channels)
         self.dtype = np.dtype(np.uint8)
 
@@ -75,13 +89,16 @@ class ImageFiles:
         return images
 
     def digests(self, rows: Any = slice(None)) -> Shaped[np.ndarray, " n"]:
-        """A BLAKE2b digest of each file's bytes; nothing is decoded. UserError names the first that cannot be read."""
-        index = np.arange(len(self))[rows]
-        found = _map(lambda row: self._named(row, _digest), index.tolist())
-        return np.array([np.void(digest) for digest in found], "V16")
+        """A digest of each image's pixels (`decode.Pixels`), all decoded; UserError names the first that cannot be."""
+        if self.known is not None:
+            found: np.ndarray = self.known[rows]
+            return found
+        index = np.arange(len(self))[rows].tolist()
+        read = _map(lambda row: self._named(row, read_pixels, self.max_megapixels).digest, index)
+        return np.array([np.void(digest) for digest in read], "V16")
 
-    def _decode(self, path: str) -> np.ndarray:
-        pixels = decode(path, self.size, self.channels, self.max_megapixels)
+    def _decode(self, path: Source) -> np.ndarray:
+        pixels = decode(path, self.size, self.channels, self.max_megapixels, self.peak)
         if pixels.shape != self.shape[1:]:
             found, expected = pixels.shape[1::-1], self.shape[2:0:-1]
             raise BadImage(f"{found[0]} x {found[1]} pixels, expected {expected[0]} x {expected[1]} as the first image")
@@ -94,26 +111,29 @@ class ImageFiles:
             raise UserError(f"{self.paths[row]}: {error}; {LISTED}") from error
 
 
-def _digest(path: str) -> bytes:
-    with regular(path) as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+class Survey(NamedTuple):
+    """What `survey` has found."""
+
+    headers: list[Header | None]  # None where the file is bad
+    bad: list[tuple[int, str]]  # (index, reason)
+    peaks: np.ndarray  # i64[N], the largest value of each 16-bit image, else 0
+    digests: np.ndarray | None  # V16[N], of all pixels, where they were decoded
 
 
-def survey(
-    paths: Sequence[str | os.PathLike[str]], max_megapixels: float | int, verify: bool
-) -> tuple[list[Header | None], list[tuple[int, str]]]:
-    """Looks at every file, by all cores: its header, None where it is bad; and (index, reason) of each bad one.
+def survey(paths: Sequence[Source], max_megapixels: float | int, verify: bool) -> Survey:
+    """Looks at every file, by all cores. With `verify`, or of 16 bits, each is decoded to the end."""
 
-    With `verify` each is decoded to the end.
-    """
-
-    def look(row: int) -> tuple[Header | None, str]:
+    def look(row: int) -> tuple[Header | None, str, Pixels]:
         try:
-            if verify:
-                decode(paths[row], 0, 3, max_megapixels)
-            return inspect(paths[row], max_megapixels), ""
+            header, pixels = inspect(paths[row], max_megapixels), Pixels(bytes(16), 0)
+            return header, "", read_pixels(paths[row], max_megapixels) if verify or header.deep else pixels
         except BadImage as error:
-            return None, str(error)
+            return None, str(error), Pixels(bytes(16), 0)
 
     found = _map(look, range(len(paths)))
-    return [header for header, _ in found], [(row, reason) for row, (_, reason) in enumerate(found) if reason]
+    return Survey(
+        [header for header, _, _ in found],
+        [(row, reason) for row, (_, reason, _) in enumerate(found) if reason],
+        np.array([pixels.peak for _, _, pixels in found], np.int64),
+        np.array([np.void(pixels.digest) for _, _, pixels in found], "V16") if verify else None,
+    )

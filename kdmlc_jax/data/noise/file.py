@@ -8,8 +8,9 @@ from jaxtyping import Int
 
 from kdmlc_jax.arrays import check_labels, load_array
 from kdmlc_jax.data import provenance
+from kdmlc_jax.data.formats import classes
 from kdmlc_jax.data.formats.rows import rows_of
-from kdmlc_jax.data.formats.tables import read_columns
+from kdmlc_jax.data.formats.tables import read_table
 from kdmlc_jax.data.noise.base import Request
 from kdmlc_jax.errors import UserError, suggest
 
@@ -33,11 +34,12 @@ def read_labels(
     Args:
       path: noise.npz of a run on the same images, whose labels are taken as they were before the trusted ones were
         checked; `.npy`, i[rows], see `formats.rows.rows_of`; or `.csv` or `.parquet` with a column `id` and one of
-        LABEL_COLUMNS, the rows in any order.
+        LABEL_COLUMNS, the rows in any order; 1.0 is 1.
       count: N.
       num_classes: C.
       ids: str[N], the names in the column `id`; None = 0 … N-1.
-      class_names: C names, which those of a noise.npz must equal.
+      class_names: C names, which those of a noise.npz must equal. Labels of an array or table are names where all of
+        them are (`formats.classes.reading`), else numbers from 0; those of a run's own table are numbers.
 
     Returns:
       i32[N], by stable index.
@@ -49,13 +51,14 @@ def read_labels(
     suffix = path.suffix.lower()
     names = np.arange(count) if ids is None else ids
     if suffix in (".csv", ".parquet"):
-        return _joined(path, names, num_classes)
+        return _joined(path, names, class_names or [str(label) for label in range(num_classes)])
     if suffix not in (".npz", ".npy"):
         raise UserError(f'{path}: "{suffix}" is not one of .npz, .npy, .csv, .parquet, the files labels are read from')
     if suffix == ".npy":
         read = load_array(path)
         if read.ndim == 1:
             read = read[rows_of(path, len(read), count, ids)]
+            read = _by_name(read, class_names) if read.dtype.kind in "iu" else read
     else:
         read = _of_run(path, names, class_names)
     if read.shape != (count,):
@@ -70,21 +73,35 @@ def _of_run(path: Path, ids: np.ndarray, class_names: Sequence[str]) -> np.ndarr
     return np.where(kept.carried_labels >= 0, kept.carried_labels, kept.given_labels)
 
 
-def _joined(path: Path, ids: np.ndarray, num_classes: int) -> np.ndarray:
+def _by_name(read: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    """Integers as numbers of classes; where they are all names of classes, those of these."""
+    values, inverse = np.unique(read, return_inverse=True)
+    texts = [str(value) for value in values.tolist()]
+    index = classes.reading(texts, class_names)
+    return np.array([index[text] for text in texts])[inverse] if set(texts) <= index.keys() else read
+
+
+def _joined(path: Path, ids: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
     """i32[N], a table's labels joined by id."""
-    table = read_columns(path, {"id": ("id",), "label": LABEL_COLUMNS}, required=("id", "label"))
-    index = {str(name): position for position, name in enumerate(ids)}
+    table = read_table(path, {"id": ("id",), "label": LABEL_COLUMNS}, required=("id", "label"))
+    labels = [classes.whole(text) for text in table.columns["label"]]
+    # The label columns of a run's own table are numbers; it has names beside them.
+    own = f"{table.found['label'].removesuffix('_label')}_class" in table.others
+    index = classes.reading(labels, [str(label) for label in range(len(class_names))] if own else class_names)
+    position_of = {str(name): position for position, name in enumerate(ids)}
     given, first = np.full(len(ids), -1, np.int32), np.full(len(ids), -1)
-    for row, (name, text) in enumerate(zip(table["id"], table["label"], strict=True)):
-        place, position = f'{path} row {row} (id "{name}")', index.get(name)
+    for row, (name, text) in enumerate(zip(table.columns["id"], labels, strict=True)):
+        place, position = f'{path} row {row} (id "{name}")', position_of.get(name)
         if position is None:
-            raise UserError(f"{place}: the id is not that of a training image{suggest(name, index)}")
+            raise UserError(f"{place}: the id is not that of a training image{suggest(name, position_of)}")
         if first[position] >= 0:
             raise UserError(f"{place}: the id is already in row {first[position]}, expected every id once")
-        # Ten digits and more are out of every range, and int refuses thousands of them in its own words.
-        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) < num_classes):
-            raise UserError(f'{place}: label "{text}" is not a whole number from 0 to {num_classes - 1}')
-        given[position], first[position] = int(text), row
+        if text not in index:
+            wanted = f"a whole number from 0 to {len(class_names) - 1}"
+            if not all(map(classes.is_whole, index)):
+                wanted = f"one of the {len(class_names)} classes{suggest(text, class_names)}"
+            raise UserError(f'{place}: label "{text[:40]}" is not {wanted}')
+        given[position], first[position] = index[text], row
     missing = np.flatnonzero(first < 0)
     if missing.size:
         raise UserError(f'{path}: {missing.size} of {len(ids)} images have no label, first id "{ids[missing[0]]}"')

@@ -119,8 +119,8 @@ def _disjoint(root: Path, lists: dict[str, dict[str, int]]) -> tuple[str, ...]:
 def _leave_out(root: Path, lists: dict[str, dict[str, int]], data: ConfigDict) -> tuple[tuple[str, str], ...]:
     """Takes bad images out of the lists; (name, reason) of each."""
     names = [name for lines in lists.values() for name in lines]
-    _, bad = survey([root / name for name in names], data.max_megapixels, verify=True)
-    skipped = leave_out(root, names, bad, data.on_bad_image)
+    files = [root / name for name in names]
+    skipped = leave_out(files, names, survey(files, data.max_megapixels, verify=True).bad, data.on_bad_image)
     for name, _ in skipped:
         for lines in lists.values():
             lines.pop(name, None)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from kdmlc_jax.arrays import check_features, check_labels, load_array
+from kdmlc_jax.data.formats import classes
 from kdmlc_jax.data.formats.files import locate
 from kdmlc_jax.data.formats.rows import name_rows, read_names, rows_of
 from kdmlc_jax.data.sources.base import Part, Source
@@ -16,10 +17,10 @@ from kdmlc_jax.errors import UserError
 def load(data: ConfigDict) -> Source:
     """Features as images of one pixel: f32[N, 1, 1, D].
 
-    The folder holds `features.npy` f[N, D] and `labels.npy` i[N], 0 to C - 1; it may hold
-    `true_labels.npy` i[N] (-1 = unknown), `trusted.npy` (bool[N], or the rows), `test_features.npy` with
-    `test_labels.npy`, `classes.txt` (C names, a line each; without it C is the largest label + 1) and `ids.txt`
-    (N names). Everything is read into memory, 4·N·D bytes; nothing is unpickled.
+    The folder holds `features.npy` f[N, D] and `labels.npy` i[N], 0 or more; it may hold `true_labels.npy` i[N] (-1 =
+    unknown), `trusted.npy` (bool[N] or 0 and 1, or the rows), `test_features.npy` with `test_labels.npy`, `classes.txt`
+    (C names, a line each, labels are 0 to C - 1; without it the classes are the distinct labels, in their order) and
+    `ids.txt` (N names). Everything is read into memory, 4·N·D bytes; nothing is unpickled.
 
     Raises:
       UserError: naming the file, and the row where there is one.
@@ -33,8 +34,7 @@ def load(data: ConfigDict) -> Source:
         labels["test_labels.npy"] = _integers(path / "test_labels.npy", len(test))
     if (path / "true_labels.npy").exists():
         labels["true_labels.npy"] = _integers(path / "true_labels.npy", size)
-    names = _class_names(path, labels, size)
-    checked = {file: _checked(path / file, array, len(names)) for file, array in labels.items()}
+    names, checked = _named(path, labels, size)
     train = Part(features, checked["labels.npy"], checked.get("true_labels.npy"), _ids(path, size))
     test_part = None if test is None else Part(test, checked["test_labels.npy"])
     return Source(data.source, names, train, test_part, _trusted(path / "trusted.npy", size))
@@ -88,23 +88,25 @@ def _checked(path: Path, labels: np.ndarray, num_classes: int) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def _class_names(path: Path, labels: dict[str, np.ndarray], size: int) -> tuple[str, ...]:
-    """The lines of classes.txt, or the labels themselves."""
+def _named(path: Path, labels: dict[str, np.ndarray], size: int) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """The class names and the labels as their numbers: the lines of classes.txt, or the distinct labels themselves."""
     file = path / "classes.txt"
     if file.exists():
-        return tuple(read_names(file))
+        names = tuple(read_names(file))
+        return names, {name: _checked(path / name, array, len(names)) for name, array in labels.items()}
     for name, array in labels.items():
-        # Without this a single damaged label would make a network of a billion outputs.
-        if array.max() >= size:
-            row = array.argmax()
-            hint = "or a classes.txt with all classes"
-            raise UserError(
-                f"{path / name} row {row}: label {array[row]}, expected 0 to {size - 1} for {size} rows, {hint}"
-            )
-    count = max(int(array.max()) for array in labels.values()) + 1
-    if count < 2:
-        raise UserError(f"{path / 'labels.npy'}: all labels are {count - 1}, expected at least 2 classes")
-    return tuple(str(label) for label in range(count))
+        bad = np.flatnonzero(array < (-1 if name == "true_labels.npy" else 0))
+        if bad.size:
+            raise UserError(f"{path / name} row {bad[0]}: {array[bad[0]]} is no class, expected 0 or more")
+    values = sorted({value for array in labels.values() for value in np.unique(array).tolist()} - {-1})
+    if len(values) < 2:
+        raise UserError(f"{path / 'labels.npy'}: all labels are {values[0]}, expected at least 2 classes")
+    classes.check_number(path / "labels.npy", len(values), size)
+    codes = {
+        name: np.where(array < 0, -1, np.searchsorted(np.array(values), array)).astype(np.int32)
+        for name, array in labels.items()
+    }
+    return tuple(map(str, values)), codes
 
 
 def _trusted(path: Path, size: int) -> np.ndarray | None:
@@ -112,7 +114,9 @@ def _trusted(path: Path, size: int) -> np.ndarray | None:
     if not path.exists():
         return None
     array = load_array(path)
-    if array.dtype == bool and array.shape == (size,):
+    # So many zeros and ones are no list of rows, which names none twice.
+    zeros_and_ones = array.dtype.kind in "iu" and size > 2 and bool(np.isin(array, (0, 1)).all())
+    if array.shape == (size,) and (array.dtype == bool or zeros_and_ones):
         rows = np.flatnonzero(array)
     elif array.dtype.kind in "iu" and array.ndim == 1:
         rows = np.array(array)

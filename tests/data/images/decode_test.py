@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from kdmlc_jax.data.images import decode as images
+from kdmlc_jax.data.images import recognise
 from kdmlc_jax.data.images.decode import BadImage
 from kdmlc_jax.data.images.files import survey
 
@@ -71,7 +72,7 @@ def test_lossless_formats_come_back_as_written(tmp_path, rng, suffix):
     path = saved(tmp_path / f"x.{suffix}", array, **({"lossless": True} if suffix == "webp" else {}))
     near(images.decode(path, 0, 3, LIMIT), array, 0)
     near(images.decode(path, 0, 1, LIMIT), luma(array))
-    assert images.inspect(path, LIMIT) == (7, 5, False)
+    assert images.inspect(path, LIMIT)[:3] == (7, 5, False)
 
 
 def test_jpeg(tmp_path):
@@ -90,7 +91,7 @@ def test_grey_is_repeated_or_kept(tmp_path, rng):
     path = saved(tmp_path / "x.png", array)
     near(images.decode(path, 0, 1, LIMIT), array[..., None], 0)
     near(images.decode(path, 0, 3, LIMIT), np.repeat(array[..., None], 3, -1), 0)
-    assert images.inspect(path, LIMIT) == (6, 4, True)
+    assert images.inspect(path, LIMIT)[:3] == (6, 4, True)
 
 
 @pytest.mark.parametrize(("suffix", "order"), [("png", "<u2"), ("tif", "<u2"), ("tif", ">u2"), ("pgm", "<u2")])
@@ -247,6 +248,31 @@ def test_a_strip_is_not_blown_up(tmp_path):
     assert (images.decode(path, 512, 1, LIMIT) == 9).all()
 
 
+@pytest.mark.parametrize("bits", [1, 4, 8, 10, 12, 16])
+@pytest.mark.parametrize("colour", [False, True])
+def test_scale_of_16_bits(tmp_path, bits, colour):
+    """Protects images that use few of their bits: 2^b - 1 becomes 255, by the peak that is given or the image's own."""
+    top = 2**bits - 1
+    values = np.linspace(0, top, 16).round().astype(np.uint16)
+    array = values.reshape(4, 4) if not colour else np.repeat(values.reshape(4, 4, 1), 3, axis=2)
+    raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2 if colour else 0, 0, 0, 0))
+    path = tmp_path / "x.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b""))
+    assert images.inspect(path, LIMIT).deep
+    if colour and bits <= 8:
+        with pytest.raises(BadImage, match="of which the set uses the lower 8 alone"):
+            images.decode(path, 0, 3, LIMIT, top)
+        return
+    got = images.decode(path, 0, 1, LIMIT, top)[..., 0].ravel()
+    near(got, values * (255 / top), 256 * 255 / top if colour else 1)
+    assert got[0] == 0 and got[-1] == 255
+    if not colour:
+        assert (images.decode(path, 0, 1, LIMIT)[..., 0].ravel() == got).all()
+        assert images.read_pixels(path, LIMIT).peak == top
+        near(images.decode(path, 0, 1, LIMIT, 65535)[..., 0].ravel(), values / 257, 1)
+
+
 @pytest.mark.parametrize(("width", "height"), [(12000, 12000), (20000, 20000)])
 def test_bombs_are_refused_by_their_header(tmp_path, width, height):
     """Protects memory and time from files of a few hundred kB that claim 144 and 400 megapixels; no warning either."""
@@ -261,7 +287,7 @@ def test_bombs_are_refused_by_their_header(tmp_path, width, height):
         images.inspect(path, LIMIT)
     assert survey([path] * 4, LIMIT, True)[0] == [None] * 4
     assert time.perf_counter() - start < 0.5  # decoding takes longer
-    assert images.inspect(path, 400.0) == (width, height, True)  # the limit is the user's alone
+    assert images.inspect(path, 400.0)[:3] == (width, height, True)  # the limit is the user's alone
 
 
 def test_bombs_take_no_memory(tmp_path):
@@ -287,6 +313,43 @@ def test_a_webp_that_claims_too_much(tmp_path):
     assert reason(tmp_path / "x.webp").startswith(("too many pixels", "damaged file"))
 
 
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"\0\0\0\x18ftypheic", "a HEIC image: install pillow-heif, or convert it to JPEG or PNG"),
+        (b"\0\0\0\x18ftypmif1", "a HEIC image: install pillow-heif, or convert it to JPEG or PNG"),
+        (b"\0\0\0\x0cJXL \r\n", "a JPEG XL file"),
+        (b"\0\0\0\x0cjP  \r\n", "a JPEG 2000 file"),
+        (b"\0\0\0\x18ftypmp42", "a video file"),
+        (bytes(128) + b"DICM", "a DICOM file"),
+        (b"<!DOCTYPE html>", "a HTML file"),
+    ],
+)
+def test_formats_that_are_not_read_are_named(tmp_path, monkeypatch, raw, said):
+    """Protects photos of phones from being "no image": what they are, and what to do."""
+    monkeypatch.setattr(recognise, "_reads_heic", lambda: False)
+    (tmp_path / "x.jpg").write_bytes(raw + bytes(200))
+    assert reason(tmp_path / "x.jpg").startswith(said)
+
+
+def test_avif(tmp_path, rng):
+    """Protects the format of newer phones: read where Pillow reads it, named where it does not."""
+    array = np.repeat(np.repeat(rng.integers(0, 256, (4, 4, 3), np.uint8), 8, axis=0), 8, axis=1)
+    path = saved(tmp_path / "x.avif", array, quality=100)
+    near(images.decode(path, 0, 3, LIMIT)[4::8, 4::8], array[4::8, 4::8], 6)
+    path.write_bytes(path.read_bytes()[:200])
+    assert reason(path).startswith("damaged file")
+
+
+def test_heic(tmp_path, rng):
+    """Protects the photos of iPhones: read where pillow-heif is installed."""
+    pillow_heif = pytest.importorskip("pillow_heif")
+    array = np.repeat(np.repeat(rng.integers(0, 256, (8, 8, 3), np.uint8), 8, axis=0), 8, axis=1)
+    pillow_heif.from_pillow(Image.fromarray(array)).save(tmp_path / "x.heic", quality=100)
+    near(images.decode(tmp_path / "x.heic", 0, 3, LIMIT)[4::8, 4::8], array[4::8, 4::8], 12)
+    assert "megapixels" in reason(tmp_path / "x.heic", 1e-5)
+
+
 def test_files_that_are_no_images(tmp_path):
     """Protects the reason for each way not to be an image."""
     (tmp_path / "empty.png").write_bytes(b"")
@@ -295,8 +358,8 @@ def test_files_that_are_no_images(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "x.svg").write_text("<svg/>")
     assert reason(tmp_path / "empty.png") == "empty file"
-    assert reason(tmp_path / "text.png") == "not an image of PNG, JPEG, BMP, GIF, WEBP, TIFF or PPM"
-    assert reason(tmp_path / "x.svg").startswith("not an image of")
+    assert reason(tmp_path / "text.png") == "not an image of PNG, JPEG, BMP, GIF, WEBP, TIFF, PPM or AVIF"
+    assert reason(tmp_path / "x.svg").startswith("a SVG file, expected an image of PNG, JPEG")
     assert reason(tmp_path / "folder.png") == "is a directory"
     assert reason(tmp_path / "pipe.png") == "is not a regular file"
     assert reason(tmp_path / "absent.png") == "no such file"

@@ -1,12 +1,11 @@
 """Many image files as one array, their digests, and the list of bad ones."""
 
-import hashlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from kdmlc_jax.data.images.files import ImageFiles, survey
 from kdmlc_jax.errors import UserError
@@ -62,15 +61,29 @@ def test_image_files_name_the_bad_one(tmp_path, rng):
         ImageFiles([paths[66]], 0, 3, LIMIT)
 
 
-def test_digests_are_those_of_the_bytes(tmp_path, rng):
-    """Protects the search for duplicates: equal files, equal digests, without decoding."""
-    _, paths = write_many(tmp_path, rng, 5)
-    paths[3].write_bytes(paths[1].read_bytes())
-    paths[4].write_text("no image")
-    found = ImageFiles(paths, 8, 3, LIMIT).digests()
-    expected = [hashlib.blake2b(path.read_bytes(), digest_size=16).digest() for path in paths]
-    assert found.dtype == "V16" and [row.tobytes() for row in found] == expected
-    assert len(np.unique(found)) == 4
+def test_digests_are_those_of_the_pixels(tmp_path, rng):
+    """Protects the search for copies: equal pixels are equal, in another format, mode or with other metadata."""
+    images, paths = write_many(tmp_path, rng, 4)
+    grey = Image.fromarray(images[1]).convert("L")
+    grey.save(paths[0])
+    grey.convert("RGB").save(tmp_path / "tagged.tif", compression="tiff_lzw", description="taken on a Monday")
+    about = PngImagePlugin.PngInfo()
+    about.add_text("Comment", "again")
+    grey.save(tmp_path / "text.png", pnginfo=about, compress_level=0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    grey.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "lying.png")
+    others = [tmp_path / name for name in ("tagged.tif", "text.png", "turned.png", "lying.png")]
+    found = ImageFiles([*paths, *others], 8, 3, LIMIT).digests()
+    assert found.dtype == "V16" and len(np.unique(found)) == 5
+    assert (found[[4, 5, 6]] == found[0]).all() and found[7] != found[0]
+    assert (survey([*paths, *others], LIMIT, True).digests == found).all()
+    deep = [tmp_path / f"{k}.png" for k in "xyz"]
+    for path, factor in zip(deep, (1, 2, 1), strict=True):
+        Image.fromarray((np.arange(24).reshape(4, 6) * factor).astype(np.uint16)).save(path)
+    found = ImageFiles(deep, 0, 1, LIMIT).digests()
+    assert found[0] == found[2] != found[1]
     paths[2].unlink()
     with pytest.raises(UserError, match=r"2\.png: no such file"):
         ImageFiles(paths, 8, 3, LIMIT).digests([0, 2])
@@ -81,9 +94,9 @@ def test_survey_lists_every_bad_file(tmp_path, rng):
     _, paths = write_many(tmp_path, rng)
     paths[10].write_bytes(b"")
     paths[50].write_bytes(paths[50].read_bytes()[:90])
-    headers, bad = survey(paths, LIMIT, False)
-    assert bad == [(10, "empty file")] and headers[10] is None and headers[50] == (4, 6, False)
-    headers, bad = survey(paths, LIMIT, True)
+    headers, bad = survey(paths, LIMIT, False)[:2]
+    assert bad == [(10, "empty file")] and headers[10] is None and headers[50] == (4, 6, False, False)
+    headers, bad = survey(paths, LIMIT, True)[:2]
     assert [row for row, _ in bad] == [10, 50] and "truncated" in bad[1][1]
     assert [row for row, header in enumerate(headers) if header is None] == [10, 50]
 

@@ -166,7 +166,7 @@ def test_labels_that_a_run_has_written(tmp_path):
     [
         ("0,0\n1,-1\n2,0\n3,0", ' row 1 (id "1"): label "-1" is not a whole number from 0 to 2'),
         ("0,0\n1,0\n2,3\n3,0", ' row 2 (id "2"): label "3" is not a whole number from 0 to 2'),
-        ("0,0\n1,1.0\n2,0\n3,0", ' row 1 (id "1"): label "1.0" is not a whole number from 0 to 2'),
+        ("0,0\n1,1.5\n2,0\n3,0", ' row 1 (id "1"): label "1.5" is not a whole number from 0 to 2'),
         ("0,nan\n1,0\n2,0\n3,0", ' row 0 (id "0"): label "nan" is not a whole number from 0 to 2'),
         ("0,0\n1,\n2,0\n3,0", ' row 1 (id "1"): label "" is not a whole number from 0 to 2'),
         ("0,dog\n1,0\n2,0\n3,0", ' row 0 (id "0"): label "dog" is not a whole number from 0 to 2'),
@@ -181,6 +181,34 @@ def test_table_that_does_not_fit(tmp_path, text, message):
     path = tmp_path / "labels.csv"
     path.write_text(f"id,label\n{text}\n")
     assert refused(read_labels, path, N, C) == message
+
+
+NAMED = {"label": ["2", "10", "1", "2"], "noisy_label": [2.0, 10.0, 1.0, 2.0], "given_label": ["002", "10", "1", "2"]}
+
+
+@pytest.mark.parametrize("column", NAMED)
+def test_labels_by_the_names_of_classes(tmp_path, column):
+    """Protects classes named 1, 2, 10 from labels 1, 2, 10 read as the numbers of classes, and numbers from names."""
+    names = ("1", "002", "10") if column == "given_label" else ("1", "2", "10")
+    write(tmp_path / "n.csv", {"id": range(N), column: NAMED[column]})
+    np.testing.assert_array_equal(read_labels(tmp_path / "n.csv", N, C, None, names), [1, 2, 0, 1])
+    np.save(tmp_path / "n.npy", np.array([2, 10, 1, 2]))
+    np.testing.assert_array_equal(read_labels(tmp_path / "n.npy", N, C, None, names), [1, 2, 0, 1])
+    for numbers in (GIVEN, GIVEN.astype(str)):
+        write(tmp_path / "n.csv", {"id": range(N), column: numbers})
+        np.testing.assert_array_equal(read_labels(tmp_path / "n.csv", N, C, None, names), GIVEN)
+    write(tmp_path / "n.csv", {"id": range(N), "label": ["cat", "dog", "owl", "cat"]})
+    np.testing.assert_array_equal(read_labels(tmp_path / "n.csv", N, C, None, ("owl", "cat", "dog")), [1, 2, 0, 1])
+    message = refused(read_labels, tmp_path / "n.csv", N, C, None, ("owl", "cat", "dogs"))
+    assert message == ' row 1 (id "1"): label "dog" is not one of the 3 classes (did you mean "dogs"?)'
+
+
+def test_a_runs_own_table_has_numbers(tmp_path):
+    """Protects a run on the classes 2, 1, 0, in this order, from its own label table read by name."""
+    names = ("2", "1", "0")
+    rows = table(IDS, ["noisy"] * N, GIVEN, np.full((N, C), 1 / C), names)
+    for path in labels_lib.write(rows, tmp_path):
+        np.testing.assert_array_equal(read_labels(path, N, C, IDS, names), GIVEN)
 
 
 def test_huge_number_as_label(tmp_path):
@@ -201,10 +229,10 @@ def test_misspelt_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "values", [[0.0, 1.0, 2.0, 0.0], [0, None, 2, 0], [True, True, False, False], ["0", "x", "1", "1"]]
+    "values", [[0.0, 1.5, 2.0, 0.0], [0, None, 2, 0], [True, True, False, False], ["0", "x", "1", "1"]]
 )
 def test_parquet_columns_of_other_types(tmp_path, values):
-    """Protects from floats, nulls, truth values and text: none is taken for a label in silence."""
+    """Protects from fractions, nulls, truth values and text: none is taken for a label in silence."""
     path = tmp_path / "labels.parquet"
     write(path, {"id": range(N), "label": values})
     assert refused(read_labels, path, N, C).endswith("is not a whole number from 0 to 2")

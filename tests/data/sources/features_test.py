@@ -58,9 +58,14 @@ def test_optional_files(folder):
 
 
 def test_trusted_as_a_mask(folder):
-    """Protects a mask from being read as the rows 0 and 1."""
-    save(folder, trusted=np.array([False, False, True, False, True, False]))
-    assert list(load(folder).trusted) == [2, 4]
+    """Protects a mask, of zeros and ones too, from being read as the rows 0 and 1."""
+    for dtype in (bool, np.int64, np.uint8):
+        save(folder, trusted=np.array([0, 0, 1, 0, 1, 0]).astype(dtype))
+        assert list(load(folder).trusted) == [2, 4]
+    save(folder, trusted=np.array([0, 1]))
+    assert list(load(folder).trusted) == [0, 1]
+    save(folder, trusted=np.zeros(6, int))
+    assert error_of(folder) == f"{folder}/trusted.npy: names no row, expected at least one"
 
 
 def test_classes_are_counted_over_all_files(folder):
@@ -69,6 +74,22 @@ def test_classes_are_counted_over_all_files(folder):
     assert load(folder).class_names == ("0", "1", "2", "3")
     save(folder, test_features=TEST, test_labels=np.array([4, 0, 1]))
     assert len(load(folder).class_names) == 5
+
+
+def test_classes_are_the_distinct_labels(folder):
+    """Protects from outputs that nothing is labelled with: labels are names, in numeric order."""
+    save(folder, labels=np.array([2020, 2019, 10**9, 2019, 2020, 2020], np.uint32))
+    save(folder, true_labels=np.array([-1, 7, 2019, -1, 2020, 2020]))
+    source = load(folder)
+    assert source.class_names == ("7", "2019", "2020", "1000000000")
+    assert source.train.labels.tolist() == [2, 1, 3, 1, 2, 2] and source.train.truth.tolist() == [-1, 0, 1, -1, 2, 2]
+    assert source.train.labels.dtype == source.train.truth.dtype == np.int32
+
+
+def test_a_class_an_image_is_refused(folder):
+    """Protects from row numbers or ids taken for labels."""
+    save(folder, features=RNG.normal(size=(60, 4)), labels=np.arange(60))
+    assert f"{folder}/labels.npy: 60 different labels for 60 images" in error_of(folder)
 
 
 @pytest.mark.parametrize(
@@ -81,12 +102,11 @@ def test_classes_are_counted_over_all_files(folder):
         ("labels", LABELS[:5], "labels.npy: shape (5,), expected (6,), one label for each row of features"),
         ("labels", np.eye(6, 3, dtype=int), "labels.npy: shape (6, 3), expected (6,)"),
         ("labels", LABELS * 1.0, "labels.npy: float64 values, expected integers"),
-        ("labels", LABELS - 1, "labels.npy row 0: -1 is out of range, expected 0 to 1"),
+        ("labels", LABELS - 1, "labels.npy row 0: -1 is no class, expected 0 or more"),
         ("labels", LABELS * 0, "labels.npy: all labels are 0, expected at least 2 classes"),
-        ("labels", LABELS * 0 - 1, "labels.npy: all labels are -1, expected at least 2 classes"),
-        ("labels", LABELS * 10**9, "labels.npy row 2: label 2000000000, expected 0 to 5 for 6 rows, or a classes.txt"),
+        ("labels", LABELS * 0 - 1, "labels.npy row 0: -1 is no class, expected 0 or more"),
         ("true_labels", LABELS[:4], "true_labels.npy: shape (4,), expected (6,)"),
-        ("true_labels", LABELS - 2, "true_labels.npy row 0: -2 is out of range, expected 0 to 2"),
+        ("true_labels", LABELS - 2, "true_labels.npy row 0: -2 is no class, expected 0 or more"),
         ("true_labels", LABELS == 1, "true_labels.npy: bool values, expected integers"),
         ("trusted", np.array([1, 6]), "trusted.npy row 1: index 6 is out of range, expected 0 to 5"),
         ("trusted", np.array([-1, 2]), "trusted.npy row 0: index -1 is out of range, expected 0 to 5"),
@@ -122,7 +142,7 @@ def test_test_part_must_fit(folder):
     save(folder, test_labels=np.array([0, 1]))
     assert f"{folder}/test_labels.npy: shape (2,), expected (3,)" in error_of(folder)
     save(folder, test_labels=np.array([0, -1, 1]))
-    assert f"{folder}/test_labels.npy row 1: -1 is out of range, expected 0 to 2" in error_of(folder)
+    assert f"{folder}/test_labels.npy row 1: -1 is no class, expected 0 or more" in error_of(folder)
     save(folder, test_features=TEST[:, :3])
     assert error_of(folder) == f"{folder}/test_features.npy: 3 columns, expected 4 as in features.npy"
     (folder / "test_features.npy").unlink()
@@ -142,7 +162,7 @@ def test_labels_beyond_classes_txt(folder):
         ("classes.txt", b"cat\n\ndog\n", "classes.txt line 2: empty, expected a name"),
         ("classes.txt", b"cat\ndog\ncat\n", 'classes.txt line 3: "cat" is in line 1 already'),
         ("classes.txt", b"caf\xe9\ndog\n", "classes.txt: byte 3 is not UTF-8 text"),
-        ("ids.txt", b"a\nb\n", "ids.txt: 2 lines, expected 6, the rows of features.npy"),
+        ("ids.txt", b"a\nb\n\n\n", "ids.txt: 2 lines, expected 6, the rows of features.npy"),
         ("ids.txt", b"a\nb\nc\nd\na\nf\n", 'ids.txt line 5: "a" is in line 1 already'),
     ],
 )

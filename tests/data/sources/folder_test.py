@@ -1,5 +1,7 @@
 """Folders of images: class folders and manifests read as meant, and one clear line for each mistake in them."""
 
+import io
+import json
 import os
 from functools import partial
 
@@ -9,6 +11,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from pyarrow import parquet
+
+from kdmlc_jax.data.formats import embedded
 
 load, error_of = partial(loading.load, "folder"), partial(loading.error_of, "folder")
 
@@ -65,6 +69,31 @@ def test_other_files_are_counted_not_read(tmp_path):
     )
 
 
+def test_what_systems_leave_among_files(tmp_path):
+    """Protects from thumbnails and folders of macOS, Windows and storage devices as images and classes."""
+    put(tmp_path, ["dog/a.png", "cat/a.png", "cat/@eaDir/a.png/b.png", "@eaDir/a/b.png", "__MACOSX/cat/._a.png"])
+    put(tmp_path, ["$RECYCLE.BIN/x.png", "System Volume Information/x.png", "#recycle/y.png", "cat/~$a.png"])
+    for name in ("Thumbs.db", "cat/desktop.ini", "dog/Icon\r", "dog/.DS_Store"):
+        (tmp_path / name).write_text("")
+    source = load(tmp_path)
+    assert source.class_names == ("cat", "dog") and source.train.ids.tolist() == ["cat/a.png", "dog/a.png"]
+    assert not any("ignored" in note for note in source.notes)
+    put(
+        tmp_path,
+        [f"{name}/{i}.png" for name in ("cat (Eve's conflicted copy 2024-05-01)", "dog - Copy") for i in "abc"],
+    )
+    assert any('"cat" (1 images) and "cat (Eve' in note and '"dog - Copy" (3)' in note for note in load(tmp_path).notes)
+
+
+def test_photos_of_phones_are_not_passed_over(tmp_path):
+    """Protects from a set without its HEIC files: they are images, bad ones where they cannot be read."""
+    put(tmp_path, ["dog/a.png", "cat/a.png"])
+    (tmp_path / "cat/b.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    assert f"{tmp_path}/cat/b.HEIC: " in error_of(tmp_path)
+    Image.new("RGB", (4, 4)).save(tmp_path / "dog/b.jfif", "JPEG")
+    assert len(load(tmp_path, on_bad_image="skip").train.ids) == 3
+
+
 def test_role_folders(tmp_path):
     """Protects the roles: train and noisy in one, trusted classes as truth alone, validation labels as given."""
     put(tmp_path, ["train/a/0.png", "noisy/b/1.png", "trusted/b/2.png", "val/a/3.png", "test/a/4.png", "test/b/5.png"])
@@ -86,12 +115,161 @@ def test_a_class_may_have_the_name_of_a_role(tmp_path):
 
 @pytest.mark.parametrize("role", ["test", "train", "Val"])
 def test_a_role_beside_the_classes(tmp_path, role):
-    """Protects from test images learnt from as a class "test", beside the classes it holds; names differ by case."""
-    put(tmp_path, ["cat/0.png", "dog/0.png", f"{role}/Cat/0.png", f"{role}/odd/0.png"])
+    """Protects from test images learnt from as a class "test", beside the classes it holds."""
+    put(tmp_path, ["cat/0.png", "dog/0.png", f"{role}/kitten/0.png", f"{role}/odd/0.png"])
     assert load(tmp_path).class_names == tuple(sorted(["cat", "dog", role]))
-    put(tmp_path, [f"{role}/dog/0.png"])
+    put(tmp_path, [f"{role}/Dog/0.png"])
     advice = f"move the classes into {tmp_path}/train/, or rename {role}/ if it is a class"
-    assert error_of(tmp_path) == f'{tmp_path}/{role}: holds a folder "dog", and so does {tmp_path}; {advice}'
+    assert error_of(tmp_path).startswith(
+        f'{tmp_path}/{role}: holds a folder "dog", and so does {tmp_path}; {advice}, or, if all'
+    )
+
+
+def both(folder, *parts):
+    """Two classes, cat and dog, in each of the folders."""
+    put(folder, [f"{part}/{name}/{i}.png" for part in parts for name in ("cat", "dog") for i in range(2)])
+
+
+@pytest.mark.parametrize(
+    ("parts", "validation", "test"),
+    [
+        (("Training", "Testing"), 0, 4),
+        (("train", "dev"), 4, 0),
+        (("Train_images", "Test_images"), 0, 4),
+        (("trainset", "imgs_val", "test-2017"), 4, 4),
+        (("train2017", "val2017"), 4, 0),
+        (("seg_train", "seg_test"), 0, 4),
+        (("TRAIN/train", "TEST/test"), 0, 4),
+        (("TrainData", "ValidData"), 4, 0),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, tuple) else "",
+)
+def test_splits_in_other_spellings(tmp_path, parts, validation, test):
+    """Protects from training on test images because a folder is not spelled `test`; what was read is said."""
+    both(tmp_path, *parts)
+    source = load(tmp_path)
+    assert source.class_names == ("cat", "dog")
+    assert len(source.train.labels) == 4 + validation and (len(source.test.labels) if source.test else 0) == test
+    assert (0 if source.validation is None else len(source.validation)) == validation
+    assert any(note.startswith("folders are read as splits: ") for note in source.notes)
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        (("train", "clean"), "/clean: is beside train/"),
+        (("train", "unlabeled"), "/unlabeled: is beside train/"),
+        (("train", "PublicTest", "PrivateTest"), "/PrivateTest: is beside PublicTest/"),
+        (("train", "test", "docs"), "/docs: is beside test/ and train/"),
+        (("train_cats", "test_cats", "eval_dogs"), "/eval_dogs: is beside "),
+        (("fold1", "fold2"), "/fold1: is beside fold2/"),
+        (("first", "second"), ": first/ and second/ hold the same folders (cat, dog)"),
+        (("lehrdaten", "pruefdaten", "x"), ": lehrdaten/ and pruefdaten/ hold the same folders (cat, dog)"),
+        ((".", "other"), '/other: holds a folder "cat", and so does '),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_looks_like_splits_is_no_class(tmp_path, parts, named):
+    """Protects from classes named like splits; classes.txt settles that they are the classes."""
+    both(tmp_path, *parts)
+    message = error_of(tmp_path)
+    assert message.startswith(f"{tmp_path}{named}")
+    tops = sorted(path.name for path in tmp_path.iterdir())
+    assert f"printf '%s\\n' {' '.join(tops)} > {tmp_path}/classes.txt" in message
+    (tmp_path / "classes.txt").write_text("\n".join(tops[::-1]) + "\n")
+    assert load(tmp_path).class_names == tuple(tops[::-1])
+
+
+def test_folders_that_are_classes(tmp_path):
+    """Protects classes whose names only remind of splits, or that hold a folder of the same name each."""
+    put(tmp_path, ["test_tube/0.png", "train_station/0.png", "bus/0.png", "dog/images/0.png", "cat/images/0.png"])
+    assert load(tmp_path).class_names == ("bus", "cat", "dog", "test_tube", "train_station")
+
+
+def test_a_folder_too_high(tmp_path):
+    """Protects from a riddle where the set lies one folder deeper, as archives unpack it."""
+    both(tmp_path, "set/train", "set/test")
+    assert error_of(tmp_path).endswith(
+        f"where test, train in it are the classes, or splits, give data.dir={tmp_path}/set"
+    )
+
+
+def test_lists_of_test_images_are_not_read(tmp_path):
+    """Protects from test images among the class folders that only a list beside them names."""
+    both(tmp_path, ".")
+    (tmp_path / "test.txt").write_text("cat/0.png\n")
+    warning = "warning: test.txt beside the class folders is not read, and its images are learnt from"
+    assert warning in load(tmp_path).notes
+
+
+def test_splits_within_classes(tmp_path):
+    """Protects test images that lie in their class's own folder."""
+    both(tmp_path / "x", ".")
+    put(tmp_path / "x", ["cat/Testing/0.png"])
+    there = f"{tmp_path}/x/test/cat/, the rest to {tmp_path}/x/train/cat/"
+    assert (
+        error_of(tmp_path / "x") == f"{tmp_path}/x/cat/Testing: a folder of test images in a class; move it to {there}"
+    )
+
+
+def test_classes_txt_beside_folders(tmp_path):
+    """Protects the order and number of classes that the file gives, from a folder that it does not name, too."""
+    put(tmp_path, ["train/cat/0.png", "train/dog/0.png", "test/dog/0.png"])
+    (tmp_path / "classes.txt").write_text("owl\ndog\ncat\n")
+    source = load(tmp_path)
+    assert source.class_names == ("owl", "dog", "cat") and source.train.labels.tolist() == [2, 1]
+    assert not any("ignored" in note for note in source.notes)
+    put(tmp_path, ["train/dgo/0.png"])
+    assert f'train/dgo/0.png: "dgo" is not in {tmp_path}/classes.txt (did you mean "dog"?)' in error_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        ("subset", "ab"),
+        ("is_test", "01"),
+        ("Usage", ["Training", "PublicTest"]),
+        ("phase", ["train", "val"]),
+        ("set", "12"),
+        ("fold", "12"),
+        ("train_test_split", "01"),
+        ("cv_fold", "12"),
+        ("evaluation", "01"),
+        ("anything", ["Test_images", "Test_images"]),
+    ],
+)
+def test_columns_that_look_like_splits(tmp_path, column, cells):
+    """Protects the test rows of a manifest whose split has another name: nothing is read until the config says how."""
+    text = f"path,label,{column}\na.png,cat,{cells[0]}\nb.png,dog,{cells[1]}\nc.png,cat,{cells[0]}\n"
+    fields = manifest(tmp_path, text)
+    message = error_of(tmp_path, **fields)
+    assert f'column "{column.lower()}" ("' in message and f"data.split_column={column.lower()} reads it" in message
+    source = load(tmp_path, **fields, split_column="none")
+    assert len(source.train.labels) == 3 and f"columns not read: {column.lower()}" in source.notes
+
+
+def test_columns_by_the_names_of_the_config(tmp_path):
+    """Protects tables with names of their own: the config gives them, a wrong one is refused with what there is."""
+    text = "photo,animal,Phase,x\na.png,cat,Training,1\nb.png,dog,train,2\nc.png,cat,TESTING,3\n"
+    columns = {"path_column": "Photo", "label_column": "animal", "split_column": "phase"}
+    source = load(tmp_path, **manifest(tmp_path, text), **columns)
+    assert source.train.ids.tolist() == ["a.png", "b.png"] and source.test.ids.tolist() == ["c.png"]
+    assert "columns not read: x" in source.notes
+    wrong = columns | {"split_column": "phse"}
+    assert 'no column "phse", found photo, animal, phase, x' in error_of(tmp_path, manifest="labels.csv", **wrong)
+    assert 'no column "phase"' not in error_of(tmp_path, manifest="labels.csv", **columns | {"label_column": "x2"})
+    text = "path,label,is_test\na.png,cat,no\nb.png,dog,0\nc.png,cat,True\n"
+    assert load(tmp_path, **manifest(tmp_path, text), split_column="is_test").test.ids.tolist() == ["c.png"]
+    fields = manifest(tmp_path, text.replace("is_test", "is_train"))
+    assert 'row 1: is_train "no" is not one of train' in error_of(tmp_path, **fields, split_column="is_train")
+
+
+def test_rows_of_a_named_split_column(tmp_path):
+    """Protects usual spellings in the column split, beside which other columns are only listed."""
+    text = "path,label,split,fold\na.png,cat,TRAIN,1\nb.png,dog,Training,2\nc.png,cat,dev,1\nd.png,dog,test2017,2\n"
+    source = load(tmp_path, **manifest(tmp_path, text))
+    assert source.validation.tolist() == [2] and source.test.ids.tolist() == ["d.png"]
+    assert "columns not read: fold" in source.notes
 
 
 def test_class_missing_from_training(tmp_path):
@@ -110,11 +288,11 @@ def test_class_missing_from_training(tmp_path):
 def test_folders_without_what_is_needed(tmp_path):
     """Protects from a silent set of one class, none, or one fewer than the folders say."""
     (tmp_path / "readme.txt").write_text("")
-    assert error_of(tmp_path).startswith(f"{tmp_path}: no images, expected a folder per class with .bmp")
+    assert error_of(tmp_path).startswith(f"{tmp_path}: no images, expected a folder per class with .avif")
     put(tmp_path, ["cat/0.png"])
     assert error_of(tmp_path) == f'{tmp_path}: the single class "cat", expected 2 classes or more'
     (tmp_path / "dog").mkdir()
-    (tmp_path / "dog/0.heic").write_text("")
+    (tmp_path / "dog/0.xcf").write_text("")
     assert f'{tmp_path}/dog: no image files, expected some of class "dog"' in error_of(tmp_path)
     put(tmp_path / "other", ["trusted/a/0.png", "test/a/0.png", "test/b/0.png"])
     assert "no noisy training images (train or noisy)" in error_of(tmp_path / "other")
@@ -281,9 +459,10 @@ def test_tables_of_other_tools(tmp_path):
 
 
 def test_whole_numbers_are_classes(tmp_path):
-    """Protects 0 to the largest as classes, also those without an image, and classes.txt as their names."""
+    """Protects the numbers that are there as classes, and no others; classes.txt names 0 and up."""
     text = "path,label\na.png,3\nb.png,0\nc.png,1\n"
-    assert load(tmp_path, **manifest(tmp_path, text)).class_names == ("0", "1", "2", "3")
+    source = load(tmp_path, **manifest(tmp_path, text))
+    assert source.class_names == ("0", "1", "3") and source.train.labels.tolist() == [2, 0, 1]
     (tmp_path / "classes.txt").write_text("zero\none\ntwo\nthree\n\n")
     source = load(tmp_path, manifest="labels.csv")
     assert source.class_names == ("zero", "one", "two", "three") and source.train.labels.tolist() == [3, 0, 1]
@@ -301,8 +480,7 @@ def test_whole_numbers_are_classes(tmp_path):
         ("1_0", 'row 2: label "1_0" is not a whole number of 0 or more'),
         ("NaN", "row 2: the label is empty, expected a class"),
         ("", "row 2: the label is empty, expected a class"),
-        ("100000", "row 2: label 100000 is out of range, expected 0 to 99999"),
-        ("9" * 5000, "is out of range, expected 0 to 99999"),
+        ("9" * 5000, "… has 5000 characters, expected 255 at most".replace("… ", '…" ')),
         ("o", 'row 2: label "o" is not a whole number, as most labels are'),
     ],
 )
@@ -325,6 +503,205 @@ def test_numbers_in_one_column_and_names_in_the_other(tmp_path, column):
     source = load(tmp_path, **fields)
     labels = {"label": source.train.labels.tolist(), "true_label": source.train.truth.tolist()}
     assert source.class_names == ("dog", "cat") and labels == {column: [0, 1, 1], other: [1, 0, 1]}
+
+
+@pytest.mark.parametrize(
+    "names", [("1", "2", "3"), ("001", "002"), ("2019", "2020"), ("1", "2", "10"), ("0", "1", "99999"), ("7", "008")]
+)
+def test_numbers_are_one_rule(tmp_path, names):
+    """Protects labels that are numbers, as folders and in tables alike: as written, in numeric order, none made up."""
+    put(tmp_path, [f"{name}/{i}.png" for name in names for i in range(3)])
+    lines = [f"{name}/{i}.png,{name}" for name in names[::-1] for i in range(3)]
+    (tmp_path / "m.csv").write_text("path,label\n" + "\n".join(lines) + "\n")
+    for fields in ({}, {"manifest": "m.csv"}):
+        source = load(tmp_path, **fields)
+        assert source.class_names == names
+        assert [names[label] for label in source.train.labels] == [name.split("/")[0] for name in source.train.ids]
+
+
+def test_folders_numbered_beside_classes_txt(tmp_path):
+    """Protects the names that classes.txt gives to the folders 0 and 1, as it does to numbers in a table."""
+    put(tmp_path, ["0/a.png", "01/b.png"])
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert '"01" is not in' in error_of(tmp_path)
+    (tmp_path / "01").rename(tmp_path / "1")
+    source = load(tmp_path)
+    assert source.class_names == ("cat", "dog") and source.train.labels.tolist() == [0, 1]
+
+
+def test_a_class_named_nan(tmp_path):
+    """Protects names that only look like nothing: text beside names, no label beside numbers."""
+    source = load(tmp_path, **manifest(tmp_path, rows(nan=12, rice=12)))
+    assert source.class_names == ("nan", "rice") and source.train.labels.tolist() == [0] * 12 + [1] * 12
+    assert any('"nan" (12 images) is taken for a class' in note for note in source.notes)
+    text = "path,label,true_label\na.png,rice,nan\nb.png,bread,bread\nc.png,rice,\n"
+    source = load(tmp_path, **manifest(tmp_path, text))
+    assert source.class_names == ("bread", "rice") and source.train.truth.tolist() == [-1, 0, -1]
+    (tmp_path / "classes.txt").write_text("nan\nrice\nbread\n")
+    assert load(tmp_path, **manifest(tmp_path, text)).train.truth.tolist() == [0, 2, -1]
+    parquet.write_table(pa.table({"path": ["a.png", "b.png"], "label": [1.0, float("nan")]}), tmp_path / "x.parquet")
+    (tmp_path / "classes.txt").unlink()
+    assert "row 2: the label is empty" in error_of(tmp_path, manifest="x.parquet")
+
+
+COMPOSED, SPLIT = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (("dog", "dog\u200b"), "'dog' (12 images) and 'dog\\u200b' (12) look the same"),
+        ((COMPOSED, SPLIT), "'caf\\xe9' (12) look the same"),
+        (("hot dog", "hot\u00a0dog"), "look the same; write one of them everywhere"),
+        (("dog", "do\x1bg"), "the label 'do\\x1bg' holds a control character"),
+    ],
+)
+def test_labels_that_nobody_can_tell_apart(tmp_path, labels, message):
+    """Protects from two classes that are one to the eye, frequent as they may be; classes.txt settles it."""
+    text = "path,label\n" + "".join(f"{k}{i}.png,{name}\n" for k, name in enumerate(labels) for i in range(12))
+    fields = manifest(tmp_path, text)
+    assert message in error_of(tmp_path, **fields)
+    if "\x1b" not in text:
+        (tmp_path / "classes.txt").write_text("\n".join(labels))
+        assert load(tmp_path, **fields).class_names == labels
+        put(tmp_path / "f", [f"{name}/{i}.png" for name in labels for i in range(2)])
+        assert "look the same" in error_of(tmp_path / "f")
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (("cat", "Cat"), ["nearly the same name", '"Cat" (12 images) and "cat" (12)', "printf '%s\\n' Cat cat > "]),
+        (("hot_dog", "Hot Dog", "rice"), ['"Hot Dog" (12 images) and "hot_dog" (12)', "'Hot Dog' hot_dog rice"]),
+        (("cat", "cats"), ["nearly the same name"]),
+        (("1", "01"), ['"01" (12 images) and "1" (12)']),
+        (("cat", "dog", "cat;dog"), ["labels that name several classes", '"cat;dog" (12 images)']),
+        (("cat|dog", "dog|owl"), ['"cat|dog" (12 images), "dog|owl" (12 images)']),
+        (("cat", "dog", "dog/cat"), ['"dog/cat" (12 images)']),
+        (("cat", "None"), ['"None" (12 images) is taken for a class']),
+    ],
+)  # fmt: skip
+def test_labels_that_may_be_mistakes(tmp_path, labels, words):
+    """Protects from classes that are spellings, lists or nothing: said before training, with what to do."""
+    text = "path,label\n" + "".join(f"{k}{i}.png,{name}\n" for k, name in enumerate(labels) for i in range(12))
+    warnings = [note for note in load(tmp_path, **manifest(tmp_path, text)).notes if note.startswith("warning")]
+    assert len(warnings) == 1 and all(word in warnings[0] for word in words), warnings
+
+
+def test_labels_that_are_no_mistakes(tmp_path):
+    """Protects from warnings at sound names, and at what classes.txt has settled."""
+    names = ("tench, Tinca tinca", "dog", "hot dog", "A+", "A-", "\u0915\u093f", "\u0915\u0940", "black_cat")
+    text = "path,label\n" + "".join(f'{k}{i}.png,"{name}"\n' for k, name in enumerate(names) for i in range(10))
+    assert not any(note.startswith("warning") for note in load(tmp_path, **manifest(tmp_path, text)).notes)
+    (tmp_path / "classes.txt").write_text("cat\nCat\n")
+    fields = manifest(tmp_path, rows(cat=5, Cat=5))
+    assert not any(note.startswith("warning") for note in load(tmp_path, **fields).notes)
+
+
+def test_classes_of_very_few_images(tmp_path):
+    """Protects from a stray number as a class, and from one without an image, wherever labels come from."""
+    source = load(tmp_path, **manifest(tmp_path, rows(**{"1": 12, "2": 12, "99999": 1})))
+    assert 'warning: 1 of 3 classes have fewer than 5 training images: "99999" 1; add' in source.notes[-1]
+    (tmp_path / "classes.txt").write_text("cat\ndog\nowl\n")
+    source = load(tmp_path, **manifest(tmp_path, rows(cat=12, dog=12)))
+    assert '1 of 3 classes have fewer than 5 training images: "owl" 0' in source.notes[-1]
+
+
+def test_a_class_an_image(tmp_path):
+    """Protects from the wrong column taken for the label."""
+    text = "path,label\n" + "".join(f"{i}.png,{i}\n" for i in range(50))
+    assert "labels.csv: 50 different labels for 50 images" in error_of(tmp_path, **manifest(tmp_path, text))
+
+
+def png(level):
+    """The bytes of a grey image of one level."""
+    file = io.BytesIO()
+    Image.new("L", (4, 4), level).save(file, "PNG")
+    return file.getvalue()
+
+
+def hugging_face(names=None):
+    """The metadata that `datasets` writes beside a ClassLabel."""
+    label = {"names": names, "_type": "ClassLabel"}
+    return {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}, "Label": label}}})}
+
+
+@pytest.mark.parametrize("kind", ["struct", "bytes", "large"])
+def test_images_in_a_parquet_table(tmp_path, kind):
+    """Protects tables that hold the images themselves: each under its own label, named classes, ids that tell apart."""
+    images = [png(level) for level in range(12)]
+    column = [{"bytes": each, "path": f"p{row}.png"} for row, each in enumerate(images)] if kind == "struct" else images
+    column = pa.array(column, pa.large_binary()) if kind == "large" else column
+    splits = ["train"] * 9 + ["validation"] + ["test"] * 2
+    table = pa.table({"image": column, "Label": [row % 3 for row in range(12)], "split": splits})
+    parquet.write_table(table.replace_schema_metadata(hugging_face(["cat", "owl", "dog"])), tmp_path / "x.parquet")
+    source = load(tmp_path, manifest="x.parquet")
+    assert source.class_names == ("cat", "owl", "dog")
+    assert source.train.labels.tolist() == [level % 3 for level in levels(source.train)]
+    assert sorted(levels(source.train)) == list(range(10)) and sorted(levels(source.test)) == [10, 11]
+    assert source.train.ids[0] == ("p0.png" if kind == "struct" else "x/01") and source.validation.tolist() == [9]
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    assert load(tmp_path, manifest="x.parquet").class_names == ("a", "b", "c")
+    (tmp_path / "classes.txt").unlink()
+    parquet.write_table(table.replace_schema_metadata({"huggingface": "{"}), tmp_path / "x.parquet")
+    assert load(tmp_path, manifest="x.parquet").class_names == ("0", "1", "2")
+    parquet.write_table(table.replace_schema_metadata(hugging_face(["cat", "owl"])), tmp_path / "x.parquet")
+    assert "row 3: label 2 is out of range, expected 0 to 1 (x.parquet)" in error_of(tmp_path, manifest="x.parquet")
+
+
+def test_bad_images_in_a_parquet_table(tmp_path):
+    """Protects the one door: what is no image within a table is refused, or left out, as a file is."""
+    cells = [{"bytes": png(1), "path": None}, {"bytes": b"\xffno image", "path": None}, {"bytes": None, "path": None}]
+    cells += [{"bytes": png(2), "path": "same.png"}, {"bytes": png(3), "path": "same.png"}]
+    parquet.write_table(pa.table({"image": cells, "label": [0, 1, 0, 1, 0]}), tmp_path / "x.parquet")
+    message = error_of(tmp_path, manifest="x.parquet")
+    assert message.startswith(f"{tmp_path}/x.parquet row 2 (x/2): not an image of PNG") and "1 more images" in message
+    source = load(tmp_path, manifest="x.parquet", on_bad_image="skip")
+    assert source.skipped[1] == ("x/3", "empty file") and levels(source.train) == [1, 2, 3]
+    assert "row 1 (x/1): 4 x 4 pixels are 1.6e-05 meg" in error_of(tmp_path, manifest="x.parquet", max_megapixels=1e-6)
+    put(tmp_path, ["a.png", "b.png"])
+    files = [{"bytes": None, "path": "a.png"}, {"bytes": None, "path": "b.png"}]
+    parquet.write_table(pa.table({"image": files, "label": [0, 1]}), tmp_path / "x.parquet")
+    assert load(tmp_path, manifest="x.parquet").train.ids.tolist() == ["a.png", "b.png"]
+    parquet.write_table(pa.table({"image": [[1], [2]], "label": [0, 1]}), tmp_path / "x.parquet")
+    assert 'column "image" is list<' in error_of(tmp_path, manifest="x.parquet")
+    parquet.write_table(pa.table({"image": files, "label": [[0], [1]]}), tmp_path / "x.parquet")
+    assert 'column "label" (label) holds no text or number' in error_of(tmp_path, manifest="x.parquet")
+
+
+def test_images_of_a_table_have_a_limit(tmp_path, monkeypatch):
+    """Protects memory from a small file that repeats one image by its dictionary."""
+    monkeypatch.setattr(embedded, "MAX_BYTES", 100_000)
+    cells = pa.array([bytes(1000) + b"\xff"] * 1000)
+    parquet.write_table(pa.table({"image": cells, "label": [0, 1] * 500}), tmp_path / "x.parquet")
+    assert (tmp_path / "x.parquet").stat().st_size < 20_000
+    assert "x.parquet: more than 0 GiB of images" in error_of(tmp_path, manifest="x.parquet")
+
+
+def deep(path, values):
+    """A grey image of 16 bits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((4, 4), values, np.uint16)).save(path)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_images_that_use_few_of_16_bits(tmp_path, verify):
+    """Protects 12-bit images from being read as black: one scale for the whole set, by its largest value, and said."""
+    for name, value in (("train/cat/0", 4095), ("train/dog/0", 1000), ("test/cat/0", 2000), ("test/dog/0", 0)):
+        deep(tmp_path / f"{name}.png", value)
+    source = load(tmp_path, verify=verify)
+    assert levels(source.train) == [255, round(1000 * 255 / 4095)]
+    assert levels(source.test) == [round(2000 * 255 / 4095), 0]
+    rule = "3 images of 16 bits, the largest value 4095 (train/cat/0.png): v becomes 255 v / 4095"
+    assert f"warning: {rule}, the 12 bits that they use" in source.notes
+    deep(tmp_path / "test/dog/0.png", 65535)
+    source = load(tmp_path, verify=verify)
+    assert levels(source.train) == [16, 4] and any(
+        note.startswith("warning: 4 images of 16 bits, the largest value 65535 (test/dog/0.png)")
+        for note in source.notes
+    )
+    put(tmp_path / "plain", ["cat/0.png", "dog/0.png"])
+    assert not any("16 bits" in note for note in load(tmp_path / "plain").notes)
 
 
 def test_number_beyond_the_classes(tmp_path):
