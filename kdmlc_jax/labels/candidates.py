@@ -16,6 +16,7 @@ from kdmlc_jax.labels.decide import Threshold
 from kdmlc_jax.labels.posterior import balance
 from kdmlc_jax.labels.referee import Judged, judge
 
+FEWEST = 3  # trusted rows of a class, for labels given so to be changed
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
@@ -29,7 +30,7 @@ class Candidate(NamedTuple):
     near_best: bool  # within a standard error of the candidate that teaches best
     right: float  # labels put right less labels made wrong, a held-out row, given labels drawn from T
     right_low: float  # 95 % lower bound of that, with as little noise as trusted rows allow
-    even: bool = True  # with held-out rows weighed by `balance` heads are not worse by a standard error
+    even: bool = True  # heads are better by a standard error, too, with held-out rows weighed by `balance`
     by_class: tuple[tuple[float, float], ...] = ()  # `taught` and its error, of the held-out rows of each class
     name: str = "posterior"  # or that of a proposal
 
@@ -61,10 +62,17 @@ def asked_of(chains: list[Chain]) -> Int[np.ndarray, " m"]:
     return np.concatenate([c.held for c in chains])
 
 
+def is_open(label: Int[np.ndarray, " M"], chains: list[Chain]) -> Bool[np.ndarray, " C"]:
+    """Whether labels given as each class may be changed: FEWEST trusted rows or more, some of them held out."""
+    classes = chains[0].noisy.shape[1]
+    count, held = (np.bincount(rows, minlength=classes) for rows in (label, label[asked_of(chains)]))
+    return (count >= FEWEST) & (held > 0)
+
+
 def guarded(crossed: Crossed, label: Int[np.ndarray, " M"], given_label: Int[np.ndarray, " N"]) -> Crossed:
-    """The same, sure of the given labels of every class that no trusted row is held out of: nothing could show that
-    changes of these are wrong."""
-    closed = ~np.isin(given_label, label[asked_of(crossed.folds)])
+    """The same, sure of the given labels of every class that is not open: too little could show that changes of these
+    are wrong."""
+    closed = ~is_open(label, crossed.folds)[given_label]
     certain = np.eye(crossed.full.posterior.shape[1])[given_label[closed]]
 
     def guard(one: Chain) -> Chain:
@@ -80,8 +88,8 @@ def choose(candidates: list[Candidate], shown: bool) -> int:
 
     A candidate stands if its heads are better by more than two and a half standard errors, and within one of the best;
     two are enough, however good others are, where a bound on its gain in right labels is above 0 and it is `shown` that
-    any label is wrong. In the classes' proportions among given labels they must not be worse by one. Thresholds of each
-    class count where none for all of them stands: they fit held-out rows more closely, and were worse where both stood
+    any label is wrong. Nearer the classes' proportions among given labels one is enough. Thresholds of each class count
+    where none for all of them stands: they fit held-out rows more closely, and were worse where both stood
     (benchmarks).
     """
     stand = []
@@ -98,7 +106,7 @@ def held_answers(
 ) -> list[decide.Answers]:
     """What every held-out trusted row is answered, a chain at a time, given labels drawn from the chain's T̂, or with as
     little noise as trusted rows allow (`careful`)."""
-    parts, closed = [], ~np.isin(np.arange(chains[0].noisy.shape[1]), label[asked_of(chains)])
+    parts, closed = [], ~is_open(label, chains)
     for c in chains:
         own = None if own_given is None else own_given[c.held]
         drawn_from = c.low if careful else c.noise.transition
@@ -151,7 +159,7 @@ def to_train_on(
         right = float((q[np.arange(len(q)), proposed] - q[np.arange(len(q)), given_label]).mean())
         taught, error, better, doubt = (float(figure[number]) for figure in (*over_given, *over_best))
         classes, count = by_class(judged, number, label, rows, q.shape[1]), int((proposed != given_label).sum())
-        fair = bool(even[0][number] > -even[1][number])
+        fair = bool(even[0][number] > even[1][number])
         candidates.append(
             Candidate(np.nan, count, taught, error, better >= -doubt, right, -np.inf, fair, classes, name)
         )
@@ -196,8 +204,9 @@ def judge_candidates(
             for parts in (drawn, held)
         )
         right = min(likely.mean(), (likely * weight[asked]).mean())
-        fair = bool(even[number] > -even_error[number])
-        figures = (float(gain[number]), float(error[number]), near, float(right), decide.low_mean(least), fair)
+        low = min(decide.low_mean(each) for each in (least, least * weight[asked]))
+        fair = bool(even[number] > even_error[number])
+        figures = (float(gain[number]), float(error[number]), near, float(right), low, fair)
         found.append(Candidate(at, count, *figures, by_class(judged, number, label, judged.rows, classes)))
     return found, judged
 

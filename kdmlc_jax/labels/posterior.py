@@ -110,14 +110,15 @@ def standard_error(values: Float[np.ndarray, "*K n"]) -> Float[np.ndarray, "*K"]
 def balance(
     label: Int[np.ndarray, " M"], given_label: Int[np.ndarray, " N"], rows: Bool[np.ndarray, " M"]
 ) -> Float[np.ndarray, " M"]:
-    """Weights that give each class the share among trusted `rows` that it has among the given labels, of mean 1 there.
+    """Weights that bring the classes among trusted `rows` towards their shares among the given labels, of mean 1 there.
 
-    r_i = (g_c / Σ g) / (n_c / Σ n), c = y_i; g and n count given and trusted labels of the classes that `rows` have.
-    Trusted rows that happen to be of one class above all would vouch for labels that are all of that class [ours].
+    r_i = (¾ g_c / Σ g + ¼ n_c / Σ n) / (n_c / Σ n), c = y_i; g and n count given and trusted labels of the classes that
+    `rows` have. Trusted rows that happen to be of one class above all would vouch for labels that are all of that
+    class; of a class that is never given, on the other hand, they alone tell [ours].
     """
     trusted, given = (np.bincount(each, minlength=label.max(initial=0) + 1) for each in (label[rows], given_label))
     given = np.where(trusted > 0, given[: len(trusted)], 0)
-    ratio = given / np.maximum(trusted, 1) * trusted.sum() / max(given.sum(), 1)
+    ratio = 0.75 * given / np.maximum(trusted, 1) * trusted.sum() / max(given.sum(), 1) + 0.25
     return ratio[label]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from kdmlc_jax.labels import decide
-from kdmlc_jax.labels.candidates import GIVEN, Chosen, asked_of, guarded, held_answers, to_train_on
+from kdmlc_jax.labels.candidates import FEWEST, GIVEN, Chosen, asked_of, guarded, held_answers, is_open, to_train_on
 from kdmlc_jax.labels.cross_fit import Chain, Crossed, cross_fit
 from kdmlc_jax.labels.linear import LinearBeliefs, coordinates
 from kdmlc_jax.labels.pooling import Folds, Network
@@ -94,7 +94,7 @@ def ask(
     q, chains = crossed[0].full.posterior, crossed[0].folds
     held, drawn = (decide.join(held_answers(chains, label, own_given, careful)) for careful in (True, False))
     limit, review = kept.threshold if number == 0 else np.inf, decide.decisions(q, given_label, np.inf)
-    there = q[(review == decide.REVIEW) & np.isin(given_label, label[asked_of(chains)])]
+    there = q[(review == decide.REVIEW) & is_open(label, chains)[given_label]]
     foretold = decide.review_precision(drawn, there, limit, 10.0), decide.review_precision(held, there, limit, 0.0)
     return Asked(chosen, kept, guards[number].full, rate, held, drawn, foretold, decide.ranking(drawn))
 
@@ -209,13 +209,13 @@ def explained(
         few = f"{len(label)} trusted rows are too few to hold any out"
         return dataclasses.replace(verdict, reasons=(few,), helps=("trusted labels, five a class or more",))
     reasons, helps = [], []
-    alone = np.setdiff1d(np.arange(beliefs.trusted.shape[1]), held.label)
+    alone = np.flatnonzero(np.bincount(label, minlength=beliefs.trusted.shape[1]) < FEWEST)
     if len(alone):
         named = (
             f"class{'es' if len(alone) > 1 else ''} {', '.join(map(str, alone[:5]))}{', …' if len(alone) > 5 else ''}"
         )
-        reasons.append(f"no trusted row of {named} could be held out, so that labels given so stand")
-        helps.append("two trusted rows a class or more")
+        reasons.append(f"labels given as {named} stand: fewer than {FEWEST} trusted rows")
+        helps.append(f"{FEWEST} trusted rows a class or more")
     accuracy = float(np.mean(beliefs.trusted.argmax(axis=1) == label))
     if verdict.wrong.low == 0:
         reasons.append("it cannot be shown that any label is wrong")

@@ -76,7 +76,7 @@ def test_nothing_is_known_of_one_row_a_class():
     assert "not assessed" in found.verdict.text() and "too few to hold any out" in found.verdict.text()
 
 
-@pytest.mark.parametrize("counts", [(1, 1, 9, 1), (1, 6, 1, 4), (2, 2, 14, 2)])
+@pytest.mark.parametrize("counts", [(1, 1, 9, 1), (1, 6, 1, 4), (2, 2, 14, 2), (3, 3, 14, 3)])
 def test_trusted_rows_of_one_class_above_all_do_not_speak_for_the_others(counts):
     """Protects labels that are all right from a handful of trusted rows, most of one class, on features that tell
     little: taken as they are these vouch for calling nearly all labels that class."""
@@ -86,16 +86,17 @@ def test_trusted_rows_of_one_class_above_all_do_not_speak_for_the_others(counts)
     assert np.mean(found.corrected == true) >= 0.998
     assert not found.verdict.apply
     assert found.verdict.wrong.low < 0.1
-    alone = [str(c) for c, count in enumerate(counts) if count == 1]
-    assert (f"no trusted row of classes {', '.join(alone)} could be held out" in found.verdict.text()) == bool(alone)
+    alone = [str(c) for c, count in enumerate(counts) if count < 3]
+    says = f"labels given as classes {', '.join(alone)} stand: fewer than 3 trusted rows"
+    assert (says in found.verdict.text()) == bool(alone)
 
 
 def test_balance_is_the_share_among_given_labels():
-    """Protects the weights: each class counts as among the given labels, the mean is 1, other rows do not matter."""
+    """Protects the weights: three quarters of the way to the given labels' shares, mean 1, other rows do not matter."""
     label, given = np.array([0, 0, 0, 1, 2]), np.repeat([0, 1, 2], [10, 30, 60])
     rows = np.array([True, True, True, True, False])
     got = balance(label, given, rows)
-    np.testing.assert_allclose(got[:4], [1 / 3, 1 / 3, 1 / 3, 3.0])
+    np.testing.assert_allclose(got[:4], [0.5, 0.5, 0.5, 2.5])
     assert got[rows].mean() == pytest.approx(1.0)
 
 
