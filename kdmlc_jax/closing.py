@@ -34,6 +34,9 @@ def report(summaries: Sequence[dict], workdir: pathlib.Path) -> str:
     )
     if "verdict" in run:  # none in a run of an older version
         lines += textwrap.wrap(run["verdict"]["text"], 118, initial_indent="Verdict: ", subsequent_indent="  ")
+    lines.append(
+        f"Look: {workdir}/report.html (decide there; python -m kdmlc_jax.apply puts decisions into the labels)"
+    )
     lines.append(f"Files in {workdir}/: labels.csv and labels.parquet (every label, corrected, with confidence),")
     deployed = run.get("deployed", next(iter(run["networks"])))
     epoch = f" of epoch {run['networks'][deployed]['epoch']}" if run.get("deploy") == "best_val" else ""

@@ -115,13 +115,11 @@ def gallery(
 ) -> dict:
     """What the script draws: the suspected labels, and the trusted images nearest to each."""
     pictures = dataset.images.dtype == np.uint8
-    trusted, near = (
-        evidence.nearest(dataset, rows[shown], network) if pictures else ([], np.zeros((len(shown), 0), int))
-    )
-    used = np.unique(near).tolist()
+    trusted, near = evidence.nearest(dataset, rows[shown] if pictures else rows[:0], network)
+    used: list[int] = [int(number) for number in np.unique(near)]
     place = {number: position for position, number in enumerate(used)}
     items: list[dict] = []
-    for row, alike in zip(shown, near, strict=True):
+    for number, row in enumerate(shown):
         items.append(
             {
                 "id": str(columns["id"][row]),
@@ -130,18 +128,18 @@ def gallery(
                 "sure": f"{beliefs[row, columns['suggested_label'][row]]:.2f}",
                 "own": f"{columns['p_given'][row]:.2f}",
                 "decision": str(columns["decision"][row]),
-                "rank": len(items) + 1,
+                "rank": number + 1,
                 "image": data_uri(dataset.images[rows[row : row + 1]][0]) if pictures else "",
-                "near": [place[int(number)] for number in alike],
+                "near": [place[int(alike)] for alike in near[number]] if pictures else [],
             }
         )
     known = [
         {
-            "id": str(dataset.ids[trusted[number]]),
-            "label": int(dataset.given_label[trusted[number]]),
-            "image": data_uri(dataset.images[np.array([trusted[number]])][0], 48),
+            "id": str(dataset.ids[row]),
+            "label": int(dataset.given_label[row]),
+            "image": data_uri(dataset.images[np.array([row])][0], 48),
         }
-        for number in used
+        for row in trusted[used]
     ]
     run = hashlib.sha256(f"{summary['dataset']}{summary['method']}{summary['seed']}".encode())
     for row in shown:

@@ -89,6 +89,27 @@ def read(
     return label[rows].astype(np.int32), soft[rows]
 
 
+def whole(source: str | Path) -> tuple[dict[str, np.ndarray], Float[np.ndarray, "N C"]]:
+    """The label table that a run has left in the folder `source`, by column, and the beliefs beside it.
+
+    Raises:
+      UserError: where it is not there or cannot be read.
+    """
+    path = Path(source) / TABLE
+    try:
+        table = parquet.read_table(path)
+        columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, expected the folder of a finished run") from None
+    except Exception as error:  # damaged bytes raise nearly anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: cannot be read as a label table ({reason})") from None
+    beliefs = load_array(path.with_name(SOFT))
+    if len(beliefs) != len(columns["id"]):
+        raise UserError(f"{path.with_name(SOFT)}: {len(beliefs)} rows, expected {len(columns['id'])} as in {TABLE}")
+    return columns, beliefs
+
+
 def _columns(path: Path, num_classes: int, label: str) -> dict[str, np.ndarray]:
     """The columns that `read` needs, with labels in range."""
     columns = ("id", "split", "given_label", label)

@@ -1,7 +1,6 @@
 """What a finished run leaves: every output there is, from one result."""
 
-import types
-
+import finished
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +8,8 @@ import pytest
 
 from kdmlc_jax import config as config_lib
 from kdmlc_jax import nets, optim, outputs, train_state
+from kdmlc_jax.data.dataset import Dataset
+from kdmlc_jax.data.splits import Splits
 from kdmlc_jax.labels.table import table
 from kdmlc_jax.outputs import networks as networks_output
 from kdmlc_jax.storage import labels, networks
@@ -24,17 +25,24 @@ def result():
     config.student.net = "mlp2"
     module, tx = nets.build("mlp2", 2), optim.build(config.optim, 1)
     net = train_state.create(jax.random.key(0), module, tx, jnp.zeros((2, 2, 2, 1)))
-    dataset = types.SimpleNamespace(class_names=("cat", "dog"), images=np.zeros((2, 2, 2, 1), np.uint8))
+    none = np.zeros(0, int)
+    dataset = Dataset(
+        *("pets", ("cat", "dog"), np.zeros((2, 2, 2, 1), np.uint8), GIVEN, GIVEN, GIVEN, GIVEN),
+        *(Splits(np.arange(2), none, none), None, none, None, None, np.arange(2)),
+    )
     rows = table(np.arange(2), ["noisy", "noisy"], GIVEN, BELIEFS, dataset.class_names)
     mean, std = np.array([0.25], np.float32), np.array([0.5], np.float32)
-    return outputs.Result(config, dataset, np.arange(2), BELIEFS, rows, {"student": net}, mean, std, [], {})
+    return outputs.Result(
+        config, dataset, np.arange(2), BELIEFS, rows, {"student": net}, mean, std, [], finished.summary("pets", 2, 0, 2)
+    )
 
 
 def test_every_output_is_written(result, tmp_path):
     """Protects what a run leaves: the label table and the beliefs as they are, each network with all it takes to run
     it, and nothing else."""
     outputs.write_all(result, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"labels.csv", "labels.parquet", "soft_labels.npy", "student"}
+    left = {"labels.csv", "labels.parquet", "soft_labels.npy", "student", "report.html"}
+    assert {path.name for path in tmp_path.iterdir()} == left
     corrected, beliefs = labels.read(tmp_path, np.arange(2), GIVEN, 2, "suggested")
     assert corrected.tolist() == [0, 1]
     np.testing.assert_array_equal(beliefs, BELIEFS)

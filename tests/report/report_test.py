@@ -6,6 +6,7 @@ import html.parser
 import json
 import re
 
+import finished
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -52,29 +53,7 @@ def made(features=True):
     names = np.repeat(["noisy", "trusted"], [40, 6])
     decision = np.where((given != true) & (names == "noisy"), "review", "keep")
     rows = table(ids, names, given, beliefs, HOSTILE, {}, Decided(given, decision, "p_given"))
-    network = {"name": "mlp8", "parameters": 100, "epoch": 2, "last": 0.5}
-    summary = {
-        "dataset": dataset.name,
-        "method": "m<i>",
-        "options": {"name": "m", "x": 1},
-        "seed": 0,
-        "versions": {"jax": "0"},
-        "device": "cpu",
-        "seconds": 1.0,
-        "notes": ["<u>"],
-        "networks": {"student": network},
-        "data": {"noisy": 40, "trusted": 6, "validation": 0, "held_out": 0},
-        "noise": {"estimated": 0.2, "interval": [0.1, 0.3], "transition": np.eye(3).tolist()},
-        "verdict": {
-            "assessed": True,
-            "apply": False,
-            "text": "Do <em>not</em>",
-            "corrections": 0,
-            "reviews": 8,
-            "review_precision": 0.9,
-            "precision": {"estimate": None},
-        },
-    }
+    summary = finished.summary(dataset.name, 40, 6)
     history = [{"student_test": 0.4, "student_validation_given": None}, {"student_test": 0.5}]
     return dataset, rows, beliefs, summary, history
 
