@@ -42,8 +42,10 @@ def curves(lines: Mapping[str, Sequence[float | None]], title: str) -> Markup:
         if not points:
             continue
         body += f'<polyline class="{style}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
-        x, y = points[-1]
-        body += f'<text x="{x - 2:.1f}" y="{max(14.0, y - 5):.1f}" text-anchor="end">{escape(name)}</text>'
+        # Names stand one below the other at the bottom, each with its line's stroke: lines may end in one point.
+        level = HEIGHT - BOTTOM - 8 - 14 * "ab".index(style)
+        body += f'<path class="{style}" d="M{WIDTH - 90} {level - 4}h24"/>'
+        body += f'<text x="{WIDTH - 62}" y="{level}">{escape(name)}</text>'
     return _frame(body, title)
 
 
