@@ -30,7 +30,7 @@ class Candidate(NamedTuple):
     near_best: bool  # within a standard error of the candidate that teaches best
     right: float  # labels put right less labels made wrong, a held-out row, given labels drawn from T
     right_low: float  # 95 % lower bound of that, with as little noise as trusted rows allow
-    even: bool = True  # heads are better by a standard error, too, with held-out rows weighed by `balance`
+    even: bool = True  # heads are better by 1.5 standard errors, too, with held-out rows weighed by `balance`
     by_class: tuple[tuple[float, float], ...] = ()  # `taught` and its error, of the held-out rows of each class
     name: str = "posterior"  # or that of a proposal
 
@@ -88,8 +88,8 @@ def choose(candidates: list[Candidate], shown: bool) -> int:
 
     A candidate stands if its heads are better by more than two and a half standard errors, and within one of the best;
     two are enough, however good others are, where a bound on its gain in right labels is above 0 and it is `shown` that
-    any label is wrong. Nearer the classes' proportions among given labels one is enough. Thresholds of each class count
-    where none for all of them stands: they fit held-out rows more closely, and were worse where both stood
+    any label is wrong. Nearer the given labels' proportions of classes one and a half is enough. Thresholds of each
+    class count where none for all of them stands: they fit held-out rows more closely, and were worse where both stood
     (benchmarks).
     """
     stand = []
@@ -159,7 +159,7 @@ def to_train_on(
         right = float((q[np.arange(len(q)), proposed] - q[np.arange(len(q)), given_label]).mean())
         taught, error, better, doubt = (float(figure[number]) for figure in (*over_given, *over_best))
         classes, count = by_class(judged, number, label, rows, q.shape[1]), int((proposed != given_label).sum())
-        fair = bool(even[0][number] > even[1][number])
+        fair = bool(even[0][number] > 1.5 * even[1][number])
         candidates.append(
             Candidate(np.nan, count, taught, error, better >= -doubt, right, -np.inf, fair, classes, name)
         )
@@ -205,7 +205,7 @@ def judge_candidates(
         )
         right = min(likely.mean(), (likely * weight[asked]).mean())
         low = min(decide.low_mean(each) for each in (least, least * weight[asked]))
-        fair = bool(even[number] > even_error[number])
+        fair = bool(even[number] > 1.5 * even_error[number])
         figures = (float(gain[number]), float(error[number]), near, float(right), low, fair)
         found.append(Candidate(at, count, *figures, by_class(judged, number, label, judged.rows, classes)))
     return found, judged
