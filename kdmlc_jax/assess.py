@@ -127,7 +127,8 @@ def never_learned(experiment: "Experiment") -> Int[np.ndarray, " m"]:
     """The trusted images that no network here has learned from."""
     splits, method, config = experiment.dataset.splits, experiment.method, experiment.config
     learned = any(stage.streams.trusted or stage.streams.meta for stage in method.stages)
-    if learned or method.traits.needs_trusted or config.init_from or config.teacher.run:
+    learned = learned or method.traits.needs_trusted or method.traits.takes_trusted
+    if learned or config.init_from or config.teacher.run:
         return splits.held_out
     return np.concatenate([splits.trusted, splits.held_out])
 

@@ -5,7 +5,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from kdmlc_jax import closing, parallel, train
+from kdmlc_jax import closing, parallel, train, warm_start
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.config.words import expand, short, slug
 from kdmlc_jax.errors import NoTrustedError
@@ -30,6 +30,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
 
     A baseline that learns from trusted images is left out where there are none, and that is said.
     """
+    config = warm_start.seen(config)  # of a size of images that all share
     summaries = [train.run(config, workdir, title=config.method.name) | {"label": config.method.name}]
     left_out: dict[str, NoTrustedError] = {}
     for label, method in config.baselines:

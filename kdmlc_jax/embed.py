@@ -35,9 +35,9 @@ def main(argv: list[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--config", default="configs/digits.py", metavar="FILE.py[:a=1]", help="as for a run")
-    parser.add_argument("--encoder", required=True, type=pathlib.Path, help=".onnx file, or student/ of a run")
+    parser.add_argument("--encoder", required=True, type=pathlib.Path, help=".onnx file, weights, or student/ of a run")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the features")
-    parser.add_argument("--size", type=int, default=0, help="ONNX: side of the images (default: the file's, or 224)")
+    parser.add_argument("--size", type=int, default=0, help="of a file: side of the images (default: its own, or 224)")
     parser.add_argument("--mean", type=_numbers, default=IMAGENET[0], help="ONNX: by channel (default: ImageNet's)")
     parser.add_argument("--std", type=_numbers, default=IMAGENET[1], help="ONNX: by channel (default: ImageNet's)")
     parser.add_argument("--batch", type=int, default=64, help="images at once")

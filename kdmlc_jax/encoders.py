@@ -1,4 +1,4 @@
-"""Encoders that are here already: images -> features, by an ONNX file or by a network that a run has left."""
+"""Encoders that are here already: images -> features, by an ONNX file, published weights, or a network of a run."""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from kdmlc_jax import export
+from kdmlc_jax import export, nets, published
 from kdmlc_jax.errors import UserError
 
 
@@ -22,21 +22,24 @@ class Encoder(NamedTuple):
 
 
 def load(path: pathlib.Path, size: int, mean: Sequence[float], std: Sequence[float]) -> Encoder:
-    """The encoder at `path`: an .onnx file, or a folder `student/` or `teacher/` of a run.
+    """The encoder at `path`: an .onnx file, weights of a network that we know, or a folder `student/` of a run.
 
     Args:
       path: of the encoder.
-      size: side that images are scaled to for an ONNX file, bicubic, antialiased; 0 = as the file says, else 224. A
-        network of a run takes images as it was trained on.
-      mean, std: of the pixels in [0, 1], by channel, that an ONNX file expects to be taken out.
+      size: side that images are scaled to for a file, bicubic, antialiased; 0 = as the file says, else 224. A network
+        of a run takes images as it was trained on.
+      mean, std: of the pixels in [0, 1], by channel, that an ONNX file expects to be taken out; those of weights are
+        known with the network (`nets.published`).
 
     Raises:
       UserError: naming `path`, for a file that is no encoder of images.
     """
     if path.suffix.lower() == ".onnx":
         return _onnx(path, size, mean, std)
+    if published.is_weights(path):
+        return _published(path, size)
     if not path.is_dir():
-        raise UserError(f"{path}: expected an .onnx file, or the folder of a network that a run has left")
+        raise UserError(f"{path}: expected an .onnx file, weights, or the folder of a network that a run has left")
     return _network(path)
 
 
@@ -51,6 +54,27 @@ def _network(path: pathlib.Path) -> Encoder:
         return np.asarray(output(images).features)
 
     return Encoder(encode, f"{about['net']}, images of {shape[0]}x{shape[1]}")
+
+
+def _published(path: pathlib.Path, size: int) -> Encoder:
+    """The features under the last layer of a network with published weights."""
+    weights = published.read(path)
+    side, known = size or weights.about.side, weights.about
+    module = nets.build(weights.net, max(weights.classes, 1))
+    output = export.applied(module, weights.variables, lambda images: scaled(images, side, known.mean, known.std))
+    note = f", {weights.note}" if weights.note else ""
+    about = f"{weights.net}{note}, images scaled to {side}x{side}"
+    return Encoder(lambda images: np.asarray(output(images).features), about, side)
+
+
+def scaled(images: jax.Array | np.ndarray, side: int, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """f32[B, side, side, 3]: pixels u8 in [0, 1] scaled, then normalised by channel."""
+    centre, spread = (jnp.asarray(each, jnp.float32).reshape(1, 1, 1, 3) for each in (mean, std))
+    x = jnp.asarray(images, jnp.float32) / 255.0
+    x = jnp.broadcast_to(x, (*x.shape[:3], 3))
+    if x.shape[1:3] != (side, side):
+        x = jnp.clip(jax.image.resize(x, (len(x), side, side, 3), "bicubic"), 0.0, 1.0)
+    return (x - centre) / spread
 
 
 def _onnx(path: pathlib.Path, size: int, mean: Sequence[float], std: Sequence[float]) -> Encoder:
@@ -74,17 +98,9 @@ def _onnx(path: pathlib.Path, size: int, mean: Sequence[float], std: Sequence[fl
     if size and wants and size != wants:
         raise UserError(f"--size: {size}, expected {wants}: {path} takes no other images")
     side, dtype = wants or size or 224, np.float16 if "float16" in inputs[0].type else np.float32
-    centre, spread = (jnp.asarray(each, jnp.float32).reshape(1, 1, 1, 3) for each in (mean, std))
-
-    def scaled(images: np.ndarray) -> jax.Array:
-        """f32[B, side, side, 3]: pixels in [0, 1] scaled, then normalised."""
-        x = jnp.asarray(images, jnp.float32) / 255.0
-        x = jnp.broadcast_to(x, (*x.shape[:3], 3))
-        x = jnp.clip(jax.image.resize(x, (len(x), side, side, 3), "bicubic"), 0.0, 1.0)
-        return (x - centre) / spread
 
     def encode(images: np.ndarray) -> np.ndarray:
-        x = np.asarray(scaled(images), dtype)
+        x = np.asarray(scaled(images, side, mean, std), dtype)
         try:
             outputs = session.run(None, {inputs[0].name: x.transpose(0, 3, 1, 2) if first else x})
         except Exception as error:

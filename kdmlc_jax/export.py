@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jaxtyping import Float, UInt8
 
 from kdmlc_jax import nets
@@ -29,9 +30,17 @@ def open_network(directory: pathlib.Path) -> tuple[dict, Callable[[UInt8[np.ndar
     about, variables = read(directory)
     module = nets.build(about["net"], len(about["class_names"]))
     mean, std = (jnp.asarray(about[name], jnp.float32) for name in ("mean", "std"))
+    return about, applied(module, variables, lambda images: augment.normalise(images, mean, std))
+
+
+Applied = Callable[[UInt8[np.ndarray, "B H W K"]], nets.Output]
+
+
+def applied(module: nn.Module, variables: Any, scaled: Callable) -> Applied:
+    """images -> logits and features of a network, for images that `scaled` has made inputs of; compiled."""
 
     @jax.jit
     def output(images: jax.Array) -> Any:
-        return module.apply(variables, augment.normalise(images, mean, std), train=False)
+        return module.apply(variables, scaled(images), train=False)
 
-    return about, output
+    return output

@@ -36,6 +36,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
     """
     workdir = pathlib.Path(workdir)
     config_lib.check(config)
+    config = warm_start.seen(config)
     changed, summary_path = config_lib.changes(config, workdir / "config.json"), workdir / "summary.json"
     again = any(change.startswith(("train.epochs", "deploy")) for change in changed)
     say = (lambda line: None) if quiet or not parallel.is_main() else (lambda line: print(line, file=sys.stderr))

@@ -1,11 +1,13 @@
-"""Networks of another run as the start of this one, or as its teacher; what would leak labels is refused."""
+"""Networks of another run, or published weights, as the start of this one, or as its teacher; what would leak labels is
+refused."""
 
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from kdmlc_jax import train_state
+from kdmlc_jax import published, train_state
 from kdmlc_jax.data import provenance
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.errors import UserError
@@ -15,6 +17,23 @@ if TYPE_CHECKING:
     from kdmlc_jax.experiment import Experiment
 
 INIT_FROM, TEACHER_RUN = "init_from", "teacher.run"  # the config's fields
+
+
+def seen(config: ConfigDict) -> ConfigDict:
+    """`config` with the size, mean and deviation of the images that published weights are made for (`init_from`), where
+    it does not say so itself.
+
+    Raises:
+      UserError: for a file that cannot be read as such weights.
+    """
+    if not published.is_weights(pathlib.Path(config.init_from)):
+        return config
+    about = published.read(pathlib.Path(config.init_from)).about
+    made = config.copy_and_resolve_references()
+    made.data.image_size = made.data.image_size or about.side
+    if not made.data.mean and not made.data.std:
+        made.data.mean, made.data.std = about.mean, about.std
+    return made
 
 
 def begin(experiment: "Experiment", carry: Any) -> tuple[Any, list[str]]:
@@ -33,7 +52,8 @@ def begin(experiment: "Experiment", carry: Any) -> tuple[Any, list[str]]:
 def start_from(
     experiment: "Experiment", carry: Any, folder: pathlib.Path, field: str = INIT_FROM
 ) -> tuple[Any, list[str]]:
-    """`carry` with the networks that a run has left in `folder`, and a line for each network here.
+    """`carry` with the networks that a run has left in `folder`, or of a file of published weights, and a line for each
+    network here.
 
     A network starts from the one of its name there, or else from another one of its architecture. `teacher.run`
     gives the teacher alone, as it is.
@@ -42,10 +62,11 @@ def start_from(
       UserError: where no network there has an architecture of those here, or arrays differ; where images were
         trained on there that validate here, or trusted there and are noisy here.
     """
-    if not folder.is_dir():
+    is_file = published.is_weights(folder) and field == INIT_FROM
+    if not folder.is_dir() and not is_file:
         raise UserError(f"{field}: {folder} is no folder, expected that of a finished run")
     check_splits(experiment.dataset, folder, field)
-    saved = saved_networks(folder)
+    saved = published_network(experiment.dataset, folder) if is_file else saved_networks(folder)
     there = ", ".join(f"{name} ({about['net']})" for name, (_, about, _) in saved.items()) or "no network"
     method, config = experiment.method, experiment.config
     as_it_is, lines, state = field == TEACHER_RUN, [], carry["method"]
@@ -65,12 +86,20 @@ def start_from(
         if as_it_is:
             check_teacher(experiment, about, whole, path)
         state = train_state.replace_net(state, net, new)
-        note = "" if whole else ", but for its last layer: the classes differ"
+        note = about.get("note", "") + ("" if whole else ", but for its last layer: the classes differ")
         lines.append(f"{name} ({wanted}) {'is that of' if as_it_is else 'starts from'} {path}{note}")
     if state is carry["method"]:
         here = ", ".join(f"{name} ({config[name].net})" for name in method.networks(state))
         raise UserError(f"{field}: {folder} has {there}, expected one like {here}")
     return experiment.place({**carry, "method": state}), lines
+
+
+def published_network(dataset: Dataset, path: pathlib.Path) -> dict[str, tuple[pathlib.Path, dict, Any]]:
+    """The one of a file, as `saved_networks`; its last layer is for the classes here if it is for as many."""
+    weights = published.read(path)
+    classes = list(dataset.class_names) if weights.classes == len(dataset.class_names) else []
+    note = f" ({weights.note})" if weights.note else ""
+    return {path.name: (path, {"net": weights.net, "class_names": classes, "note": note}, weights.variables)}
 
 
 def saved_networks(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, dict, Any]]:

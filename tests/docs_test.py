@@ -10,7 +10,8 @@ import kdmlc_jax
 
 PACKAGE = Path(kdmlc_jax.__file__).parent
 ROOT = PACKAGE.parent
-TEXTS = ("README.md", "CONTRIBUTING.md", "docs/imports.md", "docs/scaling.md", "benchmarks/README.md")
+TEXTS = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")
+TEXTS += ("docs/imports.md", "docs/scaling.md", "docs/weights.md")
 
 
 def marked(name):

@@ -77,8 +77,8 @@ def test_what_is_no_encoder(tmp_path):
     )
     with pytest.raises(UserError, match=r"expected one of float images"):
         encoders.load(words, 0, *PLAIN)
-    with pytest.raises(UserError, match=r"expected an \.onnx file, or the folder of a network"):
-        encoders.load(tmp_path / "none.pt", 0, *PLAIN)
+    with pytest.raises(UserError, match=r"expected an \.onnx file, weights, or the folder of a network"):
+        encoders.load(tmp_path / "none.npy", 0, *PLAIN)
 
 
 def test_a_runs_network_gives_what_lies_under_its_last_layer(tmp_path):

@@ -28,6 +28,8 @@ VARIANTS = {
     "dmlp": ["purify_epochs=2", "purify_epochs=2,then=blind_kd"],
     "ce": ["train_on=both,ema=0.9", "train_on=trusted"],
     "linear": ["student=linear", "student=linear,train_on=noisy"],
+    "knn": ["student=nearest7", "student=nearest7,train_on=trusted"],
+    "wann": ["student=nearest21", "student=nearest21,train_on=trusted", "student=nearest21,train_on=noisy"],
     "mlc": ["preset=paper", "preset=paper,look_ahead_steps=2,form=skip,network=student,warm_up=1"],
     "kdmlc": [
         "preset=strong,kd_weight=0.5,teacher_mixup=0,warm_up=0,ramp=0",
@@ -276,7 +278,7 @@ def test_report(walked):
 
 
 # Those that say something; what the others' reports hold is nothing.
-REPORTS = {"mlc": "transition", "kdmlc": "transition", "linear": "transition"}
+REPORTS = {"wann": "columns", "mlc": "transition", "kdmlc": "transition", "linear": "transition"}
 REPORTS |= {"blind_kd": "columns", "aml_kd": "columns", "dmlp": "columns"}
 
 
@@ -352,7 +354,7 @@ def outside(state, part):
     }
 
 
-SINGLE = ("ce", "mlc", "linear")
+SINGLE = ("ce", "mlc", "linear", "knn", "wann")
 ONE_WAY = [case for case in CASES if case[0] not in (*MUTUAL, *SINGLE) and "then=blind_kd" not in case[1]]
 
 

@@ -5,18 +5,22 @@
 
 A method whose `network` is not said runs on the student's and on the teacher's network; `{seed}` in a method's
 arguments is the cell's seed (`dmlp:init_from=runs/simclr/seed{seed}`). Finished cells are read, cut ones go on.
+A comparison on features (`data.source=features`) begins with the methods that need no training there, named or not:
+whether anything more pays is seen at once.
 `table.json` and `table.md` give mean ± sample standard deviation over the seeds.
 """
 
 import argparse
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 
+from kdmlc_jax import config as config_lib
 from kdmlc_jax.cli import add_launch, guarded, parse, start
 from kdmlc_jax.compare.grid import Cell, cells_of
 from kdmlc_jax.compare.table import aggregate, markdown
 from kdmlc_jax.config.words import expand, short
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import NoTrustedError, UserError
 from kdmlc_jax.storage import files
 
 
@@ -30,14 +34,35 @@ def compare(
     """Runs all cells, writes table.json and table.md at the end, and returns the table."""
     from kdmlc_jax import parallel
 
-    arguments = [expanded for method in method_list for expanded in expand(method)]
-    cells = cells_of(specs, arguments, seeds, overrides)
-    rows = aggregate([run_cell(cell, workdir) for cell in cells])
+    named = [expanded for method in method_list for expanded in expand(method)]
+    added = unnamed(specs, named, overrides)
+    left_out: dict[str, NoTrustedError] = {}
+    summaries = []
+    for cell in cells_of(specs, [*added, *named], seeds, overrides):
+        try:
+            summaries.append(run_cell(cell, workdir))
+        except NoTrustedError as error:
+            if cell.arguments not in added:
+                raise
+            left_out[short(cell.arguments)] = error
+    rows = aggregate(summaries)
     table = markdown(rows)
     if parallel.is_main():
         files.write_json(workdir / "table.json", rows)
         files.write_text(workdir / "table.md", table)
+        for label, reason in left_out.items():
+            print(f"left out: {label} ({reason})", file=sys.stderr)
     return table
+
+
+def unnamed(specs: Sequence[str], named: Sequence[str], overrides: Mapping[str, str]) -> list[str]:
+    """Arguments of what a comparison on features begins with, but for what is named; none on images."""
+    from kdmlc_jax import methods
+
+    if any(config_lib.load(spec, overrides).data.source != "features" for spec in specs):
+        return []
+    first = [arguments for words in methods.on_features() for arguments in expand(words)]
+    return [arguments for arguments in first if arguments not in named]
 
 
 def run_cell(cell: Cell, workdir: pathlib.Path) -> dict:

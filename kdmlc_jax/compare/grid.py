@@ -11,7 +11,8 @@ from kdmlc_jax.config.words import join, short, slug
 from kdmlc_jax.errors import UserError
 
 SEED = "{seed}"
-MAY_DIFFER = ("data.labels", "data.features")  # what else a method may know of the same images
+# What else a method may know of the same images, and how their pixels are scaled.
+MAY_DIFFER = ("data.labels", "data.features", "data.mean", "data.std")
 
 
 class Cell(NamedTuple):
@@ -49,12 +50,14 @@ def cells_of(
     Raises:
       UserError: where two runs are the same one, or as `check_same_data`.
     """
+    from kdmlc_jax import warm_start  # imports JAX
+
     for field in overrides:
         if field == "seed" or field.startswith("method."):
             raise UserError(f"--config.{field}: would make every cell alike, give it by --seeds or --methods")
     cells = [
         Cell(
-            config_lib.load(join(spec, f"{words.replace(SEED, str(seed))},seed={seed}"), overrides),
+            warm_start.seen(config_lib.load(join(spec, f"{words.replace(SEED, str(seed))},seed={seed}"), overrides)),
             cell_folder(spec, words, seed),
             words,
         )

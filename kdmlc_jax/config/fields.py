@@ -13,6 +13,8 @@ DATA = {
     "split_column": "",  # none = no column says
     "image_size": 0,  # folder, tfds: side in pixels; 0 = see sources.folder and images.decode
     "channels": 0,  # folder, tfds: 1, 3, or 0 = 1 if all images are grey
+    "mean": (),  # of the pixels in [0, 1], by channel; () = that of the training images, std too
+    "std": (),
     "max_megapixels": 64.0,
     "on_bad_image": "fail",  # or skip
     "verify": True,  # folder: decode every file before training, and look for copies among all images
@@ -85,7 +87,7 @@ def base() -> ConfigDict:
         {
             "name": "run",
             "seed": 0,
-            "init_from": "",  # the folder of another run, whose networks are the start of those here
+            "init_from": "",  # the folder of another run, or a file of published weights: the start of networks here
             "data": DATA,
             "noise": NOISE,
             "augment": augment.defaults() | AUGMENT,

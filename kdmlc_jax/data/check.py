@@ -37,6 +37,7 @@ def main(argv: list[str]) -> None:
     from kdmlc_jax.data.prepare import complete
     from kdmlc_jax.experiment import Experiment
 
+    config = warm_start.seen(config)
     source = sources.load(config.data)
     for line in describe_source(source):
         print(line)

@@ -33,6 +33,7 @@ class Dataset(NamedTuple):
     soft_label: np.ndarray | None = None  # f32[noisy, C] where `data.labels` has replaced the noisy images' labels
     first_label: np.ndarray | None = None  # i32[N], given_label before that
     features: np.ndarray | None = None  # f32[N, D] of `data.features`
+    scale: tuple[np.ndarray, np.ndarray] | None = None  # mean and std f32[K] of `data`; None = the images' own
 
     @property
     def reported_label(self) -> np.ndarray:

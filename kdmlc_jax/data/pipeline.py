@@ -46,7 +46,9 @@ def is_resident(dataset: Dataset, how: str) -> bool:
 
 
 def stats(dataset: Dataset) -> dict[str, np.ndarray]:
-    """Mean and deviation f32[K] of the noisy and trusted images; see STATS_BYTES."""
+    """Mean and deviation f32[K] of the config, or of the noisy and trusted images; see STATS_BYTES."""
+    if dataset.scale is not None:
+        return dict(zip(("mean", "std"), dataset.scale, strict=True))
     size = int(np.prod(dataset.images.shape[1:])) * dataset.images.dtype.itemsize
     rows = np.concatenate([dataset.splits.noisy, dataset.splits.trusted])[: max(1, STATS_BYTES // size)]
     mean, std = augment.channel_stats(dataset.images[rows])

@@ -89,7 +89,21 @@ def from_source(config: Any, source: Source) -> Dataset:
             *(copied.notes() if copied else ()),
         ),
         duplicates=copied,
+        scale=scale_of(config.data, train.images.shape[-1]),
     )
+
+
+def scale_of(data: Any, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """`data.mean` and `data.std` f32[K], None where they are not given; UserError for other than K numbers of them."""
+    if not data.mean and not data.std:
+        return None
+    for name in ("mean", "std"):
+        if len(data[name]) != channels or not all(isinstance(each, float | int) for each in data[name]):
+            grey = "; data.channels=3 for grey images and weights of coloured ones" if channels == 1 else ""
+            raise UserError(f"data.{name}: {data[name]}, expected {channels} numbers, one a channel{grey}")
+    if min(data.std) <= 0:
+        raise UserError(f"data.std: {data.std}, expected numbers above 0")
+    return np.asarray(data.mean, np.float32), np.asarray(data.std, np.float32)
 
 
 def ids_of(part: Part) -> np.ndarray:

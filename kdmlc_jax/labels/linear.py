@@ -52,15 +52,22 @@ def coordinates(
         raise UserError(f"trusted features: {trusted_features.shape[1]}, expected {features.shape[1]} as of noisy rows")
     if not (np.isfinite(features).all() and np.isfinite(trusted_features).all()):
         raise UserError("features: some are NaN or infinite, expected finite numbers")
-    count, more = len(features), len(trusted_features)
-    mean = (features.sum(axis=0, dtype=np.float64) + trusted_features.sum(axis=0, dtype=np.float64)) / (count + more)
-    square = ((features - mean) ** 2).sum(axis=0) + ((trusted_features - mean) ** 2).sum(axis=0)
-    scale = 1.0 / np.sqrt(square / (count + more) + 1e-12)
-    noisy, trusted = (features - mean) * scale, (trusted_features - mean) * scale
+    noisy, trusted = standardised(features, trusted_features)
     if len(trusted) >= trusted.shape[1]:
         return noisy, trusted
     _, _, basis = np.linalg.svd(trusted, full_matrices=False)
     return noisy @ basis.T, trusted @ basis.T
+
+
+def standardised(
+    features: Float[np.ndarray, "N D"], trusted_features: Float[np.ndarray, "M D"]
+) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "M D"]]:
+    """(x - mean) / deviation by column, over all rows, in float64; M may be 0."""
+    count, more = len(features), len(trusted_features)
+    mean = (features.sum(axis=0, dtype=np.float64) + trusted_features.sum(axis=0, dtype=np.float64)) / (count + more)
+    square = ((features - mean) ** 2).sum(axis=0) + ((trusted_features - mean) ** 2).sum(axis=0)
+    scale = 1.0 / np.sqrt(square / (count + more) + 1e-12)
+    return (features - mean) * scale, (trusted_features - mean) * scale
 
 
 def stratified(label: Int[np.ndarray, " M"], folds: int, seed: int) -> Int[np.ndarray, " M"]:

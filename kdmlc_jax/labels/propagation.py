@@ -52,6 +52,7 @@ from numpy.typing import ArrayLike
 
 from kdmlc_jax.arrays import check_features, check_labels
 from kdmlc_jax.errors import UserError, in_range, whole
+from kdmlc_jax.labels.neighbours import nearest
 from kdmlc_jax.losses import entropy
 
 # Below it a similarity is the rounding of 0: scaled by the degrees it could become the only edge of a row.
@@ -122,38 +123,6 @@ def propagate(
         raise UserError(f"features: no row has a neighbour of similarity above 0 (at power={power:g}), expected some")
     z = solve(graph, jnp.asarray(columns), alpha, steps=int(steps), tolerance=float(tolerance))
     return Propagated(*(np.asarray(part) for part in read(z)))
-
-
-@functools.partial(jax.jit, static_argnames=("neighbours", "block"))
-def nearest(
-    features: Float[Array | np.ndarray, "N D"], neighbours: int, block: int
-) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
-    """Cosines and numbers of the k other rows of greatest cosine, the greatest first, in memory of block·N.
-
-    Features are finite; rows of zeros have cosine 0 with all. k is 1 to N - 1, block 1 to N.
-    """
-    rows = unit(jnp.asarray(features))
-    total = len(rows)
-
-    def search(start: jax.Array) -> tuple[jax.Array, jax.Array]:
-        part = jnp.minimum(start + jnp.arange(block), total - 1)
-        cosine = jnp.matmul(rows[part], rows.T, precision="highest")
-        itself = part[:, None] == jnp.arange(total)[None]
-        cosine, other = jax.lax.top_k(jnp.where(itself, -jnp.inf, cosine), neighbours)
-        return cosine, other
-
-    found = jax.lax.map(search, jnp.arange(0, total, block))
-    cosine, index = (part.reshape(-1, neighbours)[:total] for part in found)
-    return cosine, index.astype(jnp.int32)
-
-
-def unit(features: Float[Array, "N D"]) -> Float[Array, "N D"]:
-    """Rows of length 1; those of zeros stay."""
-    # By the largest entry first: the square of 1e20 is no float32, and that of 1e-30 is 0.
-    largest = jnp.max(jnp.abs(features), axis=1, keepdims=True)
-    rows = features / jnp.where(largest > 0, largest, 1.0)
-    length = jnp.sqrt(jnp.sum(rows**2, axis=1, keepdims=True))
-    return rows / jnp.where(length > 0, length, 1.0)
 
 
 @jax.jit

@@ -13,6 +13,11 @@ def names() -> tuple[str, ...]:
     return registry.names(sys.modules[__name__])
 
 
+def on_features() -> list[str]:
+    """What any comparison on features begins with, `method:options`: all that a module names in ON_FEATURES."""
+    return [words for name in names() for words in getattr(get(name), "ON_FEATURES", ())]
+
+
 def get(name: str) -> ModuleType:
     """The module of the method called `name`; raises UserError if there is none."""
     return registry.get(sys.modules[__name__], "method.name", name)

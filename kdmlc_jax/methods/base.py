@@ -2,7 +2,8 @@
 
 `methods/<name>.py` holds `default_config(preset) -> ConfigDict`, `make(config, info) -> Method` and the method itself:
 a frozen dataclass of modules, optimisers and options, whose functions are pure. RECIPES there, if any, is what the
-method needs on some data set, or on all (`config.resolve`). A method knows no file, flag, clock or device, and nothing
+method needs on some data set, or on all (`config.resolve`); ON_FEATURES how a comparison on features names it, if it
+begins with it. A method knows no file, flag, clock or device, and nothing
 outside `methods/` knows its name. `tests/method_contract_test.py` runs on every method found.
 """
 
@@ -95,6 +96,7 @@ class Traits:
     deployed: str  # which of `Method.networks` is the one a user deploys
     ensemble: str = ""  # the name of `predict` where it is not the deployed network but several together
     needs_trusted: bool = False  # whether a trusted image of every class must be there
+    takes_trusted: bool = False  # whether it learns from trusted images, where there are any, that no stream names
     takes_teacher: bool = False  # whether "teacher" may come trained from another run (`teacher.run`); it stands still
     pretrained: bool = False  # whether `init_from`, where it is given, must hold all networks
     preparing: tuple[str, ...] = ()  # stages of whose epochs last5, best_val and best_test do not speak

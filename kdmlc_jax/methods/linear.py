@@ -1,17 +1,14 @@
 """Logistic regression: what pixels, or features, are worth before a network learns anything of its own.
 
     p(y | x) = (M softmax(t (W x + b)) + 1/C) / (M + 1)    M images fitted to, x a flattened image
-    q(y | x, ỹ) ∝ p(y | x) T̂[y, ỹ]                         the corrected label
 
 W and b are fitted to the trusted images, or to the noisy ones' given labels, with an L2 penalty, which is chosen with
-the temperature t (Guo et al. 2017, arXiv 1706.04599) on images left out in turn (`labels.linear`). T̂ is found by EM on
-p and the given labels (`labels.posterior`). A fit to given labels says nothing of T̂: there q is p, of a noisy image
-by the fits that left it out.
+the temperature t (Guo et al. 2017, arXiv 1706.04599) on images left out in turn (`labels.linear`). Labels are
+corrected as `parts.fitted` says; after a fit to given labels p of a noisy image is by the fits that left it out.
 
 x is standardised as for every network: by channel, which of vectors is by column. On digits, Fashion-MNIST and CIFAR-10
-scaling each pixel by itself was no better. Nothing is trained by steps: `begin` fits, and the one epoch's steps put the
-weights, times t, into the network. No image is augmented, and `optim` and `train.epochs` have no effect. All images
-fitted to are in memory at once, as f64[M, H·W·K].
+scaling each pixel by itself was no better. The network's weights are W and b times t. All images fitted to are in
+memory at once, as f64[M, H·W·K].
 
 With `data.features` p of the noisy images, and so T̂ and their corrected labels, are of a regression on those features;
 the network, which other images have none for, is that on pixels. `data.source=features` has it on features throughout.
@@ -23,9 +20,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import linen as nn
-from flax import struct
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
@@ -42,14 +36,14 @@ from kdmlc_jax.labels.linear import (
     regression,
     stratified,
 )
-from kdmlc_jax.labels.posterior import fit_noise
-from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Report, Stage, Streams, Traits
-from kdmlc_jax.shapes import Features, Images, Key, Labels, Logits, Matrix, Scalar, SoftLabels
-from kdmlc_jax.train_state import Bank, NetState
+from kdmlc_jax.methods.base import DatasetView, Info, Traits
+from kdmlc_jax.methods.parts.fitted import FittedAtOnce, FittedState, flattened
+from kdmlc_jax.shapes import Images, Labels, SoftLabels
+from kdmlc_jax.train_state import NetState
 
 NET = "linear"
 RECIPES = {"": {"student.net": NET}}
-FIGURES = ("penalty", "temperature", "held_out_loss")  # of `Fit`, for the summary
+ON_FEATURES = ("linear", "linear:train_on=noisy")
 
 
 def default_config(preset: str = "") -> ConfigDict:
@@ -103,44 +97,15 @@ def fit(rows: Float[np.ndarray, "M D"], label: Int[np.ndarray, " M"], classes: i
     return Fit(t * kernel, t * bias, penalty, t, calibrated(scores, t, count), loss)
 
 
-def flattened(current: Any, images: Images, label: Labels) -> Features:
-    """The rows that are fitted to."""
-    return images.reshape(len(images), -1)
-
-
-class LinearState(struct.PyTreeNode):
-    """The network, and what `begin` has found."""
-
-    net: NetState
-    fitted: Any  # the parameters that the network gets
-    beliefs: Bank  # p f32[N, C] of the noisy images
-    transition: Matrix  # T̂; even, which says nothing, before it is found
-    figures: dict[str, Scalar]  # FIGURES
-
-
 @dataclass(frozen=True, eq=False)
-class LogisticRegression(Method):
+class LogisticRegression(FittedAtOnce):
     """One linear network, fitted at once."""
 
-    traits: Traits
-    module: nn.Module
-    info: Info
-    train_on: str
+    FIGURES = ("penalty", "temperature", "held_out_loss")  # of `Fit`
+
     seed: int
 
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """One, of an epoch that looks at no image."""
-        return (Stage("fit", 1, Streams(), self.step, self.begin),)
-
-    def init(self, key: Key, images: Images) -> LinearState:
-        """See `Method.init`."""
-        net = train_state.create(key, self.module, optax.identity(), images)
-        even = lambda rows: jnp.full((rows, self.info.num_classes), 1.0 / self.info.num_classes)  # noqa: E731
-        fitted, figures = jax.tree.map(jnp.zeros_like, net.params), {name: jnp.zeros(()) for name in FIGURES}
-        return LinearState(net, fitted, Bank(even(self.info.num_noisy)), even(self.info.num_classes), figures)
-
-    def begin(self, state: LinearState, view: DatasetView) -> LinearState:
+    def begin(self, state: FittedState, view: DatasetView) -> FittedState:
         """Fits, and finds T̂ by what follows for the noisy images."""
         classes, trusts = self.info.num_classes, self.train_on == "trusted"
         label = view.trusted_label if trusts else view.given_label
@@ -155,11 +120,7 @@ class LogisticRegression(Method):
             beliefs = view.map("noisy", self.believed, state.net.with_weights(fitted, {}))
         else:
             beliefs = found.held_out
-        transition = state.transition
-        if trusts:
-            transition = view.decide(lambda: fit_noise(beliefs, view.given_label)).transition
-        figures = {name: jnp.float32(getattr(found, name)) for name in FIGURES}
-        return LinearState(state.net, fitted, Bank(jnp.float32(beliefs)), jnp.float32(transition), figures)
+        return self.found(state.replace(fitted=fitted), view, beliefs, found)
 
     def by_features(self, features: Any, label: Int[np.ndarray, " M"]) -> Float[np.ndarray, "N C"]:
         """p of the noisy rows of `DatasetView.features`, none of which is by a fit that had its label."""
@@ -168,31 +129,8 @@ class LogisticRegression(Method):
         found = linear_beliefs(*rows, label, self.info.num_classes, self.seed)
         return found.noisy if asked == "noisy" else found.trusted
 
-    def step(self, state: LinearState, batch: Batch, key: Key) -> tuple[LinearState, Metrics]:
-        """The network gets what was fitted; `loss` is of images left out in turn."""
-        return state.replace(net=state.net.with_weights(state.fitted, {})), {"loss": state.figures["held_out_loss"]}
-
     def believed(self, net: NetState, images: Images, label: Labels) -> SoftLabels:
         """p of images, whatever the label."""
         rows = self.info.num_trusted if self.train_on == "trusted" else self.info.num_noisy
         p = jax.nn.softmax(train_state.evaluate(net, images).logits)
         return (rows * p + 1.0 / self.info.num_classes) / (rows + 1.0)
-
-    def predict(self, state: LinearState, images: Images) -> Logits:
-        """See `Method.predict`."""
-        return train_state.evaluate(state.net, images).logits
-
-    def correct(self, state: LinearState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
-        """q, by the p of `begin` for noisy images and by the network's for others."""
-        known = state.beliefs.rows[jnp.maximum(index, 0)]
-        p = jnp.where(index[:, None] >= 0, known, self.believed(state.net, images, given_label))
-        q = p * state.transition.T[given_label]
-        return q / jnp.sum(q, axis=1, keepdims=True)
-
-    def networks(self, state: LinearState) -> dict[str, NetState]:
-        """See `Method.networks`."""
-        return {"student": state.net}
-
-    def report(self, state: LinearState) -> Report:
-        """T̂ where there is one, and what was chosen."""
-        return Report(state.transition if self.train_on == "trusted" else None, figures=state.figures)

@@ -1,5 +1,6 @@
 """Image networks by name, one family a file: `FORM`, `EXAMPLES` and `build(name, num_classes)`; see `base`, `registry`.
 
+A family whose networks others have published weights of has `published(name) -> Published`, too, for its EXAMPLES.
 Every one maps f32[B, H, W, K] to logits f32[B, C] and the pooled features f32[B, D] under its last layer.
 """
 
@@ -9,7 +10,7 @@ from flax import linen as nn
 
 from kdmlc_jax import registry
 from kdmlc_jax.errors import UserError, suggest
-from kdmlc_jax.nets.base import Output, head_of
+from kdmlc_jax.nets.base import Output, Published, head_of
 
 
 def build(name: str, num_classes: int, place: str = "network") -> nn.Module:
@@ -26,3 +27,11 @@ def build(name: str, num_classes: int, place: str = "network") -> nn.Module:
     forms = ", ".join(f"{family.FORM} (such as {', '.join(family.EXAMPLES)})" for family in families)
     near = suggest(name, [example for family in families for example in family.EXAMPLES])
     raise UserError(f'{place}: "{name}" is not one of {forms}{near}')
+
+
+def published() -> dict[str, Published]:
+    """How others name the weights of our networks, by network."""
+    package = sys.modules[__name__]
+    families = [registry.get(package, "network", family) for family in registry.names(package)]
+    known = [family for family in families if hasattr(family, "published")]
+    return {name: family.published(name) for family in known for name in family.EXAMPLES}

@@ -19,6 +19,15 @@ class Output(NamedTuple):
     features: Features
 
 
+class Published(NamedTuple):
+    """How the weights of a network that others have published are named, and the images that they are made for."""
+
+    layers: dict[str, str]  # path of our layer -> name of theirs: {"Block_0/Conv_1": "layer1.0.conv2"}
+    mean: tuple[float, ...]  # of the pixels in [0, 1], by channel
+    std: tuple[float, ...]
+    side: int  # of the images, in pixels
+
+
 def conv(channels: int, kernel: int = 3, stride: int = 1, init: nn.initializers.Initializer = he_fan_out) -> nn.Conv:
     """A convolution without bias, padded by half its kernel on both sides, as in all the papers' networks.
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from kdmlc_jax.nets.base import Norm, Output, conv
+from kdmlc_jax.nets.base import Norm, Output, Published, conv
 from kdmlc_jax.shapes import Images
 
 FORM = "imagenet_resnet<18|34|50>"
@@ -67,3 +67,20 @@ class ImageNetResNet(nn.Module):
 def build(name: str, num_classes: int) -> ImageNetResNet | None:
     """The network, or None where the name is not of this form."""
     return ImageNetResNet(num_classes, *FORMS[name]) if name in FORMS else None
+
+
+def published(name: str) -> Published:
+    """torchvision's names, which are timm's for these networks."""
+    stages, bottleneck = FORMS[name]
+    layers, number, convs = {"Conv_0": "conv1", "BatchNorm_0": "bn1", "Dense_0": "fc"}, 0, 3 if bottleneck else 2
+    for stage, blocks in enumerate(stages):
+        for block in range(blocks):
+            theirs = f"layer{stage + 1}.{block}"
+            pairs = [(f"{theirs}.conv{at + 1}", f"{theirs}.bn{at + 1}") for at in range(convs)]
+            if block == 0 and (stage or bottleneck):
+                pairs.append((f"{theirs}.downsample.0", f"{theirs}.downsample.1"))
+            for at, (conv_name, norm_name) in enumerate(pairs):
+                layers[f"Block_{number}/Conv_{at}"] = conv_name
+                layers[f"Block_{number}/BatchNorm_{at}"] = norm_name
+            number += 1
+    return Published(layers, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), side=224)

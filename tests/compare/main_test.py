@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import tiny
 
@@ -9,7 +10,7 @@ from kdmlc_jax import train
 from kdmlc_jax.compare import __main__ as command
 from kdmlc_jax.compare.grid import cells_of
 from kdmlc_jax.compare.table import markdown
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import NoTrustedError, UserError
 
 SPEC = "configs/digits.py:student=mlp2,noisy=200,validation=20,epochs=1"
 
@@ -84,3 +85,36 @@ def test_missing_flags_end_with_status_2(capsys):
     with pytest.raises(SystemExit) as ended:
         command.main(["--config", SPEC])
     assert ended.value.code == 2 and "--methods" in capsys.readouterr().err
+
+
+def features(folder):
+    """A folder of features, as `data.source=features` reads them."""
+    rng, label = np.random.default_rng(0), np.arange(120) % 3
+    folder.mkdir()
+    np.save(folder / "features.npy", (rng.normal(size=(120, 4)) + 2 * np.eye(4)[label]).astype(np.float32))
+    np.save(folder / "labels.npy", label)
+    np.save(folder / "trusted.npy", np.arange(30))
+    return folder
+
+
+def test_a_comparison_on_features_begins_with_what_needs_no_training(tmp_path, monkeypatch, capsys):
+    """Protects a person from training what a plain vote or regression does as well: they come first, once, are left out
+    where they cannot be, and are not added on images."""
+    spec = f"configs/features.py:dir={features(tmp_path / 'features')},student=mlp2,epochs=1"
+    got = command.unnamed([spec], ["method=ce", "method=knn"], {})
+    assert got == ["method=linear", "method=linear,train_on=noisy", "method=wann"]
+    assert command.unnamed([SPEC], [], {}) == command.unnamed([spec, SPEC], [], {}) == []
+    ran = []
+
+    def run(config, workdir, title):
+        if config.method.name == "linear":
+            raise NoTrustedError("data.trusted: no trusted images")
+        ran.append(config.method.name)
+        return {"networks": {}}
+
+    monkeypatch.setattr(train, "run", run)
+    command.compare([spec], ["ce:network=student"], [0], {}, tmp_path)
+    assert ran == ["knn", "wann", "ce"]
+    assert "left out: linear,train_on=noisy (data.trusted: no trusted images)" in capsys.readouterr().err
+    with pytest.raises(NoTrustedError):
+        command.compare([spec], ["linear"], [0], {}, tmp_path)

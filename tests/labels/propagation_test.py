@@ -74,22 +74,6 @@ def assert_sound(result):
     assert confidence.min() >= 0 and confidence.max() <= 1
 
 
-@pytest.mark.parametrize(("neighbours", "block"), [(1, 120), (7, 50), (119, 64)])
-def test_neighbours_against_sklearn(neighbours, block):
-    """Protects the search: the same neighbours as scikit-learn's, itself not among them, whatever the block."""
-    distance, want = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(unit(FEATURES)).kneighbors()
-    cosine, got = module.nearest(FEATURES, neighbours, block)
-    np.testing.assert_array_equal(got, want)
-    np.testing.assert_allclose(cosine, 1 - distance**2 / 2, atol=1e-6)
-
-
-def test_memory_is_bounded_by_the_block():
-    """Protects from N x N: what the compiled search keeps aside for 20 000 rows is a few blocks, 1.6 GB unblocked."""
-    total, block = 20_000, 64
-    compiled = module.nearest.lower(jax.ShapeDtypeStruct((total, 16), jnp.float32), 20, block).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 4 * total * (4 * block + 4 * 16 + 4 * 20)
-
-
 @pytest.mark.parametrize("power", [3.0, 0.0, 1.5])
 def test_graph_against_numpy(power):
     """Protects A + Aᵀ, where neighbours are mutual and where not, the clipped cosines and D^-½ on both sides."""

