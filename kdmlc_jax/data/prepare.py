@@ -54,9 +54,14 @@ def from_source(config: Any, source: Source) -> Dataset:
     labels, truth = noise.given_labels(config.noise, train, source.class_names, config.seed)
     known = np.where(truth >= 0, truth, labels)
     group = None
+    # Of the source's own images: what fits into memory is no reason for another split, nor to miss a copy in test.
+    content = [
+        (copies.digests if config.data.verify else copies.stamps)(part.images)
+        for part in (source.train, source.test)
+        if part
+    ]
     if config.data.verify:
-        # Of the source's own images: what fits into memory is no reason for another split, nor to miss a copy in test.
-        group, test_group = copies.groups(source.train.images, source.test and source.test.images)
+        group, test_group = copies.groups(content)
     parts = make_splits(config, source, known, group)
     check_batches(config, parts, train.images)
     # A trusted image carries the label that is trusted, whatever it carried before.
@@ -88,6 +93,7 @@ def from_source(config: Any, source: Source) -> Dataset:
             *(copied.notes() if copied else ()),
         ),
         duplicates=copied,
+        pixels=copies.digest(content),
     )
 
 

@@ -4,6 +4,7 @@ PNG, JPEG, BMP, GIF, WEBP, TIFF and PPM; of several frames the first. Pillow's o
 part: files are opened by the format's own reader, and `max_megapixels` is compared with the header.
 """
 
+import errno
 import io
 import os
 import re
@@ -26,6 +27,8 @@ from PIL import (  # noqa: F401 (an import registers the format)
     WebPImagePlugin,
 )
 
+from kdmlc_jax.errors import StorageError, unreadable
+
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")
 COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
@@ -39,6 +42,10 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+# What a disk or a server answers that fails: whatever it is, it says nothing about the file.
+FAILING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 
 
 class BadImage(ValueError):
@@ -103,7 +110,7 @@ def _opened(source: str | os.PathLike[str] | io.BytesIO, max_megapixels: float) 
             image = _recognise(file)
             _check(image, max_megapixels)
             yield image
-    except BadImage:
+    except (BadImage, StorageError):
         raise
     except Image.DecompressionBombError as error:
         raise BadImage(f"too many pixels ({error})") from error
@@ -129,6 +136,8 @@ def regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
     except OSError as error:
         if error.strerror is None:  # Pillow's, not the system's
             raise
+        if error.errno in FAILING:
+            raise unreadable(error, path) from error
         raise BadImage(f"cannot be read ({error.strerror})") from error
 
 

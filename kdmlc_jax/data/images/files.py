@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
 from kdmlc_jax.data.images.decode import BadImage, Header, decode, inspect, regular
 from kdmlc_jax.errors import UserError
@@ -80,6 +80,10 @@ class ImageFiles:
         found = _map(lambda row: self._named(row, _digest), index.tolist())
         return np.array([np.void(digest) for digest in found], "V16")
 
+    def stamps(self) -> Int[np.ndarray, " n 2"]:
+        """Size and time of change (ns) of each file; nothing is read. UserError names the first that is not there."""
+        return np.array(_map(lambda row: self._named(row, _stamp), range(len(self))), np.int64).reshape(-1, 2)
+
     def _decode(self, path: str) -> np.ndarray:
         pixels = decode(path, self.size, self.channels, self.max_megapixels)
         if pixels.shape != self.shape[1:]:
@@ -97,6 +101,14 @@ class ImageFiles:
 def _digest(path: str) -> bytes:
     with regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise BadImage(f"cannot be read ({error.strerror})") from error
+    return status.st_size, status.st_mtime_ns
 
 
 def survey(
