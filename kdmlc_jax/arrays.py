@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import UserError, unreadable
 
 
 def check_features(name: str, features: ArrayLike) -> np.ndarray:
@@ -55,6 +55,8 @@ def load_array(path: Path) -> np.ndarray:
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
+        if error.errno and not path.is_dir():
+            raise unreadable(error, path) from error
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # no .npy file, cut off, of pickled objects; a damaged header raises nearly anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)

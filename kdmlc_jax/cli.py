@@ -50,7 +50,7 @@ def start(flags: argparse.Namespace) -> None:
 EXITS = """exit codes: 0 done, 2 bad input, 3 training met a NaN or infinity, 4 a file cannot be written or is damaged,
 75 stopped by SIGTERM or Ctrl-C with its state saved, 130 stopped by a second Ctrl-C or before training began"""
 
-CODES: dict[type[Exception], int] = {StorageError: 4, UserError: 2, NonFiniteError: 3, StoppedError: 75}
+CODES: dict[type[BaseException], int] = {StorageError: 4, UserError: 2, NonFiniteError: 3, StoppedError: 75}
 
 
 def guarded(program: Callable[[list[str]], None]) -> None:

@@ -1,9 +1,12 @@
 """What a run ends with on purpose: bad input, a disk that fails, non-finite training, a request to stop."""
 
+import contextlib
 import difflib
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 
@@ -27,8 +30,11 @@ class NonFiniteError(RuntimeError):
         self.step = step
 
 
-class StoppedError(RuntimeError):
-    """A signal asked the run to stop, and it has saved its state; exit status 75 ("try again later")."""
+class StoppedError(BaseException):
+    """A signal asked the run to stop, and it has saved its state; exit status 75 ("try again later").
+
+    No `Exception`: a reader that takes whatever a damaged file raises for damage must not take this.
+    """
 
 
 def suggest(name: object, allowed: Iterable[str]) -> str:
@@ -57,3 +63,35 @@ def in_range(place: str, value: Any, low: float | int, high: float | int = math.
     if not isinstance(value, Real) or not low <= float(value) <= high or math.isinf(value):
         raise UserError(f"{place}: {value} is outside [{low:g}, {high:g}]")
     return value
+
+
+@contextlib.contextmanager
+def reading(path: str | Path, what: str, damaged: type[UserError] = UserError) -> Iterator[None]:
+    """Turns whatever a reader of `path` raises inside the block into one line.
+
+    Args:
+      path: read there.
+      what: it should be, "the config of a run".
+      damaged: raised for wrong bytes.
+
+    Raises:
+      UserError: where there is no file, or `damaged`; one raised inside stays as it is.
+      StorageError: where the system did not let it be read, which says nothing about its bytes.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise UserError(f"{error.filename or path}: no such file, expected {what}") from None
+    except Exception as error:  # wrong bytes raise nearly anything
+        if isinstance(error, OSError) and error.errno:
+            raise unreadable(error, path) from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise damaged(f"{path}: cannot be read as {what} ({reason})") from error
+
+
+def unreadable(error: OSError, path: str | os.PathLike[str]) -> StorageError:
+    """What to raise where the system refused to read: nobody knows what is there, so nothing may be done about it."""
+    reason = error.strerror or error
+    return StorageError(f"{error.filename or path}: cannot be read ({reason}); nothing was changed, try again")

@@ -14,10 +14,10 @@ def fresh() -> dict[str, Any]:
 
     stage, stage_epoch, epoch_step: how many are done; meter: of the epoch's steps so far (`metrics.Meter.kept`); early:
     the last stage ended itself; changes: fields that a resumed run was given anew, against `config` as of the save;
-    notes: what methods have said.
+    notes: what methods have said; data: digests of what the run is of.
     """
     progress: dict[str, Any] = {"stage": 0, "stage_epoch": 0, "epoch_step": 0, "meter": None, "early": False}
-    return progress | {"history": [], "changes": [], "notes": [], "seconds": 0.0, "images_per_second": 0.0}
+    return progress | {"data": {}, "history": [], "changes": [], "notes": [], "seconds": 0.0, "images_per_second": 0.0}
 
 
 def visible(history: list[dict]) -> list[dict]:

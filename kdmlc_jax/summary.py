@@ -53,6 +53,7 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
     summary = {
         "method": config.method.name,
         "options": config.method.to_dict(),
+        "data_digests": progress["data"],
         "dataset": data.name,
         "seed": config.seed,
         "versions": {package: importlib.metadata.version(package) for package in ("jax", "flax", "optax", "numpy")},
@@ -81,7 +82,7 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
     }
     nets, mean, std = parallel.fetch((method.networks(state), experiment.fixed["mean"], experiment.fixed["std"]))
     result = outputs.Result(config, data, rows, beliefs, table, nets, mean, std, history, summary)
-    parallel.on_main(lambda: outputs.write_all(result, workdir))
+    parallel.on_main(lambda: summary.update(files=outputs.write_all(result, workdir)))
     return summary
 
 

@@ -1,7 +1,6 @@
 """The one host loop: build → restore → for stage: for step → evaluate → save → correct labels → summary."""
 
 import contextlib
-import json
 import pathlib
 import sys
 import time
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from kdmlc_jax import assess, metrics, parallel, stopping, warm_start, writers
+from kdmlc_jax import assess, finished, metrics, parallel, stopping, warm_start, writers
 from kdmlc_jax import config as config_lib
 from kdmlc_jax import progress as progress_lib
 from kdmlc_jax import summary as summary_lib
@@ -37,13 +36,14 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
     workdir = pathlib.Path(workdir)
     config_lib.check(config)
     config = warm_start.seen(config)
-    changed, summary_path = config_lib.changes(config, workdir / "config.json"), workdir / "summary.json"
-    again = any(change.startswith(("train.epochs", "deploy")) for change in changed)
+    ended = finished.read(workdir)
+    changed = finished.changes(config, workdir, ended)
     say = (lambda line: None) if quiet or not parallel.is_main() else (lambda line: print(line, file=sys.stderr))
-    if summary_path.exists() and not again:
-        say(f"{title or config.name}  finished before, read from {summary_path}")
-        summary: dict = json.loads(summary_path.read_text())
-        return summary
+    if ended is not None and not any(change.startswith(finished.ENDS) for change in changed):
+        for line in finished.check(config, workdir, ended):
+            say(line)
+        say(f"{title or config.name}  finished before, read from {workdir / finished.SUMMARY}")
+        return ended
     if config.data.cross_fit and config.data.fold < 0:
         run_folds(config, workdir, quiet, title or config.name)
     began = time.monotonic()
@@ -58,7 +58,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
         parallel.on_main(lambda: lock() if workdir.is_dir() else None)
         dataset = prepare(config)
         kept = dataset.provenance()
-        provenance.check_same(kept, workdir / "noise.npz")
+        provenance.check_same(digests := provenance.digests(kept), provenance.begun(workdir), workdir)
         experiment = Experiment(config, dataset)
         carry = experiment.init()
         starts: list[str] = []
@@ -72,8 +72,8 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
             say(parallel.show_table(experiment.memory()))
 
         def begin() -> None:
-            summary_path.unlink(missing_ok=True)  # a run with other epochs or networks is not finished
-            files.write_json(workdir / "config.json", config.to_dict())
+            (workdir / finished.SUMMARY).unlink(missing_ok=True)  # a run with other epochs or networks is not finished
+            files.write_sealed(workdir / "config.json", config.to_dict())
             files.write_csv(workdir / "bad_images.csv", ("image", "reason"), dataset.skipped)
             provenance.save(workdir / "noise.npz", kept)
 
@@ -81,13 +81,13 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
             stopping.requests() as request,
             contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep, say)) as checkpoints,
         ):
-            loop = Loop(experiment, carry, checkpoints, workdir, quiet, title or config.name, began)
+            loop = Loop(experiment, carry, checkpoints, workdir, quiet, title or config.name, began, digests)
             loop.progress["notes"] += starts
             parallel.on_main(begin)
             loop.train(request)
             summary = loop.finish(request)
             if parallel.is_main():
-                files.write_json(summary_path, summary)
+                summary = finished.write(config, workdir, summary)
         if parallel.in_any(bool(request.name)):  # other runs may follow, in a comparison
             raise StoppedError(f"{request.name or 'another process'}: this run has finished; the same command goes on")
         return summary
@@ -110,7 +110,8 @@ def changed_leaves(before: Any, after: Any) -> dict[str, Any]:
 class Loop:
     """All stages of a run, from its newest checkpoint if there is one.
 
-    `progress["seconds"]` counts from `began` (a monotonic time) and adds what earlier, cut runs took.
+    `progress["seconds"]` counts from `began` (a monotonic time) and adds what earlier, cut runs took; `digests` are of
+    the data (`provenance.digests`).
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Loop:
         quiet: bool,
         title: str,
         began: float,
+        digests: dict[str, str],
     ):
         self.experiment, self.carry, self.checkpoints = experiment, carry, checkpoints
         self.workdir, self.began = workdir, began
@@ -132,10 +134,11 @@ class Loop:
         if (restored := checkpoints.restore(carry)) is not None:
             self.carry, self.progress = restored[0], self.progress | restored[1]
             at = len(self.progress["history"]) * self.steps + self.progress["epoch_step"]
-            changed = config_lib.differences(config_lib.from_json(self.progress["config"]), self.config)
-            self.progress["changes"] += [f"step {at}: {change}" for _, change in changed]
+            changed = config_lib.changes_of(self.config, config_lib.from_json(self.progress["config"]), workdir)
+            provenance.check_same(digests, self.progress["data"], workdir)
+            self.progress["changes"] += [f"step {at}: {change}" for change in changed]
             self._fit_epochs()
-        self.progress["config"] = self.config.to_dict()
+        self.progress |= {"config": self.config.to_dict(), "data": digests}
         self.history, self.spent = self.progress["history"], self.progress["seconds"]
         total = sum(stage.epochs for stage in self.stages) * self.steps
         batch = self.config.train.batch_size

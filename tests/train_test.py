@@ -243,11 +243,13 @@ def test_a_cut_run_refuses_other_data(tmp_path, change, what):
     """Protects a run from files that changed since it began: it would train on its own validation images."""
     parts = Splits(np.array([0]), np.array([1]), np.array([2]))
     begun = Provenance(parts, np.arange(3, dtype=np.int32), None, None, np.arange(3, dtype=np.int32), "a", "")
-    provenance.check_same(begun, tmp_path / "noise.npz")
+    assert provenance.begun(tmp_path) == {}
     provenance.save(tmp_path / "noise.npz", begun)
-    provenance.check_same(begun, tmp_path / "noise.npz")
+    kept = provenance.begun(tmp_path)
+    assert kept == provenance.digests(begun)
+    provenance.check_same(kept, {}, tmp_path)
     with pytest.raises(UserError, match=f"holds a run that began with other {what}: choose another --workdir"):
-        provenance.check_same(begun._replace(**change), tmp_path / "noise.npz")
+        provenance.check_same(provenance.digests(begun._replace(**change)), kept, tmp_path)
 
 
 # What the data say of a config.

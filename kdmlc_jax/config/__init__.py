@@ -7,4 +7,4 @@ a short name of a field (`SHORT`), a flag of the file (`quick`), or an option of
 from kdmlc_jax.config.arguments import SHORT, assign, call, find, load, parse_arguments, resolve
 from kdmlc_jax.config.fields import base, flatten
 from kdmlc_jax.config.ranges import check
-from kdmlc_jax.config.resume import changes, differences, from_json, read
+from kdmlc_jax.config.resume import changes, changes_of, differences, from_json, read

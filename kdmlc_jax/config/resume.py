@@ -1,13 +1,13 @@
 """The config that a run has written, and what may change when the run goes on."""
 
-import json
 import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from kdmlc_jax.config.fields import base, flatten
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import UserError, reading
+from kdmlc_jax.storage.files import exists, read_sealed
 
 # A run may go on with another value of these: where and how it runs, how long, and what is kept of it. Any other field
 # would make the second half another experiment, or not fit the saved state.
@@ -23,10 +23,9 @@ BEFORE = {"data.held_out": 0.0, "data.test_copies": "keep"}
 
 def read(path: pathlib.Path) -> ConfigDict:
     """The resolved config that a run has written to `path`; raises UserError where that is not one."""
-    try:
-        return from_json(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: cannot be read as the config of a run ({error})") from None
+    what = "the config of a run (a change of one's own belongs on the command line)"
+    with reading(path, what):
+        return from_json(read_sealed(path, what))
 
 
 def from_json(value: Any) -> ConfigDict:
@@ -53,20 +52,22 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[tuple[str, str]]:
 
 
 def changes(config: ConfigDict, path: pathlib.Path) -> list[str]:
-    """How `config` differs from the one written to `path`, as `differences` says it, in fields that are all `FREE`.
+    """How `config` differs from the one that a run has written to `path`, see `changes_of`; [] where there is none."""
+    return changes_of(config, read(path), path.parent) if exists(path) else []
+
+
+def changes_of(config: ConfigDict, old: ConfigDict, workdir: pathlib.Path) -> list[str]:
+    """How `config` differs from `old`, that of the run in `workdir`, as `differences` says it, in fields all `FREE`.
 
     Raises:
       UserError: naming the first field that a run cannot change on its way.
     """
-    if not path.exists():
-        return []
-    old = read(path)
     changed = differences(old, config)
     for field, _ in changed:
         if not field.startswith(FREE):
             was, now = (flatten(either).get(field) for either in (old, config))
             raise UserError(
-                f"{path.parent} holds a run with {field}={was!r}, not {now!r}: "
+                f"{workdir} holds a run with {field}={was!r}, not {now!r}: "
                 "choose another --workdir, or leave out --config to go on with that run"
             )
     return [change for _, change in changed]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kdmlc_jax.data.images.copies import Duplicates
-from kdmlc_jax.data.provenance import Provenance, fingerprint
+from kdmlc_jax.data.provenance import Provenance, fingerprint, sha256
 from kdmlc_jax.data.sources.base import Images
 from kdmlc_jax.data.splits import Splits
 
@@ -34,6 +34,7 @@ class Dataset(NamedTuple):
     first_label: np.ndarray | None = None  # i32[N], given_label before that
     features: np.ndarray | None = None  # f32[N, D] of `data.features`
     scale: tuple[np.ndarray, np.ndarray] | None = None  # mean and std f32[K] of `data`; None = the images' own
+    pixels: str | None = None  # digest of all images' contents, see `images.copies.digest`
 
     @property
     def reported_label(self) -> np.ndarray:
@@ -48,4 +49,6 @@ class Dataset(NamedTuple):
             digest.update(np.ascontiguousarray(rows).data)
         known = digest.hexdigest() if learned else ""
         given = self.reported_label
-        return Provenance(self.splits, given, self.rate, self.matrix, self.carried_label, images, known)
+        measured = sha256(self.truth, self.test_label)
+        kept = self.splits, given, self.rate, self.matrix, self.carried_label, images, known
+        return Provenance(*kept, self.pixels, measured)

@@ -54,9 +54,14 @@ def from_source(config: Any, source: Source) -> Dataset:
     labels, truth = noise.given_labels(config.noise, train, source.class_names, config.seed)
     known = np.where(truth >= 0, truth, labels)
     group = leaked = None
+    # Of the source's own images: what fits into memory is no reason for another split, nor to miss a copy in test.
+    content = [
+        (copies.digests if config.data.verify else copies.stamps)(part.images)
+        for part in (source.train, source.test)
+        if part
+    ]
     if config.data.verify:
-        # Of the source's own images: what fits into memory is no reason for another split, nor to miss a copy in test.
-        group, test_group = copies.groups(source.train.images, source.test and source.test.images)
+        group, test_group = copies.groups(content)
         leaked = leave_out(config.data.test_copies, group, test_group)
     parts = make_splits(config, source, known, group, leaked)
     check_batches(config, parts, train.images)
@@ -90,6 +95,7 @@ def from_source(config: Any, source: Source) -> Dataset:
         ),
         duplicates=copied,
         scale=scale_of(config.data, train.images.shape[-1]),
+        pixels=copies.digest(content),
     )
 
 

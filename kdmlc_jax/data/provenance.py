@@ -2,9 +2,6 @@
 
 import hashlib
 import math
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,14 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from kdmlc_jax.data.splits import Splits
-from kdmlc_jax.errors import UserError
-from kdmlc_jax.storage.files import atomic_write
+from kdmlc_jax.errors import UserError, reading
+from kdmlc_jax.storage.files import atomic_write, exists
 
-# What NumPy and zipfile raise on damaged files, as found by flipping bits.
-UNREADABLE = (
-    OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, OverflowError, MemoryError, SyntaxError,
-    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
+LATER = ("pixels", "measured")  # what files of older versions do not say
 
 
 class Provenance(NamedTuple):
@@ -32,12 +25,35 @@ class Provenance(NamedTuple):
     carried_labels: np.ndarray  # i32[N], before the trusted ones were checked; -1 where there was none
     images: str  # `fingerprint` of the images the rows are of
     learned: str  # SHA-256 of the contents of `data.labels` and `data.features`, '' without them
+    pixels: str | None = None  # digest of what all images hold, test images included; None in a file without it
+    measured: str | None = None  # SHA-256 of the true labels and of the test images' labels, likewise
 
 
 def fingerprint(ids: np.ndarray, class_names: Sequence[str]) -> str:
     """A digest of the images' names in order and of the classes: rows of one listing mean nothing in another."""
     text = "\0".join((*class_names, "", *map(str, ids)))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256(*arrays: np.ndarray) -> str:
+    """A digest of arrays of integers, whatever their width, each with its length."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{len(array)}:".encode() + np.asarray(array, "<i8").tobytes())
+    return digest.hexdigest()
+
+
+def digests(kept: Provenance) -> dict[str, str]:
+    """What a run may not change on its way, by the name that a person knows it under; what is not known is left out."""
+    found = {
+        "images or classes": kept.images,
+        "pixels": kept.pixels,
+        "given labels": sha256(kept.given_labels, kept.carried_labels),
+        "true or test labels": kept.measured,
+        "splits": sha256(*kept.splits),
+        "data.labels or data.features": kept.learned,
+    }
+    return {what: digest for what, digest in found.items() if digest is not None}
 
 
 def save(path: str | Path, kept: Provenance) -> None:
@@ -51,6 +67,7 @@ def save(path: str | Path, kept: Provenance) -> None:
         "carried_labels": np.asarray(kept.carried_labels, np.int32),
         "images": np.array(kept.images),
         "learned": np.array(kept.learned),
+        **{name: np.array(value) for name in LATER if (value := getattr(kept, name)) is not None},
     }
     with atomic_write(path) as file:
         np.savez(file, **arrays)
@@ -58,38 +75,38 @@ def save(path: str | Path, kept: Provenance) -> None:
 
 def load(path: str | Path) -> Provenance:
     """What `save` wrote; raises UserError for a missing, damaged or foreign file."""
-    try:
-        # np.load leaves a file open that it cannot read, so it is not given the path.
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            splits = Splits(*(file[name] for name in Splits._fields if name in file.files or name != "held_out"))
-            rate = float(file["realised_rate"])
-            unknown = math.isnan(rate)
-            return Provenance(
-                splits,
-                file["given_labels"],
-                None if unknown else rate,
-                None if unknown else file["realised_matrix"],
-                file["carried_labels"],
-                str(file["images"]),
-                str(file["learned"]) if "learned" in file.files else "",
-            )
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file, expected the noise.npz of a run") from error
-    except UNREADABLE as error:
-        raise UserError(f"{path}: cannot be read as the noise.npz of a run ({error})") from error
+    # np.load leaves a file open that it cannot read, so it is not given the path.
+    with (
+        reading(path, "the noise.npz of a run"),
+        open(path, "rb") as raw,
+        np.load(raw, allow_pickle=False) as file,
+    ):
+        splits = Splits(*(file[name] for name in Splits._fields if name in file.files or name != "held_out"))
+        rate = float(file["realised_rate"])
+        unknown = math.isnan(rate)
+        return Provenance(
+            splits,
+            file["given_labels"],
+            None if unknown else rate,
+            None if unknown else file["realised_matrix"],
+            file["carried_labels"],
+            str(file["images"]),
+            str(file["learned"]) if "learned" in file.files else "",
+            *(str(file[name]) if name in file.files else None for name in LATER),
+        )
 
 
-def check_same(new: Provenance, path: Path) -> None:
-    """Raises UserError where the data are not those that the run in `path`'s folder began with."""
-    if not path.exists():
-        return
-    old = load(path)
-    same = {
-        "images or classes": old.images == new.images,
-        "given labels": np.array_equal(old.given_labels, new.given_labels),
-        "data.labels or data.features": old.learned == new.learned,
-        "splits": all(map(np.array_equal, old.splits, new.splits)),
-    }
-    for what, equal in same.items():
-        if not equal:
-            raise UserError(f"{path.parent} holds a run that began with other {what}: choose another --workdir")
+def begun(workdir: Path) -> dict[str, str]:
+    """The `digests` of what the run in `workdir` began with, by its noise.npz; none where there is no such file."""
+    path = workdir / "noise.npz"
+    return digests(load(path)) if exists(path) else {}
+
+
+def check_same(now: dict[str, str], begun: dict[str, str], workdir: Path) -> None:
+    """Raises UserError where the `digests` of the data are not those that the run in `workdir` began with."""
+    other = [what for what, digest in now.items() if begun.get(what, digest) != digest]
+    if other:
+        raise UserError(
+            f"{workdir} holds a run that began with other {', '.join(other)}: choose another --workdir, "
+            "or put back what it began with"
+        )

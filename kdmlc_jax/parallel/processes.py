@@ -39,7 +39,7 @@ def on_main(action: Callable[[], Any]) -> None:
     if is_main():
         try:
             action()
-        except Exception as caught:  # the others would wait for ever
+        except BaseException as caught:  # the others would wait for ever
             error = caught
     if from_main(int(error is not None)):
         raise error or UserError("process 0 ended; it says why")

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{workdir}: is not the folder of a finished run ({error})") from None
     columns, beliefs = label_table.whole(workdir)
     dataset = prepare(config)
-    provenance.check_same(dataset.provenance(), workdir / "noise.npz")
+    provenance.check_same(provenance.digests(dataset.provenance()), provenance.begun(workdir), workdir)
     network = workdir / ("teacher" if "teacher" in summary["networks"] else next(iter(summary["networks"])))
     rows = np.concatenate(dataset.splits)
     text = report.page(dataset, rows, pa.table(columns), beliefs, summary, history, network, flags.images)

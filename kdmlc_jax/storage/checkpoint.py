@@ -24,7 +24,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from kdmlc_jax import parallel
-from kdmlc_jax.errors import StorageError, UserError
+from kdmlc_jax.errors import StorageError, UserError, reading, unreadable
 from kdmlc_jax.storage import files
 from kdmlc_jax.storage.checksums import SUMS, damage, sums
 from kdmlc_jax.train_state import named_leaves
@@ -37,8 +37,22 @@ logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathnam
 
 
 def saved_steps(directory: pathlib.Path) -> list[int]:
-    """The steps that lie whole in a folder of checkpoints, oldest first; none where there is no folder."""
-    return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
+    """The steps that lie whole in a folder of checkpoints, oldest first; none where there is no folder.
+
+    Raises:
+      StorageError: where the folder cannot be listed, which is not the same as an empty one.
+    """
+    return sorted(int(path.name) for path in _listed(directory) if path.name.isdigit())
+
+
+def _listed(directory: pathlib.Path, prefix: str = "") -> list[pathlib.Path]:
+    """What lies in `directory` under names that begin with `prefix`; `Path.glob` would take a refusal for nothing."""
+    try:
+        return sorted(directory / name for name in os.listdir(directory) if name.startswith(prefix))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise unreadable(error, directory) from error
 
 
 class Checkpoints:
@@ -57,14 +71,29 @@ class Checkpoints:
         self._error: BaseException | None = None
         if parallel.is_main():
             files.make_directory(self._directory)
-            for path in self._directory.glob(f"{OLD}*"):  # killed between two renames, a step may only be here
-                target = self._directory / path.name.removeprefix(OLD)
-                if not target.exists() and not damage(path):
-                    path.rename(target)
-            for path in [*self._directory.glob(f"{OLD}*"), *self._directory.glob(f"{UNFINISHED}*")]:
-                shutil.rmtree(path, ignore_errors=True)
+            self._recover()
         options = ocp.AsyncOptions(create_directories_asynchronously=False)
         self._arrays = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler(), async_options=options)
+
+    def _recover(self) -> None:
+        """Puts steps back that lie whole under another name, and removes what a kill has left.
+
+        Killed between two renames, a step may only be set aside; one that was held for damaged may have been hard to
+        read. Nothing is removed that could not be looked at.
+        """
+        for prefix in (OLD, DAMAGED):
+            for path in _listed(self._directory, prefix):
+                target = self._directory / path.name.removeprefix(prefix)
+                if not target.name.isdigit() or files.exists(target):
+                    continue
+                try:
+                    if not damage(path):
+                        path.rename(target)
+                except StorageError:
+                    if prefix == OLD:  # it may be all there is
+                        raise
+        for path in [*_listed(self._directory, OLD), *_listed(self._directory, UNFINISHED)]:
+            shutil.rmtree(path, ignore_errors=True)
 
     def steps(self) -> list[int]:
         """The steps that were saved whole, oldest first."""
@@ -107,25 +136,37 @@ class Checkpoints:
             self._error = error
 
     def _prune(self) -> None:
-        """Deletes what is neither among the newest nor the best."""
+        """Deletes what is neither among the newest nor the best; nothing where the best is not known."""
         found = self.steps()
-        kept = {*found[-self._keep :], max(found, key=self._rank)}
+        try:
+            kept = {*found[-self._keep :], max(found, key=self._rank)}
+        except StorageError as error:
+            self._warn(f"warning: no old checkpoint is deleted: {error}")
+            return
         for step in found:
             if step not in kept:
                 self._delete(self._directory / str(step))
 
-    def _rank(self, step: int, unreadable: float | None = None) -> tuple[float, ...]:
+    def _rank(self, step: int, otherwise: float | None = None) -> tuple[float, ...]:
         """Highest for the best, the earliest of equals; steps without a metric come after all others, newest first."""
-        metric = self._metric(step, unreadable)
+        metric = self._metric(step, otherwise)
         return (0, step) if metric is None else (1, metric, -step)
 
-    def _metric(self, step: int, unreadable: float | None) -> float | None:
-        """A saved checkpoint's metric, or `unreadable`, for what is old must not stop what is new."""
+    def _metric(self, step: int, otherwise: float | None) -> float | None:
+        """A saved checkpoint's metric, or `otherwise` where it is damaged, for what is old must not stop what is new.
+
+        Raises:
+          StorageError: where the system did not let it be read.
+        """
+        path = self._directory / str(step) / PROGRESS
         try:
-            found = json.loads((self._directory / str(step) / PROGRESS).read_text())["metric"]
-            return None if found is None else float(found)
-        except (OSError, ValueError, LookupError, TypeError):
-            return unreadable
+            with reading(path, "the progress of a run"):
+                found = json.loads(path.read_text())["metric"]
+                return None if found is None else float(found)
+        except StorageError:
+            raise
+        except UserError:
+            return otherwise
 
     def _delete(self, folder: pathlib.Path) -> None:
         """A folder that is being deleted is never taken for a checkpoint."""
@@ -158,15 +199,18 @@ class Checkpoints:
     def restore(self, like: Any, best: bool = False) -> tuple[Any, dict] | None:
         """The newest intact state, in structure and sharding like `like`, and its progress; None if there is none.
 
-        A damaged checkpoint is reported, renamed to damaged-<step>, and the one before it is used; with `best` the one
+        A damaged checkpoint is reported, renamed to damaged-<step>, and the one before it is used; one that cannot be
+        looked at is not damaged, and nothing is done to any. With `best` the one
         whose metric is highest (the earliest of equals, the newest where no metric was saved), and then the next best.
 
         Raises:
-          StorageError: where there are checkpoints, but all are damaged.
+          StorageError: where there are checkpoints, but all are damaged, or one cannot be read.
           UserError: where the state has other arrays than `like`; the first one is named.
         """
         self.wait()
-        step = parallel.from_main(self._last_intact(best) if parallel.is_main() else 0)
+        found = [0]
+        parallel.on_main(lambda: found.append(self._last_intact(best)))
+        step = parallel.from_main(found[-1])
         if step == -2:
             raise StorageError(f"{self._directory}: every checkpoint is damaged; to train afresh, delete this folder")
         return None if step < 0 else self._read(step, like)
@@ -175,7 +219,7 @@ class Checkpoints:
         """The newest or best step that is as it was written; -1 where there was none ever, -2 where all are damaged."""
         order = self.steps()
         if best:  # what cannot be read is damaged, and told before another takes its place
-            order.sort(key=lambda step: self._rank(step, unreadable=math.inf))
+            order.sort(key=lambda step: self._rank(step, otherwise=math.inf))
         for step in reversed(order):
             folder = self._directory / str(step)
             wrong = damage(folder)
@@ -184,18 +228,20 @@ class Checkpoints:
             self._warn(f"warning: checkpoint {folder} is damaged and left out: {wrong}")
             shutil.rmtree(folder.with_name(f"{DAMAGED}{step}"), ignore_errors=True)
             folder.rename(folder.with_name(f"{DAMAGED}{step}"))
-        return -2 if order or any(self._directory.glob(f"{DAMAGED}*")) else -1
+        return -2 if order or _listed(self._directory, DAMAGED) else -1
 
     def _read(self, step: int, like: Any) -> tuple[Any, dict]:
         folder, leaves = self._directory / str(step), named_leaves(like)
-        about = json.loads((folder / PROGRESS).read_text())
+        with reading(folder / PROGRESS, "the progress of a run"):
+            about = json.loads((folder / PROGRESS).read_text())
         wanted = {name: [str(leaf.dtype), *leaf.shape] for name, leaf in leaves.items()}
         for name in sorted(wanted.keys() | about["leaves"].keys()):
             old, new = about["leaves"].get(name, "absent"), wanted.get(name, "absent")
             if old != new:
                 raise UserError(f"checkpoint {folder}: state{name} is {old} there and {new} here")
         abstract = {name: ocp.utils.to_shape_dtype_struct(leaf) for name, leaf in leaves.items()}
-        state = self._arrays.restore(folder / ARRAYS, args=ocp.args.StandardRestore(abstract))
+        with reading(folder, "a checkpoint; its sums hold, so try again", StorageError):
+            state = self._arrays.restore(folder / ARRAYS, args=ocp.args.StandardRestore(abstract))
         return jax.tree.unflatten(jax.tree.structure(like), [state[name] for name in leaves]), about["progress"]
 
     def close(self) -> None:

@@ -1,26 +1,43 @@
 """SHA-256 of all that lies in a folder, in a file beside it; `sha256sum -c` understands it."""
 
 import hashlib
+import os
 import pathlib
+
+from kdmlc_jax.errors import unreadable
 
 SUMS = "SHA256SUMS"
 
 
 def sums(folder: pathlib.Path) -> str:
     """The text of SHA256SUMS for the files now in `folder`."""
-    lines = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS):
-        with path.open("rb") as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder)}\n")
-    return "".join(lines)
+    found = sorted(pathlib.Path(parent, name) for parent, _, names in os.walk(folder, onerror=refuse) for name in names)
+    return "".join(f"{file_sum(path)}  {path.relative_to(folder)}\n" for path in found if path.name != SUMS)
+
+
+def refuse(error: OSError) -> None:
+    """For `os.walk`, which else takes a folder that cannot be listed for an empty one."""
+    raise error
+
+
+def file_sum(path: pathlib.Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def damage(folder: pathlib.Path) -> str:
-    """What is wrong with the checkpoint in `folder`, in a few words; '' where it is as it was written."""
+    """What is wrong with the checkpoint in `folder`, in a few words; '' where it is as it was written.
+
+    Raises:
+      StorageError: where the system did not let it be read: that is no damage.
+    """
     try:
         written, found = (folder / SUMS).read_bytes(), sums(folder).encode()
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         return f"{error.filename}: {error.strerror}"
+    except OSError as error:
+        raise unreadable(error, folder) from error
     if written == found:
         return ""
     there, listed = set(found.splitlines()), set(written.splitlines())

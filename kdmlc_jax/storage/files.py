@@ -1,8 +1,9 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all, and JSON that holds its own sum."""
 
 import contextlib
 import csv
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -11,7 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from kdmlc_jax.errors import StorageError, UserError
+from kdmlc_jax.errors import StorageError, UserError, reading, unreadable
+
+SEAL = "sha256"  # the field of a JSON file that holds the sum of all others
 
 
 @contextlib.contextmanager
@@ -34,6 +37,17 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something at `path`; raises StorageError where nobody can say."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise unreadable(error, path) from error
+    return True
 
 
 def make_directory(path: Path) -> None:
@@ -76,6 +90,36 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Writes `value` as indented JSON by `atomic_write`; NaN is refused, for JSON has none."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_sealed(path: str | Path, value: dict[str, Any]) -> dict[str, Any]:
+    """Writes `value` by `write_json`, and its sum beside its fields, which `read_sealed` checks; returns all of it."""
+    whole = sealed(value)
+    write_json(path, whole)
+    return whole
+
+
+def read_sealed(path: Path, what: str) -> dict[str, Any]:
+    """What `write_sealed` wrote, without the sum; a file of an older version has none.
+
+    Raises:
+      UserError: where there is no such file.
+      StorageError: where it cannot be read, or is not what was written; `what` it should be is said.
+    """
+    with reading(path, what, StorageError):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"{type(value).__name__}, expected an object")
+        written = value.pop(SEAL, None)
+        if written is not None and written != sealed(value)[SEAL]:
+            raise ValueError("not what was written: its sha256 is another")
+        return value
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """`value` as JSON reads it again, with the SHA-256 of that."""
+    plain: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
+    return {**plain, SEAL: hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()}
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -127,7 +127,7 @@ def test_duplicates_are_counted():
     """Protects the report: extra copies, contents with two labels, copies left out, training images in the test set."""
     images = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
     images[1], images[2], images[11] = images[0], images[0], images[10]
-    train, test = copies.groups(images, images[[4, 4, 5]])
+    train, test = copies.groups([copies.digests(images), copies.digests(images[[4, 4, 5]])])
     given = np.zeros(20, np.int32)
     given[1] = 1
     counted = copies.count(train, test, given, Splits(np.array([0, 3, 4]), np.array([10]), np.array([5])))

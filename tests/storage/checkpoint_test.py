@@ -1,6 +1,8 @@
 """Checkpoints: whole or not there, checked before they are used, the newest and the best kept."""
 
+import errno
 import json
+import os
 import pathlib
 import subprocess
 
@@ -99,6 +101,59 @@ def test_damage_is_noticed_in_every_file(saved, harm):
     assert progress == {"epoch": 2}
     assert len(lines) == 1 and "checkpoints/3 is damaged and left out" in lines[0]
     assert {path.name for path in saved.iterdir()} == {"1", "2", "damaged-3"}
+
+
+FAILING = "/proc/self/mem"  # a file that opens, and whose first byte cannot be read: Input/output error
+
+
+@pytest.mark.skipif(not pathlib.Path(FAILING).exists(), reason="no such file here")
+@pytest.mark.parametrize("best", [False, True])
+def test_what_cannot_be_read_is_not_damaged(saved, best):
+    """Protects a run from a server that stumbles: an error of the system, nothing renamed, and all is well again."""
+    before, lines = sorted(path.name for path in saved.iterdir()), []
+    for path in [path for path in (saved / "3").rglob("*") if path.is_file()]:
+        path.rename(path.with_suffix(".kept"))
+        path.symlink_to(FAILING)
+        with pytest.raises(StorageError, match=r"cannot be read \(Input/output error\); nothing was changed"):
+            opened(saved, lines).restore(state(0), best)
+        path.unlink()
+        path.with_suffix(".kept").rename(path)
+    assert sorted(path.name for path in saved.iterdir()) == before and not lines
+    assert_state(opened(saved).restore(state(0), best)[0], 3)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_empty(saved, monkeypatch):
+    """Protects a run from starting afresh, and over what is there, where its folder is refused."""
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(checkpoint.os, "listdir", refuse)
+    with pytest.raises(StorageError, match=r"checkpoints: cannot be read \(Permission denied\)"):
+        checkpoint.saved_steps(saved)
+    with pytest.raises(StorageError, match="Permission denied"):
+        opened(saved)
+
+
+def test_an_unreadable_best_is_not_pruned(saved, monkeypatch):
+    """Protects the best checkpoint: where its figure cannot be read, nothing is deleted this time."""
+    lines, checkpoints = [], opened(saved)
+    checkpoints._warn = lines.append
+    (saved / "1" / checkpoint.PROGRESS).unlink()
+    (saved / "1" / checkpoint.PROGRESS).symlink_to(FAILING)
+    checkpoints.save(4, state(4), {})
+    checkpoints.close()
+    assert checkpoints.steps() == [1, 2, 3, 4] and len(lines) == 1 and "no old checkpoint is deleted" in lines[0]
+
+
+def test_what_was_set_aside_by_mistake_comes_back(saved):
+    """Protects a run whose checkpoints an earlier version held for damaged: where the sums hold, they are whole."""
+    for step in (2, 3):
+        (saved / str(step)).rename(saved / f"damaged-{step}")
+    (saved / "damaged-2" / checkpoint.PROGRESS).write_text("{")
+    checkpoints = opened(saved)
+    assert {path.name for path in saved.iterdir()} == {"1", "damaged-2", "3"}
+    assert_state(checkpoints.restore(state(0))[0], 3)
 
 
 def test_nothing_intact_is_an_error(saved):

@@ -1,6 +1,7 @@
 """Images that occur more than once: which they are, and what that does to a split."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,11 +48,31 @@ def digests(images: Images) -> Shaped[np.ndarray, " N"]:
     return np.array([np.void(row) for row in rows], "V16")
 
 
-def groups(images: Images, test_images: Images | None) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " M"]]:
-    """i64[N] and i64[M]: equal numbers for equal content, over both parts together."""
-    both = [digests(part) for part in (images, test_images) if part is not None]
-    _, group = np.unique(np.concatenate(both), return_inverse=True)
-    return group[: len(images)], group[len(images) :]
+def groups(parts: Sequence[np.ndarray]) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " M"]]:
+    """i64[N] and i64[M]: equal numbers for equal `digests`, over the training and the test part (if any) together."""
+    _, group = np.unique(np.concatenate(parts), return_inverse=True)
+    return group[: len(parts[0])], group[len(parts[0]) :]
+
+
+def stamps(images: Images) -> Shaped[np.ndarray, "..."]:
+    """What changes with the images, where `digests` would cost too much: of images that stay in their files, size and
+    time of each; of an array, the sum Σ_i w_i·x_i mod 2^64 of each row's 64-bit words x, with odd random weights w, so
+    that no one word can change unnoticed."""
+    if not isinstance(images, np.ndarray):
+        made: np.ndarray = images.stamps()  # type: ignore[attr-defined]
+        return made
+    rows = np.ascontiguousarray(images).reshape(len(images), -1).view(np.uint8)
+    if rows.shape[1] % 8:
+        rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8)))
+    words = rows.view(np.uint64)
+    weights = np.random.default_rng(0).integers(0, 2**63, words.shape[1], np.uint64) * 2 + 1
+    summed: np.ndarray = words @ weights
+    return summed
+
+
+def digest(parts: Sequence[np.ndarray]) -> str:
+    """One SHA-256 of what `digests` or `stamps` gave of each part."""
+    return hashlib.sha256(b"".join(b"%d:" % len(part) + part.tobytes() for part in parts)).hexdigest()
 
 
 def count(

@@ -1,13 +1,14 @@
 """Many image files at once: looked over, or read row by row as if they were an array."""
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
 from kdmlc_jax.data.images.decode import FULL, BadImage, Encoded, Header, Pixels, Source, decode, inspect, read_pixels
 from kdmlc_jax.errors import UserError
@@ -97,6 +98,10 @@ class ImageFiles:
         read = _map(lambda row: self._named(row, read_pixels, self.max_megapixels).digest, index)
         return np.array([np.void(digest) for digest in read], "V16")
 
+    def stamps(self) -> Int[np.ndarray, " n 2"]:
+        """Size and time of change (ns) of each file; nothing is read. UserError names the first that is not there."""
+        return np.array(_map(lambda row: self._named(row, _stamp), range(len(self))), np.int64).reshape(-1, 2)
+
     def _decode(self, path: Source) -> np.ndarray:
         pixels = decode(path, self.size, self.channels, self.max_megapixels, self.peak)
         if pixels.shape != self.shape[1:]:
@@ -118,6 +123,16 @@ class Survey(NamedTuple):
     bad: list[tuple[int, str]]  # (index, reason)
     peaks: np.ndarray  # i64[N], the largest value of each 16-bit image, else 0
     digests: np.ndarray | None  # V16[N], of all pixels, where they were decoded
+
+
+def _stamp(path: Source) -> tuple[int, int]:
+    if isinstance(path, Encoded):  # hashed whole: it is in memory already
+        return len(path.content), int.from_bytes(hashlib.blake2b(path.content, digest_size=7).digest(), "big")
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise BadImage(f"cannot be read ({error.strerror})") from error
+    return status.st_size, status.st_mtime_ns
 
 
 def survey(paths: Sequence[Source], max_megapixels: float | int, verify: bool) -> Survey:

@@ -1,0 +1,75 @@
+"""A run that has ended: what it was of, and whether what it left is still that."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from kdmlc_jax import config as config_lib
+from kdmlc_jax.data import provenance
+from kdmlc_jax.data.prepare import prepare
+from kdmlc_jax.errors import StorageError, reading
+from kdmlc_jax.storage import checksums, files
+
+SUMMARY, KEPT = "summary.json", ("config.json", "noise.npz", "metrics.jsonl")
+ENDS = ("train.epochs", "deploy", "labels.")  # other values of these make another end of the same run
+
+
+def read(workdir: pathlib.Path) -> dict | None:
+    """The summary of the run in `workdir`; None where it has not ended.
+
+    Raises:
+      StorageError: where it cannot be read, or is not what was written.
+    """
+    path = workdir / SUMMARY
+    if not files.exists(path):
+        return None
+    summary = files.read_sealed(path, "the summary of a run; delete it and give the same command to have it anew")
+    missing = [name for name in ("networks", "noise", "labels") if not isinstance(summary.get(name), dict)]
+    if missing:
+        raise StorageError(f"{path}: no {missing[0]} in it, expected the summary of a run; delete it to have it anew")
+    return files.sealed(summary)
+
+
+def write(config: ConfigDict, workdir: pathlib.Path, summary: dict) -> dict:
+    """Writes `summary` of the run of `config`, and sums of its files; returns what is then in the file."""
+    kept = {name: checksums.file_sum(workdir / name) for name in KEPT}
+    whole = {**summary, "config": config.to_dict(), "files": kept | summary["files"]}
+    return files.write_sealed(workdir / SUMMARY, whole)
+
+
+def changes(config: ConfigDict, workdir: pathlib.Path, summary: dict | None) -> list[str]:
+    """How `config` differs from that of the run in `workdir`, by its config.json and by its summary.
+
+    Raises:
+      UserError: naming the first field that a run cannot change on its way.
+    """
+    ended: list[str] = []
+    if summary is not None and "config" in summary:
+        ended = config_lib.changes_of(config, config_lib.from_json(summary["config"]), workdir)
+    return config_lib.changes(config, workdir / "config.json") or ended
+
+
+def check(config: ConfigDict, workdir: pathlib.Path, summary: dict) -> list[str]:
+    """Looks whether the figures of a run that has ended are still those of its data and of its files; a warning for
+    each file that is gone.
+
+    Raises:
+      UserError: where the data are other ones.
+      StorageError: naming the first file that is not what the run has left.
+    """
+    begun = summary.get("data_digests") or provenance.begun(workdir)  # where an older version has not said it
+    provenance.check_same(provenance.digests(prepare(config).provenance()), begun, workdir)
+    gone = []
+    for name, written in summary.get("files", {}).items():
+        path = workdir / name
+        if not files.exists(path):
+            gone.append(f"warning: {path} is gone; delete {workdir / SUMMARY}, and the same command writes it anew")
+            continue
+        with reading(path, "a file that this run has left"):
+            found = checksums.file_sum(path)
+        if found != written:
+            raise StorageError(
+                f"{path}: not what this run has left (its SHA-256 in {SUMMARY} is another): keep a copy if the change "
+                f"is yours, delete {workdir / SUMMARY}, and the same command writes it anew"
+            )
+    return gone
