@@ -198,8 +198,9 @@ def review_precision(
     """How many of the suggestions of the labels in review are right, as far as held-out trusted rows tell; NaN where
     they do not.
 
-    (Σ r + k m) / (Σ a + k): a the chance that a held-out row is in review, r that it is and its suggestion is right,
-    m the mean posterior of the suggestions of the noisy rows in review, which counts for as much as k `rows`.
+    (Σ r + k m) / (Σ a + k): a the chance that a held-out row is in review, r that it is and its suggestion is right; m,
+    which counts for as much as k `rows`, is the precision of all changes of held-out rows, or where there are none the
+    mean posterior of the suggestions of the noisy rows in review.
 
     Args:
       found: of trusted rows.
@@ -212,7 +213,9 @@ def review_precision(
     right, weight = (there * (found.answer == found.label[:, None])).sum(), there.sum() + rows
     if not len(posterior_of) or weight <= 0:
         return np.nan
-    return float((right + rows * posterior_of.max(axis=1).mean()) / weight)
+    expected = measured_precision(found, 0.0)[0]
+    expected = posterior_of.max(axis=1).mean() if np.isnan(expected) else expected
+    return float((right + rows * expected) / weight)
 
 
 def ranking(found: Answers) -> str:
