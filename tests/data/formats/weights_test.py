@@ -135,6 +135,7 @@ BAD_PICKLES = {
     "beyond": (table({"w": tensor("0", ONE, shape=(5,))}), GOOD, r"shape \[5\] in a storage of 4"),
     "strides beyond": (table({"w": tensor("0", ONE, shape=(2, 2), strides=(3, 2))}), GOOD, r"shape \[2, 2\]"),
     "spread": (table({"w": tensor("0", ONE, shape=(2**30, 2**30), strides=(0, 0))}), GOOD, "in a storage of 4"),
+    "many axes": (table({"w": tensor("0", ONE, shape=(1,) * 9, strides=(1,) * 9)}), GOOD, "more than 8 axes"),
     "negative": (table({"w": tensor("0", ONE, shape=(-4,), strides=(1,))}), GOOD, "a tensor that is none"),
     "negative stride": (table({"w": tensor("0", ONE, strides=(-1,))}), GOOD, "a tensor that is none"),
     "claims more": (table({"w": tensor("0", ONE, size=8)}), GOOD, "data/0 is 16, expected 32"),
