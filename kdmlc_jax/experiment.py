@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from kdmlc_jax import losses, methods, parallel
+from kdmlc_jax import losses, methods, parallel, train_state
 from kdmlc_jax.data import pipeline
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.errors import NoTrustedError, UserError
@@ -69,6 +69,10 @@ def check_needs(method: Method, config: Any, dataset: Dataset) -> None:
     name, traits, splits = config.method.name, method.traits, dataset.splits
     if config.teacher.run and not traits.takes_teacher:
         raise UserError(f"teacher.run: {name} takes no trained teacher, expected none")
+    if config.teacher.freeze and not config.init_from:
+        raise UserError("teacher.freeze: random weights would stand still, expected a start for them (init_from)")
+    if config.teacher.freeze and any(stage.streams.views for stage in method.stages):
+        raise UserError(f"teacher.freeze: {name} learns what is below the last layer, expected false")
     wanted = any(stage.streams.trusted or stage.streams.meta for stage in method.stages)
     size, have = config.train.trusted_batch_size, len(splits.trusted) + len(splits.held_out)
     if (wanted or traits.needs_trusted) and not have:
@@ -128,6 +132,8 @@ class Experiment:
         def first() -> dict[str, Any]:
             example = jnp.zeros((2, *self.info.image_shape), jnp.float32)
             made = self.method.init(stream(self.config.seed, "init"), example)
+            if self.config.teacher.freeze and (net := self.method.networks(made).get("teacher")) is not None:
+                made = train_state.replace_net(made, net, train_state.frozen(net))
             return {"method": made, "step": jnp.zeros((), jnp.int32)}
 
         return jax.jit(first)

@@ -67,7 +67,7 @@ def read(path: pathlib.Path) -> Weights:
             raise UserError(f"{path}: {name!r} is {list(found[name].shape)}, expected {list(shapes[place])} for {net}")
     extra = [name for name in found if name not in table]
     if extra:
-        raise UserError(f"{path}: array {extra[0]!r}, which {net} has not")
+        raise UserError(f"{path}: array {extra[0][:80]!r}, which {net} has not")
     variables: dict[str, Any] = {}
     for name, place in table.items():
         level = variables
@@ -85,7 +85,7 @@ def _recognised(path: pathlib.Path, found: dict[str, np.ndarray]) -> tuple[str, 
     apart = {net: len(layers ^ {*about.layers.values()}) for net, about in known.items()}
     net = min(apart, key=lambda name: apart[name])
     if not layers & {*known[net].layers.values()}:
-        names = ", ".join(map(repr, list(found)[:3]))
+        names = ", ".join(repr(name[:80]) for name in [*found][:3])
         raise UserError(f"{path}: arrays {names} …, of none of the networks {', '.join(known)}")
     return net, known[net]
 

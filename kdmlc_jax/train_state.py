@@ -1,6 +1,8 @@
 """A network in training: Flax's TrainState with batch statistics and, where asked, an average of the weights."""
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -10,7 +12,7 @@ from flax import linen as nn
 from flax import struct
 from flax.training import train_state
 
-from kdmlc_jax.nets import Output
+from kdmlc_jax.nets import Output, head_of
 from kdmlc_jax.shapes import Images, Key, Scalar
 
 
@@ -82,6 +84,38 @@ def create(
         batch_stats=batch_stats,
         ema=ema,
     )
+
+
+@dataclass(frozen=True)
+class HeadAlone:
+    """A network's apply function of which the last layer alone has a gradient, and no statistic moves."""
+
+    apply_fn: Callable
+    head: str
+
+    def __call__(self, variables: Any, images: Images, train: bool, mutable: Any = ()) -> Any:
+        """As `nn.Module.apply`; in training, too, the layers below normalise by their running statistics."""
+        features = jax.lax.stop_gradient(self.apply_fn(variables, images, train=False).features)
+        layer = variables["params"][self.head]
+        output = Output(jnp.dot(features, layer["kernel"]) + layer["bias"][None], features)
+        return (output, {"batch_stats": variables["batch_stats"]}) if mutable else output
+
+
+@functools.lru_cache
+def of_head(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`tx` for a network's last layer; all else stands still, weight decay included. One object for each `tx`."""
+
+    def parts(params: Any) -> Any:
+        head = head_of(params)
+        return {name: jax.tree.map(lambda _, own=name == head: own, part) for name, part in params.items()}
+
+    return optax.multi_transform({True: tx, False: optax.set_to_zero()}, parts)
+
+
+def frozen(net: NetState) -> NetState:
+    """`net` of which the last layer alone learns: no gradient, no weight decay, no batch statistic moves the others."""
+    tx = of_head(net.tx)
+    return net.replace(apply_fn=HeadAlone(net.apply_fn, head_of(net.params)), tx=tx, opt_state=tx.init(net.params))
 
 
 def train_forward(net: NetState, params: Any, images: Images) -> tuple[Output, Any]:

@@ -26,7 +26,8 @@ def seen(config: ConfigDict) -> ConfigDict:
     Raises:
       UserError: for a file that cannot be read as such weights.
     """
-    if not published.is_weights(pathlib.Path(config.init_from)):
+    said = config.data.image_size and config.data.mean  # of a run that goes on, too, which needs its start no more
+    if said or not published.is_weights(pathlib.Path(config.init_from)):
         return config
     about = published.read(pathlib.Path(config.init_from)).about
     made = config.copy_and_resolve_references()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from kdmlc_jax import experiment
+from kdmlc_jax import experiment, nets
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import NoTrustedError, UserError
 from kdmlc_jax.methods.base import Method, Stage, Streams, Traits
@@ -99,3 +99,37 @@ def test_named_streams():
     drawn = [jax.random.bits(experiment.stream(seed, name)).item() for seed in (0, 1) for name in ("init", "train")]
     assert len(set(drawn)) == 4
     assert jax.random.bits(experiment.stream(1, "train")).item() == drawn[-1]
+
+
+@pytest.mark.parametrize("words", ["method=kdmlc,preset=strong,warm_up=0", "method=ce,network=teacher,train_on=both"])
+def test_a_frozen_teacher(words):
+    """Protects `teacher.freeze` in a whole step, with a look-ahead through the teacher too: its last layer learns, all
+    else of it stands to the bit, and the student learns whole."""
+    config = tiny.config(f"{words},teacher=mlp6,student=mlp4", {"teacher.freeze": True, "init_from": "runs/other"})
+    made = experiment.Experiment(config, prepare(config))
+    before = jax.tree.map(np.array, made.init())
+    carry, (stage, *_) = made.init(), made.method.stages
+    step = made.compile(stage)
+    for feed in made.feeds(stage, 0, 3):
+        carry, _ = made.call(step, carry, feed)
+    networks = made.method.networks
+    pair = networks(before["method"]), networks(jax.tree.map(np.array, carry)["method"])
+    for name in pair[0]:
+        was, now = (each[name] for each in pair)
+        moved = {
+            layer: any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (part, now.params[layer])), strict=True))
+            for layer, part in was.params.items()
+        }
+        assert moved == {layer: name == "student" or layer == nets.head_of(was.params) for layer in moved}
+        stats = zip(*map(jax.tree.leaves, (was.batch_stats, now.batch_stats)), strict=True)
+        assert any((a != b).any() for a, b in stats) == (name == "student")
+
+
+def test_what_cannot_be_frozen():
+    """Protects from a teacher of random weights, and from a method that learns the layers themselves."""
+    with pytest.raises(UserError, match=r"teacher.freeze: random weights would stand still, expected a start"):
+        config = tiny.config("method=ce,network=teacher", {"teacher.freeze": True})
+        experiment.Experiment(config, prepare(config))
+    with pytest.raises(UserError, match=r"teacher.freeze: simclr learns what is below the last layer"):
+        config = tiny.config("method=simclr", {"teacher.freeze": True, "init_from": "runs/other"})
+        experiment.Experiment(config, prepare(config))

@@ -244,6 +244,8 @@ def test_what_a_person_says_of_images_stands(small, tmp_path):
     fields = {"data.image_size": 64, "data.mean": (0.5, 0.5, 0.5), "data.std": (1.0, 1.0, 1.0)}
     config = chosen(path, **fields)
     assert [config_lib.flatten(config)[name] for name in fields] == list(fields.values())
+    path.unlink()
+    assert warm_start.seen(config) is config  # a run that goes on needs its start no more
     grey = tiny.config("method=ce", {"data.mean": (0.5,), "data.std": (0.25,)})
     assert stats(prepare(grey)) == {"mean": np.float32(0.5), "std": np.float32(0.25)}
     with pytest.raises(UserError, match=r"data.std: \(0.0,\), expected numbers above 0"):

@@ -141,3 +141,41 @@ def test_one_network_is_replaced(make):
     got = train_state.replace_net({"a": (one, jnp.zeros(2)), "b": [twin]}, one, new)
     assert got["a"][0] is new
     assert_same(got["b"][0].params, twin.params)
+
+
+def test_frozen():
+    """Protects `teacher.freeze`: against weight decay and momentum, on batches whose statistics differ, nothing below
+    the last layer moves by a bit, and that moves as logistic regression on the features does."""
+    tx = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.5, momentum=0.9))
+    free = train_state.create(jax.random.key(0), MODULE, tx, IMAGES, 0.9)
+    still, label = train_state.frozen(free), jnp.array([0, 1, 2, 0])
+    assert still.apply_fn == train_state.frozen(free).apply_fn and still.tx == train_state.frozen(free).tx
+
+    def loss(params, net, images):
+        output, stats = train_state.train_forward(net, params, images)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(output.logits, label)), stats
+
+    features = train_state.evaluate(free, IMAGES * 3 + 1).features
+    assert_same(train_state.evaluate(still, IMAGES).features, train_state.evaluate(free, IMAGES).features)
+    np.testing.assert_allclose(
+        train_state.evaluate(still, IMAGES).logits, train_state.evaluate(free, IMAGES).logits, rtol=1e-5, atol=1e-6
+    )
+
+    def plain(layer):
+        logits = features @ layer["kernel"] + layer["bias"][None]
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, label))
+
+    layer, net = free.params["Dense_0"], still
+    state = tx.init(layer)
+    for _ in range(3):
+        net, _ = net.minimise(loss, IMAGES * 3 + 1, ema_decay=0.9)
+        updates, state = tx.update(jax.grad(plain)(layer), state, layer)
+        layer = optax.apply_updates(layer, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), net.params["Dense_0"], layer)
+    rest = lambda params: {name: part for name, part in params.items() if name != "Dense_0"}  # noqa: E731
+    assert_same(rest(net.params), rest(free.params))
+    assert_same(net.batch_stats, free.batch_stats)
+    moved, _ = free.minimise(loss, IMAGES * 3 + 1)
+    assert any(
+        (a != b).any() for a, b in zip(*map(jax.tree.leaves, (moved.batch_stats, free.batch_stats)), strict=True)
+    )

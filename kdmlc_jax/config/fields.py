@@ -91,7 +91,8 @@ def base() -> ConfigDict:
             "data": DATA,
             "noise": NOISE,
             "augment": augment.defaults() | AUGMENT,
-            "teacher": {"net": "cnn16", "run": ""},  # run: the folder of another run, whose network is the teacher
+            # run: the folder of another run, whose network is the teacher; freeze: its last layer alone learns
+            "teacher": {"net": "cnn16", "run": "", "freeze": False},
             "student": {"net": "cnn6"},
             "optim": OPTIM,
             "train": TRAIN,

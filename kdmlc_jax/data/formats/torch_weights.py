@@ -55,13 +55,15 @@ class _Ordered(dict):
 
 def _rebuild(*arguments: Any) -> _Tensor:
     storage, offset, shape, strides = arguments[:4]
+    if not isinstance(shape, tuple) or not isinstance(strides, tuple) or len(shape) > 8:
+        raise _RefusedError("a tensor without shape, or of more than 8 axes")
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, _Storage) or not all(type(number) is int and number >= 0 for number in numbers):
         raise _RefusedError("a tensor that is none, expected numbers in a storage")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     size = math.prod(shape)
-    if len(shape) > 8 or size > storage.size or (size and last >= storage.size):
-        raise _RefusedError(f"a tensor of shape {list(shape)[:8]} in a storage of {storage.size} numbers")
+    if size > storage.size or (size and last >= storage.size):
+        raise _RefusedError(f"a tensor of shape {list(shape)} in a storage of {storage.size} numbers")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
