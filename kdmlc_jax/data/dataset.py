@@ -33,6 +33,7 @@ class Dataset(NamedTuple):
     soft_label: np.ndarray | None = None  # f32[noisy, C] where `data.labels` has replaced the noisy images' labels
     first_label: np.ndarray | None = None  # i32[N], given_label before that
     features: np.ndarray | None = None  # f32[N, D] of `data.features`
+    side: int = 0  # what images were scaled to, see `images.decode.decode`; 0 = they came in their size
     pixels: str | None = None  # digest of all images' contents, see `images.copies.digest`
 
     @property

@@ -24,7 +24,7 @@ def result():
     config.student.net = "mlp2"
     module, tx = nets.build("mlp2", 2), optim.build(config.optim, 1)
     net = train_state.create(jax.random.key(0), module, tx, jnp.zeros((2, 2, 2, 1)))
-    dataset = types.SimpleNamespace(class_names=("cat", "dog"), images=np.zeros((2, 2, 2, 1), np.uint8))
+    dataset = types.SimpleNamespace(class_names=("cat", "dog"), images=np.zeros((2, 2, 2, 1), np.uint8), side=2)
     rows = table(np.arange(2), ["noisy", "noisy"], GIVEN, BELIEFS, dataset.class_names)
     mean, std = np.array([0.25], np.float32), np.array([0.5], np.float32)
     return outputs.Result(config, dataset, np.arange(2), BELIEFS, rows, {"student": net}, mean, std, [], {})
@@ -41,6 +41,7 @@ def test_every_output_is_written(result, tmp_path):
     about, weights = networks.read(tmp_path / "student")
     assert about == networks_output.description(result, "student") == {
         "net": "mlp2", "class_names": ["cat", "dog"], "image_shape": [2, 2, 1], "mean": [0.25], "std": [0.5],
+        "values": "uint8", "resize": "centre_square",
     }  # fmt: skip
     jax.tree.map(np.testing.assert_array_equal, weights["params"], jax.device_get(result.networks["student"].params))
 
