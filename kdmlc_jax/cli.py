@@ -1,9 +1,12 @@
 """What the command lines share: overrides among the flags, and known errors in one line."""
 
 import argparse
+import io
+import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from kdmlc_jax.errors import NonFiniteError, StoppedError, StorageError, UserError, suggest
 
@@ -59,12 +62,66 @@ def guarded(program: Callable[[list[str]], None]) -> None:
     def terminated(number: int, frame: object) -> None:
         raise StoppedError("SIGTERM before training began or after it; nothing is lost, the same command goes on")
 
+    quiet_streams()
     signal.signal(signal.SIGTERM, terminated)  # `stopping.requests` takes over while there is something to save
     try:
         program(sys.argv[1:])
     except tuple(CODES) as error:
         print(error if isinstance(error, StoppedError) else f"error: {error}", file=sys.stderr)
         sys.exit(next(code for kind, code in CODES.items() if isinstance(error, kind)))
+    except OSError as error:
+        if error.errno is None or error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(4)
     except KeyboardInterrupt:
         print("stopped; the same --workdir goes on from what was last saved", file=sys.stderr)
         sys.exit(130)
+
+
+def quiet_streams() -> None:
+    """What is said is no result: characters that a console lacks are escaped, one that goes away is done without."""
+    sys.stdout, sys.stderr = Lasting(sys.stdout), Lasting(sys.stderr)
+
+
+class Lasting(io.TextIOBase):
+    """A text stream over `stream` that neither a closed pipe nor a full disk nor a narrow alphabet makes fail."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Of the stream below."""
+        return str(getattr(self._stream, "encoding", None) or "utf-8")
+
+    def isatty(self) -> bool:
+        """Whether the stream below is a terminal."""
+        return bool(self._stream is not None and self._stream.isatty())
+
+    def fileno(self) -> int:
+        """Of the stream below."""
+        number: int = self._stream.fileno()
+        return number
+
+    def write(self, text: str) -> int:
+        """Writes `text` where there is still somebody."""
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Passes on what was written, where there is still somebody."""
+        self._try(lambda: self._stream.flush())
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        if self._stream is None:
+            return
+        try:
+            action()
+        except (OSError, ValueError):  # a closed pipe; a closed stream
+            self._stream = open(os.devnull, "w")  # noqa: SIM115 (for as long as the program runs)

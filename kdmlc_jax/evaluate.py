@@ -115,6 +115,17 @@ class Evaluator:
                     row[f"{name}_fit_{kind}_true"] = metrics.accuracy(found[part], data.given_label[rows][part])
         return row
 
+    def by_class(self, state: Any) -> dict[str, dict]:
+        """`metrics.by_class` of each network on the test set, on the validation images by given label without one."""
+        data, part = self.dataset, self.dataset.splits.validation
+        images, rows, label = data.images, part, data.given_label[part]
+        if data.test_images is not None:
+            images, rows, label = data.test_images, np.arange(len(data.test_label)), data.test_label
+        if not len(rows):
+            return {}
+        found = self.predicted(state, images, rows)
+        return {name: metrics.by_class(guess, label, data.class_names) for name, guess in found.items()}
+
     def beliefs(self, state: Any, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n C"]:
         """The method's beliefs f32[n, C] on training images `rows`."""
         data = self.dataset

@@ -1,5 +1,6 @@
 """Accumulating step metrics, watching them, and accuracies."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -87,6 +88,29 @@ def warnings(means: dict[str, float]) -> list[str]:
 def accuracy(predicted: np.ndarray, label: np.ndarray) -> float | None:
     """Share of rows where they agree, as a fraction; None for no rows."""
     return float(np.mean(predicted == label)) if len(label) else None
+
+
+def by_class(predicted: np.ndarray, label: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+    """Balanced accuracy, and count, precision, recall and F1 of each class, as fractions.
+
+    With n images of a class, t of them predicted so, p predicted so in all: precision t/p (None where p is 0), recall
+    t/n (None where n is 0), F1 2t/(p + n) (None where both are 0). The balanced accuracy is the mean recall over the
+    classes that occur.
+
+    Args:
+      predicted, label: i[N], N >= 1.
+      class_names: C.
+    """
+    classes = len(class_names)
+    true, guessed = (np.bincount(each, minlength=classes) for each in (label, predicted))
+    right = np.bincount(label[predicted == label], minlength=classes)
+    share = lambda top, below: top / below if below else None  # noqa: E731
+    rows = {
+        name: {"count": int(n), "precision": share(t, p), "recall": share(t, n), "f1": share(2 * t, p + n)}
+        for name, t, p, n in zip(class_names, right.tolist(), guessed.tolist(), true.tolist(), strict=True)
+    }
+    recalls = [row["recall"] for row in rows.values() if row["recall"] is not None]
+    return {"balanced_accuracy": float(np.mean(recalls)), "classes": rows}
 
 
 def network_summary(history: list[dict], network: str, select_on: str) -> dict[str, float | None]:

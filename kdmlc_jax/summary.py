@@ -101,7 +101,10 @@ def device(experiment: "Experiment") -> str:
 
 
 def networks(experiment: "Experiment", state: Any, epoch: int, history: list[dict]) -> dict[str, dict]:
-    """Size, deployed epoch and accuracies of each network, and of their ensemble under its name."""
+    """Size, deployed epoch and accuracies of each network, and of their ensemble under its name.
+
+    `balanced_accuracy` and `classes` are of the networks that are left, see `Evaluator.by_class`.
+    """
     method, config = experiment.method, experiment.config
     sizes = {
         name: (config[name].net, sum(leaf.size for leaf in jax.tree.leaves(net.params)))
@@ -110,12 +113,14 @@ def networks(experiment: "Experiment", state: Any, epoch: int, history: list[dic
     if method.traits.ensemble:
         names, counts = zip(*sizes.values(), strict=True)
         sizes[method.traits.ensemble] = (" + ".join(names), sum(counts))
+    by_class = experiment.evaluator.by_class(state)
     return {
         name: {
             "name": net,
             "parameters": count,
             "epoch": epoch,
             **metrics.network_summary(history, name, config.data.select_on),
+            **by_class.get(name, {"balanced_accuracy": None, "classes": {}}),
         }
         for name, (net, count) in sizes.items()
     }

@@ -160,3 +160,41 @@ def test_other_config_in_the_same_workdir_is_refused(resumed, given):
     """Protects a run from another config in its folder: the error names the field and both values."""
     with pytest.raises(UserError, match=r"holds a run with seed=0, not 1: choose another --workdir"):
         main.main([*given, "--workdir", str(resumed)])
+
+
+def test_consoles_that_lack_characters_or_go_away(tmp_path):
+    """Protects a run from its audience: on an ASCII console what is said is escaped, and where both streams are closed
+    it trains to its end."""
+    words = [
+        sys.executable,
+        "-m",
+        "kdmlc_jax.main",
+        "--config",
+        SPEC.replace("method=kd,teacher_epochs=1", "method=ce"),
+    ]
+    words += [*tiny.FLAGS, "--config.baselines=()", "--config.data.held_out=0"]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [*words, "--workdir", str(tmp_path / "Größe")],
+        cwd=REPOSITORY, env=ascii_only, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"Gr\\xf6\\xdfe/: labels.csv" in done.stdout and b"Balanced accuracy" in done.stdout
+    read, write = os.pipe()
+    with subprocess.Popen(
+        [*words, "--workdir", str(tmp_path / "b")], cwd=REPOSITORY, stdout=write, stderr=write
+    ) as run:
+        os.close(write)
+        os.close(read)
+        assert run.wait(120) == 0
+    assert (tmp_path / "b" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["--config.seed=9223372036854775808"], ["--config.train.eval_batch_size=10000000000"]]
+)
+def test_numbers_too_large_are_one_line(words, tmp_path):
+    """Protects an epoch of training: what no machine can hold is refused before it."""
+    with pytest.raises(UserError, match=words[0].partition("=")[0].removeprefix("--config.") + ".*is outside"):
+        main.main([*words, "--workdir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
 
 from kdmlc_jax import metrics
 from kdmlc_jax.errors import NonFiniteError
@@ -90,3 +91,22 @@ def test_network_summary_without_validation():
         "best_test": 0.4,
         "validation_given": None,
     }
+
+
+def test_figures_of_each_class_are_scikit_learns():
+    """Protects unbalanced data: balanced accuracy, precision, recall and F1 as another library has them; None, and no
+    zero, where a class has no image or no prediction."""
+    rng = np.random.default_rng(0)
+    label, names = rng.choice(4, 200, p=[0.8, 0.1, 0.06, 0.04]), ("a", "b", "c", "d")
+    guess = np.where(rng.random(200) < 0.6, label, rng.integers(0, 4, 200))
+    found = metrics.by_class(guess, label, names)
+    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(label, guess))
+    want = precision_recall_fscore_support(label, guess)
+    for at, name in enumerate(names):
+        row = [found["classes"][name][each] for each in ("precision", "recall", "f1", "count")]
+        assert row == pytest.approx([column[at] for column in want])
+    empty = metrics.by_class(np.array([0, 0, 1]), np.array([0, 2, 2]), names)
+    assert empty["balanced_accuracy"] == 0.5
+    assert [empty["classes"]["b"][each] for each in ("precision", "recall", "f1")] == [0.0, None, 0.0]
+    assert [empty["classes"]["c"][each] for each in ("precision", "recall", "f1")] == [None, 0.0, 0.0]
+    assert [empty["classes"]["d"][each] for each in ("precision", "recall", "f1")] == [None] * 3

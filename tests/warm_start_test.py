@@ -72,11 +72,14 @@ def assert_same(got, want):
 
 
 def changed(folder, change):
-    """Changes what is in weights.msgpack."""
+    """Changes what is in weights.msgpack, and leaves no sums, as an older version does."""
     path = folder / "weights.msgpack"
     saved = serialization.msgpack_restore(path.read_bytes())
     change(saved)
     path.write_bytes(serialization.msgpack_serialize(saved))
+    about = json.loads((folder / "network.json").read_text())
+    kept = {name: value for name, value in about.items() if "sha256" not in name}
+    files.write_json(folder / "network.json", kept)
 
 
 def refused(experiment, folder):
@@ -184,6 +187,7 @@ def test_other_classes_keep_their_own_last_layer(ce, tmp_path, names):
     shutil.copytree(ce / "student", folder)
     about = json.loads((folder / "network.json").read_text())
     assert about["class_names"] == list("0123456789")
+    about.pop("sha256")
     files.write_json(folder / "network.json", about | {"class_names": names})
     fewer = lambda layer: {name: array[..., : len(names)] for name, array in layer.items()}  # noqa: E731
     changed(folder, lambda saved: saved["params"].update(Dense_2=fewer(saved["params"]["Dense_2"])))
@@ -211,12 +215,12 @@ def test_no_such_architecture(kd, ce, tmp_path):
 
 def test_arrays_of_another_shape(ce, tmp_path):
     """Protects from weights for other images: the array that differs is named, with both shapes."""
-    place, experiment = f"init_from: {tmp_path}/student: ['params']['Dense_0']['kernel']", made(CE)
+    place, experiment = f"{tmp_path}/student: cannot be read as a network (['params']['Dense_0']['kernel']", made(CE)
     shutil.copytree(ce / "student", tmp_path / "student")
     changed(tmp_path / "student", lambda saved: saved["params"]["Dense_0"].update(kernel=np.zeros((192, 4))))
-    assert refused(experiment, tmp_path) == f"{place} is (192, 4) there and (64, 4) here"
+    assert refused(experiment, tmp_path) == f"{place} is (192, 4), expected (64, 4) in mlp4)"
     changed(tmp_path / "student", lambda saved: saved["params"].pop("Dense_0"))
-    assert refused(experiment, tmp_path) == f"{place} is absent there and (64, 4) here"
+    assert refused(experiment, tmp_path) == f"{place} is absent, expected (64, 4) in mlp4)"
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "{}", '{"net": "mlp4"}', '{"net": "mlp4", "class_names": null}'])
@@ -224,7 +228,9 @@ def test_description_of_another_form(ce, tmp_path, text):
     """Protects from JSON that is none of ours."""
     shutil.copytree(ce / "student", tmp_path / "student")
     (tmp_path / "student" / "network.json").write_text(text)
-    assert refused(made(CE), tmp_path).startswith(f"{tmp_path}/student: cannot be read as a network (")
+    assert refused(made(CE), tmp_path).startswith(
+        (f"{tmp_path}/student: cannot be", f"{tmp_path}/student/network.json: cannot be")
+    )
 
 
 @pytest.mark.parametrize("name", ["weights.msgpack", "network.json"])
@@ -235,7 +241,9 @@ def test_half_a_network_is_refused(ce, tmp_path, name):
     whole = (folder / name).read_bytes()
     for size in (0, 1, len(whole) // 2, len(whole) - 2):
         (folder / name).write_bytes(whole[:size])
-        assert refused(experiment, tmp_path).startswith(f"{folder}: cannot be read as a network (")
+        assert refused(experiment, tmp_path).startswith(
+            (f"{folder}: cannot be read as", f"{folder}/{name}: cannot be read as")
+        )
     (folder / name).unlink()
     message = refused(experiment, tmp_path)
     if name == "weights.msgpack":
@@ -245,23 +253,15 @@ def test_half_a_network_is_refused(ce, tmp_path, name):
 
 
 def test_changed_bytes(ce, tmp_path):
-    """Protects from a traceback: bytes changed are numbers like any others, or refused in one line."""
+    """Protects from weights that nobody trained: whatever byte is another, it is noticed, in one line."""
     experiment, path = made(CE), tmp_path / "student" / "weights.msgpack"
     shutil.copytree(ce / "student", tmp_path / "student")
-    whole, carry, rng = path.read_bytes(), experiment.init(), np.random.default_rng(0)
-    outcomes = set()
-    for _ in range(100):
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(50):
         damaged = np.frombuffer(whole, np.uint8).copy()
-        at = rng.integers(0, len(whole) - 4)
-        damaged[at : at + 4] ^= 0xFF
+        damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
         path.write_bytes(damaged.tobytes())
-        try:
-            warm_start.start_from(experiment, carry, tmp_path)
-            outcomes.add("loaded")
-        except UserError as error:
-            assert str(tmp_path / "student") in str(error) and "\n" not in str(error)
-            outcomes.add("refused")
-    assert outcomes == {"loaded", "refused"}
+        assert str(tmp_path / "student") in (message := refused(experiment, tmp_path)) and "\n" not in message
 
 
 def test_a_run_that_goes_on_needs_its_start_no_more(ce, tmp_path):

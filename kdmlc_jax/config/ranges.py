@@ -19,12 +19,13 @@ CHOICES = {
 }
 
 RANGES = {
+    "seed": (0, 2**63 - 1),
     "augment.view_area": (1e-3, 1.0),
     "data.held_out": (0.0, 0.5),
     "data.cross_fit": (0, 10),
     "labels.precision": (0.5, 0.99),
     "train.epochs": (1,),
-    "train.eval_batch_size": (1,),
+    "train.eval_batch_size": (1, 1_000_000),
     "train.steps_per_call": (1,),
     "checkpoint.every": (1,),
     "checkpoint.every_steps": (0,),

@@ -34,6 +34,7 @@ class Dataset(NamedTuple):
     first_label: np.ndarray | None = None  # i32[N], given_label before that
     features: np.ndarray | None = None  # f32[N, D] of `data.features`
     scale: tuple[np.ndarray, np.ndarray] | None = None  # mean and std f32[K] of `data`; None = the images' own
+    side: int = 0  # what images were scaled to, see `images.decode.decode`; 0 = they came in their size
     pixels: str | None = None  # digest of all images' contents, see `images.copies.digest`
 
     @property

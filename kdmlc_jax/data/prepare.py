@@ -95,6 +95,7 @@ def from_source(config: Any, source: Source) -> Dataset:
         ),
         duplicates=copied,
         scale=scale_of(config.data, train.images.shape[-1]),
+        side=scaled_to(source.train.images, config.data),
         pixels=copies.digest(content),
     )
 
@@ -125,6 +126,12 @@ def in_memory(images: Images, data: Any) -> Images:
     if isinstance(images, np.ndarray):
         return images
     return images[:] if data.pipeline == "resident" or mebibytes(images) <= data.resident_mb else images
+
+
+def scaled_to(images: Images, data: Any) -> int:
+    """The side that images were scaled to, or 0: `data.image_size`, or the source's own where that says nothing."""
+    side = data.image_size or (0 if isinstance(images, np.ndarray) else getattr(images, "size", 0))
+    return int(side) if images.shape[1:3] == (side, side) else 0
 
 
 def mebibytes(images: Images) -> float:

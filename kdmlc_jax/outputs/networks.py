@@ -2,6 +2,8 @@
 
 import pathlib
 
+import numpy as np
+
 from kdmlc_jax.outputs.base import Result
 from kdmlc_jax.storage import networks
 
@@ -20,4 +22,12 @@ def description(result: Result, network: str) -> dict:
         "image_shape": list(result.dataset.images.shape[1:]),
         "mean": result.mean.tolist(),
         "std": result.std.tolist(),
+        **preprocessing(result),
     }
+
+
+def preprocessing(result: Result) -> dict:
+    """What happens to images before the mean is taken out: `values` that they have, and how they come to their size."""
+    if result.dataset.images.dtype != np.uint8:
+        return {"values": "features", "resize": "none"}
+    return {"values": "uint8", "resize": "centre_square" if result.dataset.side else "none"}

@@ -2,11 +2,13 @@
 
 import contextlib
 import csv
+import errno
 import fcntl
 import hashlib
 import io
 import json
 import os
+import re
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, BinaryIO
 
 from kdmlc_jax.errors import StorageError, UserError, reading, unreadable
 
+TEMPORARY = re.compile(r"\..+\.\d+\.writing")  # `atomic_write`'s names
 SEAL = "sha256"  # the field of a JSON file that holds the sum of all others
 
 
@@ -25,7 +28,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
       StorageError: where the file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -69,7 +72,9 @@ def locked(directory: Path) -> Iterator[None]:
     make_directory(directory)
     with contextlib.ExitStack() as held:
         try:
-            file = held.enter_context(open(directory / "lock", "a+"))
+            # Not through a link: what it points to would be emptied.
+            handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            file = held.enter_context(os.fdopen(handle, "r+"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.truncate(0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -77,8 +82,19 @@ def locked(directory: Path) -> Iterator[None]:
             file.seek(0)
             raise UserError(f"{directory} is in use by {file.read().strip() or 'another process'}") from None
         except OSError as error:
-            raise StorageError(f"{directory}: cannot be locked ({error.strerror})") from error
+            link = "; lock is a symbolic link: remove it" if error.errno == errno.ELOOP else ""
+            raise StorageError(f"{directory}: cannot be locked ({error.strerror}{link})") from error
+        sweep(directory)
         yield
+
+
+def sweep(directory: Path) -> None:
+    """Removes what `atomic_write` has left in `directory` and its networks' folders where it was killed; for who holds
+    the lock."""
+    for path in [*directory.glob(".*"), *directory.glob("*/.*")]:
+        if TEMPORARY.fullmatch(path.name) and path.is_file():
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -1,44 +1,75 @@
 """A network on disk, its weights and what is needed to run it: written when a run ends, read where another starts."""
 
-import json
+import hashlib
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import serialization
 
 from kdmlc_jax import nets
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import StorageError, UserError, reading
 from kdmlc_jax.storage import files
 from kdmlc_jax.train_state import NetState, named_leaves
 
+WEIGHTS, ABOUT, SUM = "weights.msgpack", "network.json", "weights_sha256"
+
 
 def save(directory: pathlib.Path, net: NetState, description: dict) -> None:
-    """Writes `network.json` (net, class_names, image_shape, mean, std) and `weights.msgpack` (Flax variables).
+    """Writes `weights.msgpack` (Flax variables) and `network.json` (net, class_names, image_shape, mean, std …).
 
-    The weights are the averaged ones where an average is kept, the same that were evaluated.
+    The weights are the averaged ones where an average is kept, the same that were evaluated. `network.json` holds their
+    SHA-256 and its own.
     """
     files.make_directory(directory)
     variables = net.ema if net.ema is not None else {"params": net.params, "batch_stats": net.batch_stats}
-    with files.atomic_write(directory / "weights.msgpack") as file:
-        file.write(serialization.msgpack_serialize(jax.device_get(variables)))
-    files.write_json(directory / "network.json", description)
+    data = serialization.msgpack_serialize(jax.device_get(variables))
+    with files.atomic_write(directory / WEIGHTS) as file:
+        file.write(data)
+    files.write_sealed(directory / ABOUT, description | {SUM: hashlib.sha256(data).hexdigest()})
 
 
 def read(directory: pathlib.Path) -> tuple[dict, Any]:
-    """What `save` has written, the description and the variables; raises UserError where it cannot be read."""
-    try:
-        about = json.loads((directory / "network.json").read_text())
-        saved = serialization.msgpack_restore((directory / "weights.msgpack").read_bytes())
+    """What `save` has written, the description and the variables, as they were written.
+
+    Raises:
+      UserError: where there is no network.
+      StorageError: where it cannot be read, is not what was written, or is not finite or not of its network's shapes.
+    """
+    what = "the network that a run has left"
+    about = files.read_sealed(directory / ABOUT, what)
+    with reading(directory / WEIGHTS, what):
+        data = (directory / WEIGHTS).read_bytes()
+    with reading(directory, "a network", StorageError):
+        if about.pop(SUM, None) not in (None, hashlib.sha256(data).hexdigest()):
+            raise ValueError(f"{WEIGHTS} is not what was written: its sha256 is another")
         about |= {"net": str(about["net"]), "class_names": [str(name) for name in about["class_names"]]}
-        return about, {**saved, "params": {**saved["params"]}}
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: no such file, expected the network that a run has left") from None
-    except Exception as error:  # damaged bytes raise nearly anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{directory}: cannot be read as a network ({reason})") from None
+        saved = serialization.msgpack_restore(data)
+        variables = {"batch_stats": {}, **saved, "params": {**saved["params"]}}
+        _check(about, variables)
+    return about, variables
+
+
+def _check(about: dict, variables: dict) -> None:
+    """Raises ValueError where the description makes no sense, or an array is not of its network or not finite."""
+    shape, numbers = about["image_shape"], [*about["mean"], *about["std"]]
+    if len(shape) != 3 or not all(isinstance(each, int) and each > 0 for each in shape):
+        raise ValueError(f"image_shape is {shape}, expected three whole numbers")
+    if len(numbers) != 2 * shape[2] or not np.isfinite(numbers).all() or min(about["std"]) <= 0:
+        raise ValueError(f"mean and std are {numbers}, expected {shape[2]} finite numbers each, std above 0")
+    module = nets.build(about["net"], len(about["class_names"]))
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    made = jax.eval_shape(lambda image: module.init(jax.random.key(0), image, train=False), image)
+    wanted, have = named_leaves({"batch_stats": {}, **made}), named_leaves(variables)
+    for name in sorted(wanted.keys() | have.keys()):
+        there, right = (getattr(leaves.get(name), "shape", "absent") for leaves in (have, wanted))
+        if there != right:
+            raise ValueError(f"{name} is {there}, expected {right} in {about['net']}")
+        if not np.isfinite(have[name]).all():
+            raise ValueError(f"{name} has NaN or infinity")
 
 
 def start(net: NetState, about: dict, saved: Any, class_names: Sequence[str], place: str) -> tuple[NetState, bool]:

@@ -93,11 +93,15 @@ def test_teachers_that_do_not_fit(teacher, tmp_path):
     assert refused(f"method=ce,teacher_run={teacher}") == ("teacher.run: ce takes no trained teacher, expected none")
     sized = tmp_path / "sized"
     shutil.copytree(teacher, sized)
-    about = json.loads((sized / "teacher" / "network.json").read_text())
-    (sized / "teacher" / "network.json").write_text(json.dumps(about | {"image_shape": [9, 9, 1]}))
+    path = sized / "teacher" / "network.json"
+    about = json.loads(path.read_text())
+    del about["sha256"]  # no sum, as in a description of an older version
+    path.write_text(json.dumps(about | {"image_shape": [4, 16, 1]}))
     assert refused(f"method=kd,teacher_run={sized}") == (
-        f"teacher.run: {sized / 'teacher'} sees images [9, 9, 1], not [8, 8, 1]"
+        f"teacher.run: {sized / 'teacher'} sees images [4, 16, 1], not [8, 8, 1]"
     )
+    path.write_text(json.dumps(about | {"image_shape": [9, 9, 1]}))
+    assert "is (64, 3), expected (81, 3) in mlp3" in refused(f"method=kd,teacher_run={sized}")
     assert refused(f"method=kd,teacher_run={teacher},rate=0.1") == (
         f"teacher.run: {teacher} has learned from other given labels, expected those of this run's images"
     )
@@ -106,6 +110,7 @@ def test_teachers_that_do_not_fit(teacher, tmp_path):
     shutil.copytree(teacher, other)
     about = json.loads((other / "teacher" / "network.json").read_text())
     about["class_names"][0] = "zero"
+    del about["sha256"]
     (other / "teacher" / "network.json").write_text(json.dumps(about))
     assert refused(f"method=kd,teacher_run={other}").startswith(
         f"teacher.run: {other / 'teacher'} knows other classes, expected 0, 1, 2"

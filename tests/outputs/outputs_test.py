@@ -29,6 +29,7 @@ def result():
     dataset = Dataset(
         *("pets", ("cat", "dog"), np.zeros((2, 2, 2, 1), np.uint8), GIVEN, GIVEN, GIVEN, GIVEN),
         *(Splits(np.arange(2), none, none), None, none, None, None, np.arange(2)),
+        side=2,
     )
     rows = table(np.arange(2), ["noisy", "noisy"], GIVEN, BELIEFS, dataset.class_names)
     mean, std = np.array([0.25], np.float32), np.array([0.5], np.float32)
@@ -49,6 +50,7 @@ def test_every_output_is_written(result, tmp_path):
     about, weights = networks.read(tmp_path / "student")
     assert about == networks_output.description(result, "student") == {
         "net": "mlp2", "class_names": ["cat", "dog"], "image_shape": [2, 2, 1], "mean": [0.25], "std": [0.5],
+        "values": "uint8", "resize": "centre_square",
     }  # fmt: skip
     jax.tree.map(np.testing.assert_array_equal, weights["params"], jax.device_get(result.networks["student"].params))
 

@@ -88,3 +88,54 @@ def test_a_folder_has_one_writer(tmp_path):
         other.kill()
     with files.locked(workdir):
         pass
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path):
+    """Protects the file that a link called lock points to: it was emptied."""
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "lock").symlink_to(tmp_path / "notes")
+    with (
+        pytest.raises(StorageError, match=r"cannot be locked .*lock is a symbolic link"),
+        files.locked(tmp_path / "work"),
+    ):
+        pass
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_what_a_kill_has_left_is_removed(tmp_path):
+    """Protects a folder from filling up: half files of a dead process go at the next start, a person's own stay."""
+    script = (
+        "import os, sys, pathlib, kdmlc_jax.storage.files as f\n"
+        "with f.atomic_write(pathlib.Path(sys.argv[1])) as file:\n"
+        "  file.write(b'half'); file.flush(); os.kill(os.getpid(), 9)"
+    )
+    (tmp_path / "student").mkdir()
+    (tmp_path / ".notes").write_text("mine")
+    for name in ("labels.csv", "student/network.json"):
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / name)], check=False)
+    assert len([*tmp_path.rglob(".*.writing")]) == 2
+    with files.locked(tmp_path):
+        assert {path.name for path in tmp_path.rglob("*")} == {".notes", "student", "lock"}
+
+
+def test_json_that_is_not_what_was_written(tmp_path):
+    """Protects figures and configs: any other value is noticed, other spaces are not; a file without a sum is read."""
+    path = tmp_path / "a.json"
+    written = files.write_sealed(path, {"rate": 0.5, "names": ("a", "b"), "1": None})
+    assert files.read_sealed(path, "x") == {"rate": 0.5, "names": ["a", "b"], "1": None}
+    assert json.loads(path.read_text()) == written
+    path.write_text(json.dumps(written))
+    files.read_sealed(path, "x")
+    for change in ({"rate": 0.25}, {"more": 1}, {"sha256": "0"}):
+        path.write_text(json.dumps(written | change))
+        with pytest.raises(StorageError, match=r"a\.json: cannot be read as x \(not what was written"):
+            files.read_sealed(path, "x")
+    for text in ("", "{", "[]", "null", "\xff"):
+        path.write_text(text, encoding="latin-1")
+        with pytest.raises(StorageError, match=r"a\.json: cannot be read as x \("):
+            files.read_sealed(path, "x")
+    path.write_text('{"rate": 1}')
+    assert files.read_sealed(path, "x") == {"rate": 1}
+    with pytest.raises(UserError, match="no such file, expected x"):
+        files.read_sealed(tmp_path / "none", "x")

@@ -1,5 +1,7 @@
 """A saved network: what comes back, what starts another, and one line for what does not fit."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,3 +85,56 @@ def test_what_cannot_be_read_is_one_line(saved, tmp_path):
     weights.write_bytes(weights.read_bytes()[:40])
     with pytest.raises(UserError, match=r"student: cannot be read as a network \("):
         networks.read(saved[1])
+
+
+def test_one_flipped_bit_is_noticed(saved):
+    """Protects who deploys: no bit of the two files can change unseen; what JSON does not mean may."""
+    folder, rng = saved[1], np.random.default_rng(0)
+    images = np.zeros((1, 2, 2, 1), np.uint8)
+    for name in ("weights.msgpack", "network.json"):
+        path = folder / name
+        whole = path.read_bytes()
+        for _ in range(60):
+            changed = np.frombuffer(whole, np.uint8).copy()
+            changed[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+            path.write_bytes(changed.tobytes())
+            with pytest.raises(UserError, match="student") as error:
+                export.load(folder)(images)
+            assert "\n" not in str(error.value)
+        path.write_bytes(whole)
+
+
+def unsealed(folder, **fields):
+    """The description changed, and without sums, as an older version wrote it."""
+    about = json.loads((folder / "network.json").read_text())
+    for name in ("sha256", "weights_sha256"):
+        about.pop(name, None)
+    (folder / "network.json").write_text(json.dumps(about | fields))
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"net": "mlp8"}, r"is \(4,\), expected \(8,\) in mlp8"),
+        ({"mean": [0.5, 0.5]}, "expected 1 finite numbers each"),
+        ({"std": [0.0]}, "std above 0"),
+        ({"image_shape": [2, 2]}, "expected three whole numbers"),
+        ({"class_names": ["cat"]}, "expected"),
+    ],
+)
+def test_a_description_that_does_not_fit(saved, fields, words):
+    """Protects from nonsense without sums: net, shapes, classes and scale must belong together."""
+    unsealed(saved[1])
+    assert networks.read(saved[1])[0]["net"] == "mlp4"
+    unsealed(saved[1], **fields)
+    with pytest.raises(UserError, match=words):
+        networks.read(saved[1])
+
+
+def test_weights_that_are_not_finite(tmp_path):
+    """Protects who deploys from a network that answers NaN."""
+    net = network(0)
+    net.params["Dense_0"]["kernel"] = net.params["Dense_0"]["kernel"].at[0].set(jnp.nan)
+    networks.save(tmp_path, net, ABOUT)
+    with pytest.raises(UserError, match=r"\['Dense_0'\]\['kernel'\] has NaN or infinity"):
+        networks.read(tmp_path)

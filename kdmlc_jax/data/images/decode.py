@@ -133,9 +133,18 @@ def decode(
         upright = _eight_bit(image, peak)
         if orientation in UPRIGHT:
             upright = upright.transpose(UPRIGHT[orientation])
-        scaled = _centre(upright, size) if size else upright
-        pixels = np.asarray(scaled.convert("L" if channels == 1 else "RGB"))
-        return pixels.reshape(*pixels.shape[:2], channels)
+        return _fitted(upright, size, channels)
+
+
+def fitted(pixels: UInt8[np.ndarray, "h w k"], size: int, channels: int) -> UInt8[np.ndarray, "H W K"]:
+    """`decode` of pixels that somebody else has decoded, of one or three channels."""
+    return _fitted(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels), size, channels)
+
+
+def _fitted(image: Image.Image, size: int, channels: int) -> UInt8[np.ndarray, "H W K"]:
+    scaled = _centre(image, size) if size else image
+    pixels = np.asarray(scaled.convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], channels)
 
 
 @contextmanager
