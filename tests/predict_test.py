@@ -84,10 +84,10 @@ def test_features_are_classified(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["{there}", "--top", "4"], "--top: 4 is out of range, expected 1 to 3"),
+        (["{there}", "--top", "4"], "--top: 4 is outside [1, 3]"),
         (["{there}/none"], "none: no such file or folder"),
         (["{there}/empty"], "empty: no images in this folder"),
-        (["{there}", "--threshold", "1.5"], "--threshold: 1.5 is out of range"),
+        (["{there}", "--threshold", "1.5"], "--threshold: 1.5 is outside [0, 1]"),
     ],
 )
 def test_what_cannot_be_asked(tmp_path, flags, says):
