@@ -21,7 +21,8 @@ def report(summaries: Sequence[dict], workdir: pathlib.Path) -> str:
     for label, nets in results.items():
         cells = "".join(f"{show_number(nets[c][figure] if c in nets else None):>10s}" for c in columns)
         lines.append(f"  {label:24s}{cells}")
-    if any(nets[c].get("balanced_accuracy") is not None for nets in results.values() for c in nets):
+    balanced = any(net.get("balanced_accuracy") is not None for nets in results.values() for net in nets.values())
+    if balanced and figure == "last":
         lines.append("Balanced accuracy (mean over the classes; each class stands in summary.json)")
         for label, nets in results.items():
             cells = "".join(f"{show_number(nets.get(c, {}).get('balanced_accuracy')):>10s}" for c in columns)
