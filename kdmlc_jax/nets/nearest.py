@@ -24,6 +24,10 @@ class Nearest(nn.Module):
     most: int
     count: int = 1  # M of a new network; one with weights has theirs
 
+    def sized(self, params: dict) -> "Nearest":
+        """The network with as many rows as `params` has, which its name does not tell."""
+        return self.clone(count=len(params["rows"]))
+
     @nn.compact
     def __call__(self, images: Images, train: bool) -> Output:
         """Logits [B, C] and features [B, H·W·K]."""

@@ -61,6 +61,8 @@ def _check(about: dict, variables: dict) -> None:
     if len(numbers) != 2 * shape[2] or not np.isfinite(numbers).all() or min(about["std"]) <= 0:
         raise ValueError(f"mean and std are {numbers}, expected {shape[2]} finite numbers each, std above 0")
     module = nets.build(about["net"], len(about["class_names"]))
+    if hasattr(module, "sized"):  # by what it has learned from
+        module = module.sized(variables["params"])
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     made = jax.eval_shape(lambda image: module.init(jax.random.key(0), image, train=False), image)
     wanted, have = named_leaves({"batch_stats": {}, **made}), named_leaves(variables)
