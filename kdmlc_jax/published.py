@@ -19,6 +19,7 @@ from kdmlc_jax.errors import UserError
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 ARRAYS = {  # layer of Flax -> {theirs: (collection, ours)}
     "Conv": {"weight": ("params", "kernel")},
+    "Depthwise": {"weight": ("params", "kernel")},
     "Dense": {"weight": ("params", "kernel"), "bias": ("params", "bias")},
     "BatchNorm": {
         **{"weight": ("params", "scale"), "bias": ("params", "bias")},

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from kdmlc_jax import nets
 from kdmlc_jax.errors import UserError
-from kdmlc_jax.nets import imagenet, resnet
+from kdmlc_jax.nets import efficientnet, imagenet, resnet
 
 KEY = jax.random.key(0)
 TINY = jax.random.normal(jax.random.key(1), (3, 8, 8, 1))
@@ -89,7 +89,7 @@ def test_imagenet_parameter_counts(name, published):
 
 
 WIDTHS = {"cnn3": 12, "mlp12": 12, "resnet8": 64, "preact_resnet18": 512, "wrn16_2": 128}
-LARGE = {"imagenet_resnet18": 512, "imagenet_resnet50": 2048}
+LARGE = {"efficientnet_lite0": 1280, "imagenet_resnet18": 512, "imagenet_resnet50": 2048}
 
 
 @pytest.mark.parametrize(
@@ -218,3 +218,28 @@ def test_unknown_network(name, nearest):
     with pytest.raises(UserError, match=rf'^student.net: "{name}" is not one of cnn<width> .*wrn<6n\+4>') as error:
         nets.build(name, 10, "student.net")
     assert nearest is None or f'did you mean "{nearest}"' in str(error.value)
+
+
+@pytest.mark.parametrize("kernel, stride, sides", [(3, 1, (8, 5)), (3, 2, (8, 7)), (5, 2, (8, 7)), (5, 1, (3, 4))])
+def test_depthwise_is_the_convolution_of_each_channel(kernel, stride, sides):
+    """Protects the sum of shifted images: XLA's grouped convolution with SAME padding, and its gradients."""
+    x = jax.random.normal(KEY, (2, *sides, 6))
+    module = efficientnet.Depthwise(kernel, stride)
+    variables = module.init(KEY, x)
+
+    def grouped(variables, x):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        w = variables["params"]["kernel"]
+        return jax.lax.conv_general_dilated(
+            x, w, (stride, stride), "SAME", dimension_numbers=numbers, feature_group_count=6
+        )
+
+    for fn in (lambda f: f, lambda f: jax.grad(lambda v, x: jnp.sum(jnp.sin(f(v, x))), (0, 1))):
+        got, want = (jax.tree.leaves(fn(each)(variables, x)) for each in (module.apply, grouped))
+        for one, other in zip(got, want, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_lite0_parameter_count():
+    """Protects the loading of published weights: 4.65 million for 1000 classes, to the parameter of the file."""
+    assert size(shapes("efficientnet_lite0", 1000, (64, 64, 3))["params"]) == 4_652_008
