@@ -61,7 +61,7 @@ def assess(experiment: "Experiment", state: Any, believed: Int[np.ndarray, " N"]
         return Assessment(None, "data.held_out is 0: no trusted image was held out")
     # With `soft_label` the run has learned from labels that the held-out images have helped to correct.
     if not crossed and data.soft_label is None:
-        logits = experiment.evaluator.logits(state, data.images, np.concatenate([unsure, known]))
+        logits = experiment.evaluator.logits(state, data.inputs, np.concatenate([unsure, known]))
         beliefs = np.mean([log_softmax(each.astype(np.float64)) for each in logits.values()], axis=0)
         held = np.isin(known, never_learned(experiment))
         network = Network(beliefs[: len(unsure)], beliefs[len(unsure) :], fresh, held)
@@ -112,7 +112,7 @@ def fold_networks(
         held = np.isin(known, provenance.load(there / "noise.npz").splits.held_out)
         fold[held] = k
         predict = [export.load(there / name) for name in experiment.method.networks(state)]
-        beliefs = np.mean([log(export.over(each, experiment.dataset.images, rows)) for each in predict], axis=0)
+        beliefs = np.mean([log(export.over(each, experiment.dataset.inputs, rows)) for each in predict], axis=0)
         found.append(Network(beliefs[: len(unsure)], beliefs[len(unsure) :], fresh, held))
     return Folds(fold, found)
 

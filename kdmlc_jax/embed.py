@@ -152,7 +152,7 @@ def write_rest(source: Any, out: pathlib.Path) -> None:
             continue
         with files.atomic_write(out / f"{name}.npy") as file:
             np.save(file, np.asarray(array))
-    names = {"classes": source.class_names, "ids": train.ids}
+    names = {"classes": source.class_names, "ids": train.ids, "test_ids": source.test and source.test.ids}
     for name, lines in names.items():
         if lines is None:
             (out / f"{name}.txt").unlink(missing_ok=True)

@@ -8,17 +8,18 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from kdmlc_jax import metrics, parallel, train_state
-from kdmlc_jax.data import augment
+from kdmlc_jax.data import pipeline
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.data.sources.base import Images
 from kdmlc_jax.errors import NonFiniteError
 from kdmlc_jax.methods.base import DatasetView, Method
+from kdmlc_jax.shapes import Seen
 
 # Of so many images of the noisy split, a permutation, every evaluation says how they are fitted.
 FIT_ROWS = 2000
 
 
-def map_rows(fn: Callable, images: Images, rows: Int[np.ndarray, " n"], batch: int, *columns: np.ndarray) -> Any:
+def map_rows(fn: Callable, images: Images | Seen, rows: Int[np.ndarray, " n"], batch: int, *columns: np.ndarray) -> Any:
     """fn(batch of images, batches of columns…) over the images at `rows`, in batches of one size; host arrays.
 
     `columns` run over all images, as `images` does. Of several processes, each gives `fn` its own part of every batch;
@@ -53,13 +54,15 @@ class Evaluator:
     def _compiled(self, fn: Callable) -> Callable:
         """(state, images u8, …) -> fn(state, normalised images, …), whole on every device."""
 
-        def on_batch(fixed: Any, state: Any, images: jax.Array, *rest: jax.Array) -> Any:
-            return fn(state, augment.normalise(images, fixed["mean"], fixed["std"]), *rest)
+        def on_batch(fixed: Any, state: Any, images: Any, *rest: jax.Array) -> Any:
+            return fn(state, pipeline.scaled(images, fixed), *rest)
 
         compiled = parallel.compile_step(on_batch, out=parallel.replicated(self.mesh))
         return lambda *arguments: compiled(self.fixed, *arguments)
 
-    def _map(self, compiled: Callable, state: Any, images: Images, rows: np.ndarray, *columns: np.ndarray) -> Any:
+    def _map(
+        self, compiled: Callable, state: Any, images: Images | Seen, rows: np.ndarray, *columns: np.ndarray
+    ) -> Any:
         """`map_rows` with each batch split over the devices."""
         put = lambda *batch: compiled(state, *parallel.put_batch(batch, self.mesh))  # noqa: E731
         return map_rows(put, images, rows, self.batch, *columns)
@@ -72,7 +75,7 @@ class Evaluator:
             logits[self.method.traits.ensemble] = self.method.predict(state, images)
         return logits
 
-    def logits(self, state: Any, images: Images, rows: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+    def logits(self, state: Any, images: Images | Seen, rows: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
         """Logits f32[n, C] of each network, and of their ensemble, for the images at `rows`, by name.
 
         Raises:
@@ -84,7 +87,7 @@ class Evaluator:
                 raise NonFiniteError(f"evaluation: {name}'s logits are not finite")
         return found
 
-    def predicted(self, state: Any, images: Images, rows: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+    def predicted(self, state: Any, images: Images | Seen, rows: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
         """The class i32[n] that each predicts, by name; raises as `logits`."""
         return {name: logits.argmax(axis=1) for name, logits in self.logits(state, images, rows).items()}
 
@@ -98,19 +101,19 @@ class Evaluator:
           NonFiniteError: where a network's logits are not finite.
         """
         data, row = self.dataset, {}
-        if data.test_images is not None:
-            for name, found in self.predicted(state, data.test_images, np.arange(len(data.test_label))).items():
+        if data.test_inputs is not None:
+            for name, found in self.predicted(state, data.test_inputs, np.arange(len(data.test_label))).items():
                 row[f"{name}_test"] = metrics.accuracy(found, data.test_label)
         rows = data.splits.validation
         if len(rows):
             known = data.truth[rows] >= 0
-            for name, found in self.predicted(state, data.images, rows).items():
+            for name, found in self.predicted(state, data.inputs, rows).items():
                 row[f"{name}_validation_given"] = metrics.accuracy(found, data.given_label[rows])
                 row[f"{name}_validation_true"] = metrics.accuracy(found[known], data.truth[rows][known])
         rows = data.splits.noisy[data.truth[data.splits.noisy] >= 0][:FIT_ROWS]
         if len(rows):
             wrong = data.given_label[rows] != data.truth[rows]
-            for name, found in self.predicted(state, data.images, rows).items():
+            for name, found in self.predicted(state, data.inputs, rows).items():
                 for kind, part in (("right", ~wrong), ("wrong", wrong)):
                     row[f"{name}_fit_{kind}_true"] = metrics.accuracy(found[part], data.given_label[rows][part])
         return row
@@ -118,9 +121,9 @@ class Evaluator:
     def by_class(self, state: Any) -> dict[str, dict]:
         """`metrics.by_class` of each network on the test set, on the validation images by given label without one."""
         data, part = self.dataset, self.dataset.splits.validation
-        images, rows, label = data.images, part, data.given_label[part]
-        if data.test_images is not None:
-            images, rows, label = data.test_images, np.arange(len(data.test_label)), data.test_label
+        images, rows, label = data.inputs, part, data.given_label[part]
+        if data.test_inputs is not None:
+            images, rows, label = data.test_inputs, np.arange(len(data.test_label)), data.test_label
         if not len(rows):
             return {}
         found = self.predicted(state, images, rows)
@@ -131,7 +134,7 @@ class Evaluator:
         data = self.dataset
         index = np.full(len(data.given_label), -1, np.int32)
         index[data.splits.noisy] = np.arange(len(data.splits.noisy))
-        found: np.ndarray = self._map(self._correct, state, data.images, rows, data.given_label, index)
+        found: np.ndarray = self._map(self._correct, state, data.inputs, rows, data.given_label, index)
         return found
 
     def view(self, history: list[dict], note: Callable[[str], None]) -> DatasetView:
@@ -144,7 +147,7 @@ class Evaluator:
             handed[parts[split]] = handed[parts[split]] if label is None else label
             if fn not in self._maps:
                 self._maps[fn] = self._compiled(fn)
-            return self._map(self._maps[fn], state, data.images, parts[split], handed)
+            return self._map(self._maps[fn], state, data.inputs, parts[split], handed)
 
         given, trusted = (data.given_label[parts[split]] for split in ("noisy", "trusted"))
         features = None if data.features is None else {name: data.features[rows] for name, rows in parts.items()}

@@ -17,7 +17,7 @@ from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.errors import NoTrustedError, UserError
 from kdmlc_jax.evaluate import Evaluator
 from kdmlc_jax.methods.base import Info, Method, Metrics, Stage
-from kdmlc_jax.shapes import Key
+from kdmlc_jax.shapes import ON_FEATURES, Key
 
 
 def stream(seed: int, name: str) -> Key:
@@ -73,6 +73,10 @@ def check_needs(method: Method, config: Any, dataset: Dataset) -> None:
         raise UserError("teacher.freeze: random weights would stand still, expected a start for them (init_from)")
     if config.teacher.freeze and any(stage.streams.views for stage in method.stages):
         raise UserError(f"teacher.freeze: {name} learns what is below the last layer, expected false")
+    for place in ("teacher", "student"):
+        net = config[place].net
+        if net.startswith(ON_FEATURES) and dataset.images.dtype == np.uint8 and dataset.features is None:
+            raise UserError(f'{place}.net: "{net}" is shown features, expected those of a file (data.features)')
     wanted = any(stage.streams.trusted or stage.streams.meta for stage in method.stages)
     size, have = config.train.trusted_batch_size, len(splits.trusted) + len(splits.held_out)
     if (wanted or traits.needs_trusted) and not have:
@@ -130,8 +134,8 @@ class Experiment:
         """() -> the carry before the first step, under jit; traced once for its shapes and its arrays."""
 
         def first() -> dict[str, Any]:
-            example = jnp.zeros((2, *self.info.image_shape), jnp.float32)
-            made = self.method.init(stream(self.config.seed, "init"), example)
+            two = jax.tree.map(lambda rows: jnp.zeros(rows.shape, jnp.float32), self.dataset.inputs[np.arange(2)])
+            made = self.method.init(stream(self.config.seed, "init"), two)
             if self.config.teacher.freeze and (net := self.method.networks(made).get("teacher")) is not None:
                 made = train_state.replace_net(made, net, train_state.frozen(net))
             return {"method": made, "step": jnp.zeros((), jnp.int32)}

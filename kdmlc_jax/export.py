@@ -17,6 +17,7 @@ from kdmlc_jax.data import augment
 from kdmlc_jax.data.images import decode
 from kdmlc_jax.data.sources.base import Images
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.shapes import Seen, part_of
 from kdmlc_jax.storage.networks import read
 
 BATCH = 256  # images a call, of a whole data set
@@ -41,10 +42,11 @@ def open_network(directory: pathlib.Path) -> tuple[dict, Callable[[ArrayLike], n
     module = nets.build(about["net"], len(about["class_names"]))
     mean, std = (jnp.asarray(about[name], jnp.float32) for name in ("mean", "std"))
     output = applied(module, variables, lambda images: augment.normalise(images, mean, std))
-    return about, lambda images: output(as_trained(images, about))
+    part = "features" if about.get("values") == "features" else "pixels"
+    return about, lambda images: output(as_trained(part_of(images, part), about))
 
 
-def over(function: Callable, images: Images, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n D"]:
+def over(function: Callable, images: Images | Seen, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n D"]:
     """function(images at rows), in calls of one size, for each size is compiled once."""
     size = min(BATCH, len(rows))
     parts = [rows[at : at + size] for at in range(0, len(rows), size)]

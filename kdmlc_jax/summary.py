@@ -80,8 +80,9 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
         "seconds": progress["seconds"],
         "images_per_second": progress["images_per_second"],
     }
-    nets, mean, std = parallel.fetch((method.networks(state), experiment.fixed["mean"], experiment.fixed["std"]))
-    result = outputs.Result(config, data, rows, beliefs, table, nets, mean, std, history, summary)
+    fixed = {name: rows for name, rows in experiment.fixed.items() if name.endswith(("mean", "std"))}
+    nets, fixed = parallel.fetch((method.networks(state), fixed))
+    result = outputs.Result(config, data, rows, beliefs, table, nets, fixed, history, summary)
     parallel.on_main(lambda: summary.update(files=outputs.write_all(result, workdir)))
     return summary
 

@@ -13,7 +13,7 @@ from flax import struct
 from flax.training import train_state
 
 from kdmlc_jax.nets import Output, head_of
-from kdmlc_jax.shapes import Images, Key, Scalar
+from kdmlc_jax.shapes import Inputs, Key, Scalar, part_of
 
 
 class NetState(train_state.TrainState):
@@ -68,16 +68,17 @@ class Bank(struct.PyTreeNode):
 
 
 def create(
-    key: Key, module: nn.Module, tx: optax.GradientTransformation, images: Images, ema_decay: float = 0.0
+    key: Key, module: nn.Module, tx: optax.GradientTransformation, images: Inputs, ema_decay: float = 0.0
 ) -> NetState:
     """Initialises `module` on `images` f32[B, H, W, K]; keeps an average of the weights if `ema_decay` > 0."""
-    variables = module.init(key, images, train=False)
+    part = getattr(module, "sees", "pixels")
+    variables = module.init(key, part_of(images, part), train=False)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     # A copy: the step donates its input, and two leaves may not share one buffer.
     ema = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema_decay > 0 else None
     return NetState(
         step=jnp.zeros((), jnp.int32),
-        apply_fn=module.apply,
+        apply_fn=Shown(module.apply, part),
         params=params,
         tx=tx,
         opt_state=tx.init(params),
@@ -87,13 +88,24 @@ def create(
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A network's apply function, for images of which it sees a part."""
+
+    apply_fn: Callable
+    part: str  # pixels | features
+
+    def __call__(self, variables: Any, images: Inputs, **keywords: Any) -> Any:
+        return self.apply_fn(variables, part_of(images, self.part), **keywords)
+
+
+@dataclass(frozen=True)
 class HeadAlone:
     """A network's apply function of which the last layer alone has a gradient, and no statistic moves."""
 
     apply_fn: Callable
     head: str
 
-    def __call__(self, variables: Any, images: Images, train: bool, mutable: Any = ()) -> Any:
+    def __call__(self, variables: Any, images: Inputs, train: bool, mutable: Any = ()) -> Any:
         """As `nn.Module.apply`; in training, too, the layers below normalise by their running statistics."""
         features = jax.lax.stop_gradient(self.apply_fn(variables, images, train=False).features)
         layer = variables["params"][self.head]
@@ -118,14 +130,14 @@ def frozen(net: NetState) -> NetState:
     return net.replace(apply_fn=HeadAlone(net.apply_fn, head_of(net.params)), tx=tx, opt_state=tx.init(net.params))
 
 
-def train_forward(net: NetState, params: Any, images: Images) -> tuple[Output, Any]:
+def train_forward(net: NetState, params: Any, images: Inputs) -> tuple[Output, Any]:
     """Forward pass with batch statistics of `images`; returns the output and the moved running statistics."""
     variables = {"params": params, "batch_stats": net.batch_stats}
     output, moved = net.apply_fn(variables, images, train=True, mutable=["batch_stats"])
     return output, moved.get("batch_stats", {})
 
 
-def evaluate(net: NetState, images: Images) -> Output:
+def evaluate(net: NetState, images: Inputs) -> Output:
     """Forward pass with running statistics, on the averaged weights where they are kept."""
     variables = net.ema if net.ema is not None else {"params": net.params, "batch_stats": net.batch_stats}
     return net.apply_fn(variables, images, train=False)

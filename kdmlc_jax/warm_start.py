@@ -11,6 +11,7 @@ from kdmlc_jax import published, train_state
 from kdmlc_jax.data import provenance
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.shapes import ON_FEATURES, part_of
 from kdmlc_jax.storage import networks
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ def check_teacher(experiment: "Experiment", about: dict, whole: bool, path: path
     if not whole:
         names = ", ".join(experiment.dataset.class_names)
         raise UserError(f"{TEACHER_RUN}: {path} knows other classes, expected {names}")
-    shape = list(experiment.info.image_shape)
+    shown = experiment.dataset.inputs
+    shape = list(part_of(shown, "features" if about["net"].startswith(ON_FEATURES) else "pixels").shape[1:])
     if about["image_shape"] != shape:
         raise UserError(f"{TEACHER_RUN}: {path} sees images {about['image_shape']}, not {shape}")
 

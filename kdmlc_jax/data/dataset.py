@@ -9,6 +9,7 @@ from kdmlc_jax.data.images.copies import Duplicates
 from kdmlc_jax.data.provenance import Provenance, fingerprint, sha256
 from kdmlc_jax.data.sources.base import Images
 from kdmlc_jax.data.splits import Splits
+from kdmlc_jax.shapes import Seen
 
 
 class Dataset(NamedTuple):
@@ -33,6 +34,8 @@ class Dataset(NamedTuple):
     soft_label: np.ndarray | None = None  # f32[noisy, C] where `data.labels` has replaced the noisy images' labels
     first_label: np.ndarray | None = None  # i32[N], given_label before that
     features: np.ndarray | None = None  # f32[N, D] of `data.features`
+    shows_features: bool = False  # whether some network sees them, beside others that see the images
+    test_features: np.ndarray | None = None  # f32[M, D], where that is so
     scale: tuple[np.ndarray, np.ndarray] | None = None  # mean and std f32[K] of `data`; None = the images' own
     side: int = 0  # what images were scaled to, see `images.decode.decode`; 0 = they came in their size
     pixels: str | None = None  # digest of all images' contents, see `images.copies.digest`
@@ -41,6 +44,20 @@ class Dataset(NamedTuple):
     def reported_label(self) -> np.ndarray:
         """i32[N], the labels that a person knows as given: those before `data.labels` replaced any."""
         return self.given_label if self.first_label is None else self.first_label
+
+    @property
+    def inputs(self) -> Images | Seen:
+        """What networks are shown: images, with their features where some network sees those."""
+        if self.features is None or not self.shows_features:
+            return self.images
+        return Seen(self.images, self.features[:, None, None, :])
+
+    @property
+    def test_inputs(self) -> Images | Seen | None:
+        """As `inputs`, of the test images."""
+        if self.test_images is None or self.test_features is None:
+            return self.test_images
+        return Seen(self.test_images, self.test_features[:, None, None, :])
 
     def provenance(self) -> Provenance:
         """What a run keeps of its data."""

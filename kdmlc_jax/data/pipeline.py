@@ -20,7 +20,7 @@ from kdmlc_jax.data import augment
 from kdmlc_jax.data.augment.views.contrastive import contrastive_view
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.methods.base import Batch, Streams
-from kdmlc_jax.shapes import Key
+from kdmlc_jax.shapes import Inputs, Key, Seen, on_pixels, part_of
 
 # Mean and deviation are taken over the first images of the split, a permutation, up to this many bytes.
 STATS_BYTES = 1 << 28
@@ -55,6 +55,24 @@ def stats(dataset: Dataset) -> dict[str, np.ndarray]:
     return {"mean": mean, "std": std}
 
 
+def feature_stats(dataset: Dataset) -> dict[str, np.ndarray]:
+    """Of the features that networks see beside the pixels, where any does: mean and deviation f32[D]."""
+    if not isinstance(dataset.inputs, Seen):
+        return {}
+    rows = np.concatenate([dataset.splits.noisy, dataset.splits.trusted])
+    mean, std = augment.channel_stats(dataset.inputs.features[rows])
+    return {"features_mean": mean, "features_std": std}
+
+
+def scaled(images: Any, fixed: Any) -> Inputs:
+    """Normalised images, and features; inside jit, by what is `fixed`."""
+    made: Inputs = on_pixels(lambda pixels: augment.normalise(pixels, fixed["mean"], fixed["std"]), images)
+    if isinstance(made, Seen):
+        features = augment.normalise(made.features, fixed["features_mean"], fixed["features_std"])
+        made = made.replace(features=features)
+    return made
+
+
 def select(dataset: Dataset, kind: str, rows: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
     """What training reads of the images at `rows` of a split; the hidden truth is not among it.
 
@@ -62,7 +80,7 @@ def select(dataset: Dataset, kind: str, rows: Int[np.ndarray, " n"]) -> dict[str
     """
     at = (dataset.splits.noisy if kind == "noisy" else dataset.splits.trusted)[rows]
     third = rows.astype(np.int32) if kind == "noisy" else dataset.trusted_given[at]
-    columns = [dataset.images[at], dataset.given_label[at], third]
+    columns = [dataset.inputs[at], dataset.given_label[at], third]
     if kind == "noisy" and dataset.soft_label is not None:
         columns.append(dataset.soft_label[rows])
     return dict(zip(NAMES[kind], columns, strict=False))
@@ -85,7 +103,7 @@ class Resident:
         """Holds the noisy and the trusted rows of `dataset`; `steps` an epoch."""
         self.seed, self.steps, parts = seed, steps, dataset.splits
         self.sizes = len(parts.noisy), len(parts.trusted)
-        self.fixed = stats(dataset)  # what every step reads, to be put on the device once
+        self.fixed = stats(dataset) | feature_stats(dataset)  # what every step reads, to be put on the device once
         for kind, size in zip(("noisy", "trusted"), self.sizes, strict=True):
             self.fixed |= select(dataset, kind, np.arange(size))
 
@@ -115,7 +133,7 @@ class Stream:
         """`steps` an epoch; with `shard` (i, n) only the i-th of n equal slices of every batch is read."""
         self.dataset, self.seed, self.steps, self.shard = dataset, seed, steps, shard
         self.sizes = len(dataset.splits.noisy), len(dataset.splits.trusted)
-        self.fixed = stats(dataset)
+        self.fixed = stats(dataset) | feature_stats(dataset)
         self._order = lru_cache(maxsize=4)(partial(epoch_order, seed))
 
     def read(self, streams: Streams, kinds: tuple[str, ...], step: int) -> dict[str, np.ndarray]:
@@ -186,12 +204,13 @@ def make_batch(rows: dict[str, Any], fixed: Any, key: Key, how: Any, views: bool
     """
     batch = dict(rows)
     for number in (1, 2) if views else ():
-        view_key, pixels = jax.random.fold_in(key, 100 + number), rows["image"].astype(jnp.float32) / 255.0
+        view_key = jax.random.fold_in(key, 100 + number)
+        pixels = part_of(rows["image"], "pixels").astype(jnp.float32) / 255.0
         view = contrastive_view(view_key, pixels, how.view_blur, how.flip, (how.view_area, 1.0))
         batch[f"view{number}"] = augment.normalise(view, fixed["mean"], fixed["std"])
     for number, name in enumerate(name for name in ("image", "trusted_image", "meta_image") if name in rows):
-        batch[name] = augment.normalise(rows[name], fixed["mean"], fixed["std"])
+        batch[name] = scaled(rows[name], fixed)
         if name != "meta_image" or how.meta != "none":
             weak, image_key = name == "meta_image" and how.meta == "weak", jax.random.fold_in(key, 3 * number)
-            batch[name] = augment.augmented(image_key, batch[name], how, weak)
+            batch[name] = on_pixels(partial(augment.augmented, image_key, how=how, weak=weak), batch[name])
     return batch

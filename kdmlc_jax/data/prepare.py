@@ -11,7 +11,10 @@ from kdmlc_jax.data.images import copies
 from kdmlc_jax.data.sources.base import Images, Part, Source
 from kdmlc_jax.data.sources.features import read_features
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.shapes import ON_FEATURES
 from kdmlc_jax.storage import labels as label_table
+
+NETWORKS = ("teacher", "student")
 
 
 def prepare(config: Any) -> Dataset:
@@ -27,9 +30,24 @@ def complete(config: Any, source: Source) -> Dataset:
     """`prepare` on a source that is already loaded."""
     dataset = from_source(config, source)
     if config.data.features:
-        features = read_features(Path(config.data.features), len(dataset.images), source.train.ids)
-        dataset = dataset._replace(features=features)
+        dataset = featured(config, dataset, source)
     return relabelled(dataset, config.data.labels, config.data.labels_column) if config.data.labels else dataset
+
+
+def featured(config: Any, dataset: Dataset, source: Source) -> Dataset:
+    """`dataset` with the features of `data.features`; those of the test images, too, where a network sees them."""
+    path, test = Path(config.data.features).expanduser(), source.test
+    features = read_features(path, len(dataset.images), source.train.ids)
+    dataset = dataset._replace(features=features)
+    if dataset.images.dtype != np.uint8 or not any(config[name].net.startswith(ON_FEATURES) for name in NETWORKS):
+        return dataset
+    if test is None:
+        return dataset._replace(shows_features=True)
+    there = path.with_name(f"test_{path.name}")
+    found = read_features(there, len(test.labels), test.ids, "test_ids.txt")
+    if found.shape[1] != features.shape[1]:
+        raise UserError(f"{there}: {found.shape[1]} columns, expected {features.shape[1]} as in {path}")
+    return dataset._replace(shows_features=True, test_features=found)
 
 
 def relabelled(dataset: Dataset, folder: str, column: str) -> Dataset:

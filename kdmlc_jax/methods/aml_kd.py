@@ -41,7 +41,7 @@ from kdmlc_jax.methods.base import Batch, DatasetView, Info, Metrics, Report, St
 from kdmlc_jax.methods.parts import ambiguity, noisy_teacher
 from kdmlc_jax.methods.parts.noisy_teacher import NoisyTeacher
 from kdmlc_jax.methods.parts.propagated import PropagatedLabels, Propagation, decided, unpropagated
-from kdmlc_jax.shapes import Features, Images, Key, Labels, Logits, PerImage, Scalar, SoftLabels
+from kdmlc_jax.shapes import Features, Inputs, Key, Labels, Logits, PerImage, Scalar, SoftLabels, joined
 from kdmlc_jax.train_state import NetState
 
 PROPAGATE, MUTUAL = "propagate", "mutual"  # the stages
@@ -150,7 +150,7 @@ class AmlKD(NoisyTeacher):
         """Epochs from one propagation of stage 2 to the next; 0 = there is one."""
         return 0
 
-    def init(self, key: Key, images: Images) -> AmlKDState:
+    def init(self, key: Key, images: Inputs) -> AmlKDState:
         return AmlKDState(**self.init_networks(key, images), labels=unpropagated(self.info))
 
     def batch_weight(self, weight: PerImage) -> PerImage:
@@ -163,12 +163,12 @@ class AmlKD(NoisyTeacher):
         return 1.0
 
     def loss(
-        self, params: Any, state: AmlKDState, batch: Batch, mixed: tuple[Images, SoftLabels] | None
+        self, params: Any, state: AmlKDState, batch: Batch, mixed: tuple[Inputs, SoftLabels] | None
     ) -> tuple[Scalar, Any]:
         """L, and (batch statistics, the student's features of the images); `mixed` are x̃ and t̃."""
         images, rows, n = batch["image"], batch["index"], len(batch["image"])
         followed = images if mixed is None else mixed[0]
-        both = images if mixed is None else jnp.concatenate([images, followed])
+        both = images if mixed is None else joined([images, followed])
         output, batch_stats = train_state.train_forward(state.student, params, both)
         plain, last = output.logits[:n], output.logits[-n:]
         own = jax.nn.one_hot(state.labels.label.rows[rows], self.num_classes)
@@ -206,7 +206,7 @@ class AmlKD(NoisyTeacher):
         done = sum(row["stage"] == MUTUAL for row in view.history)
         return ("teacher", "student") if done // self.every % 2 else ("student", "teacher")
 
-    def outputs(self, net: NetState, images: Images, given_label: Labels) -> tuple[Features, Logits]:
+    def outputs(self, net: NetState, images: Inputs, given_label: Labels) -> tuple[Features, Logits]:
         """Features and logits by one network."""
         output = train_state.evaluate(net, images)
         return output.features, output.logits
@@ -220,7 +220,7 @@ class AmlKD(NoisyTeacher):
             _, logits = view.map("noisy", self.outputs, getattr(state, judge))
         return decided(view, lambda: self.propagation.by_seeds(features, logits, view.given_label, noise_rate))
 
-    def correct(self, state: AmlKDState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
+    def correct(self, state: AmlKDState, images: Inputs, given_label: Labels, index: Labels) -> SoftLabels:
         """b of the noisy images, the student's beliefs about others; everywhere, where labels stay as given."""
         now = jax.nn.softmax(self.predict(state, images))
         if not self.propagation.refine:

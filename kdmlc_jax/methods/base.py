@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from kdmlc_jax.shapes import Images, Key, Labels, Logits, Matrix, SoftLabels
+from kdmlc_jax.shapes import Inputs, Key, Labels, Logits, Matrix, SoftLabels
 from kdmlc_jax.train_state import NetState
 
 State = Any  # a pytree of arrays
@@ -42,7 +42,7 @@ class Info(NamedTuple):
 
 
 class Streams(NamedTuple):
-    """Images per step of each kind; 0 leaves the kind's arrays out of the batch.
+    """Inputs per step of each kind; 0 leaves the kind's arrays out of the batch.
 
     Every batch has `epoch` i32[], from 0, which goes on where a step is undone (`train.on_nonfinite`).
     noisy: `image` f32[B, H, W, K], `label` i32[B] (the given label), `index` i32[B]; `soft_label` f32[B, C] where the
@@ -126,7 +126,7 @@ class Method(abc.ABC):
     traits: Traits
 
     @abc.abstractmethod
-    def init(self, key: Key, images: Images) -> State:
+    def init(self, key: Key, images: Inputs) -> State:
         """The state before the first step, from a key and example images."""
 
     @property
@@ -135,11 +135,11 @@ class Method(abc.ABC):
         """What is trained, in its order."""
 
     @abc.abstractmethod
-    def predict(self, state: State, images: Images) -> Logits:
+    def predict(self, state: State, images: Inputs) -> Logits:
         """Logits of the deployed network, or of the ensemble that the traits name."""
 
     @abc.abstractmethod
-    def correct(self, state: State, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
+    def correct(self, state: State, images: Inputs, given_label: Labels, index: Labels) -> SoftLabels:
         """Beliefs about the true labels, rows on the simplex; `index` is the row of the noisy split, -1 elsewhere."""
 
     @abc.abstractmethod

@@ -38,7 +38,7 @@ from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Re
 from kdmlc_jax.methods.parts import agreement as pair
 from kdmlc_jax.methods.parts import label_split
 from kdmlc_jax.methods.parts.label_split import LabelSplit
-from kdmlc_jax.shapes import Images, Key, Labels, Logits, Matrix, PerImage, Scalar, SoftLabels
+from kdmlc_jax.shapes import Inputs, Key, Labels, Logits, Matrix, PerImage, Scalar, SoftLabels
 from kdmlc_jax.train_state import Bank, NetState
 
 RECIPES = {
@@ -132,7 +132,7 @@ class BlindKD(Method):
             Stage("refined", left, streams, self.softened_step, begin=self.split_labels),
         )
 
-    def init(self, key: Key, images: Images) -> BlindKDState:
+    def init(self, key: Key, images: Inputs) -> BlindKDState:
         teacher, student = (
             train_state.create(jax.random.fold_in(key, number), module, self.tx, images)
             for number, module in enumerate((self.teacher, self.student))
@@ -204,11 +204,11 @@ class BlindKD(Method):
         teacher, student = state.memory[0]
         return state.replace(teacher=state.teacher.replace(**teacher), student=state.student.replace(**student))
 
-    def belief(self, state: BlindKDState, images: Images, given_label: Labels) -> SoftLabels:
+    def belief(self, state: BlindKDState, images: Inputs, given_label: Labels) -> SoftLabels:
         """p^A."""
         return softmax(self.predict(state, images))
 
-    def teacher_belief(self, state: BlindKDState, images: Images, given_label: Labels) -> SoftLabels:
+    def teacher_belief(self, state: BlindKDState, images: Inputs, given_label: Labels) -> SoftLabels:
         """p^T."""
         return softmax(train_state.evaluate(state.teacher, images).logits)
 
@@ -252,11 +252,11 @@ class BlindKD(Method):
         view.note(f"{doubt}blind_kd: {labels}{served}")
         return (chosen if self.rewind else state).replace(labels=jax.tree.map(jnp.asarray, labels))
 
-    def predict(self, state: BlindKDState, images: Images) -> Logits:
+    def predict(self, state: BlindKDState, images: Inputs) -> Logits:
         """log p^A."""
         return pair.log_agreement(*(train_state.evaluate(net, images).logits for net in (state.teacher, state.student)))
 
-    def correct(self, state: BlindKDState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
+    def correct(self, state: BlindKDState, images: Inputs, given_label: Labels, index: Labels) -> SoftLabels:
         """p^A, whatever the label."""
         return self.belief(state, images, given_label)
 

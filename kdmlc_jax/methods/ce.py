@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 from kdmlc_jax import losses, nets, optim, train_state
 from kdmlc_jax.errors import choose, in_range
 from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams, Traits
-from kdmlc_jax.shapes import Images, Key, Labels, Logits, Scalar, SoftLabels
+from kdmlc_jax.shapes import Inputs, Key, Labels, Logits, Scalar, SoftLabels, joined
 from kdmlc_jax.train_state import NetState
 
-# Images and their labels in a batch.
+# Inputs and their labels in a batch.
 PAIRS = {"image": "label", "trusted_image": "trusted_label"}
 
 
@@ -65,17 +65,17 @@ class CrossEntropy(Method):
         """One."""
         return (Stage("train", self.epochs, self.streams, self.step),)
 
-    def init(self, key: Key, images: Images) -> NetState:
+    def init(self, key: Key, images: Inputs) -> NetState:
         return train_state.create(key, self.module, self.tx, images, self.ema)
 
-    def targets(self, batch: Batch) -> tuple[Images, SoftLabels]:
+    def targets(self, batch: Batch) -> tuple[Inputs, SoftLabels]:
         """All images of the batch and the distribution that each is to have."""
         there = {image: label for image, label in PAIRS.items() if image in batch}
         soft = {label: jax.nn.one_hot(batch[label], self.num_classes) for label in there.values()}
         if "soft_label" in batch:
             soft["label"] = batch["soft_label"]
         images, target = zip(*((batch[image], soft[label]) for image, label in there.items()), strict=True)
-        return jnp.concatenate(images), jnp.concatenate(target)
+        return joined(images), jnp.concatenate(target)
 
     def loss(self, params: Any, net: NetState, batch: Batch) -> tuple[Scalar, Any]:
         """Mean CE over the batch, and the moved batch statistics."""
@@ -88,10 +88,10 @@ class CrossEntropy(Method):
         net, loss = net.minimise(self.loss, batch, ema_decay=self.ema)
         return net, {"loss": loss}
 
-    def predict(self, net: NetState, images: Images) -> Logits:
+    def predict(self, net: NetState, images: Inputs) -> Logits:
         return train_state.evaluate(net, images).logits
 
-    def correct(self, net: NetState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
+    def correct(self, net: NetState, images: Inputs, given_label: Labels, index: Labels) -> SoftLabels:
         """The network's own beliefs, whatever the label."""
         return jax.nn.softmax(self.predict(net, images))
 

@@ -35,7 +35,8 @@ from kdmlc_jax.labels.purify.release import purify_release
 from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Report, Stage, Streams, Traits
 from kdmlc_jax.methods.parts import contrastive
 from kdmlc_jax.methods.parts.contrastive import Contrastive, ContrastiveState, joint_features
-from kdmlc_jax.shapes import Features, Images, Key, Labels, Logits, SoftLabels
+from kdmlc_jax.methods.parts.fitted import flattened
+from kdmlc_jax.shapes import Features, Inputs, Key, Labels, Logits, SoftLabels
 from kdmlc_jax.train_state import Bank, NetState
 
 SSL = "simclr"  # the stage
@@ -145,7 +146,7 @@ class DMLP(Method):
         done = None if ends is None else lambda history: ends(without_ssl(history))
         return Stage(name, epochs, streams, partial(self.step, inner), partial(self.begin, inner, purifies), done)
 
-    def init(self, key: Key, images: Images) -> DMLPState:
+    def init(self, key: Key, images: Inputs) -> DMLPState:
         made = tuple(part.init(jax.random.fold_in(key, number), images) for number, part in enumerate(self.parts))
         even = jnp.full((self.info.num_noisy, self.info.num_classes), 1.0 / self.info.num_classes)
         state = DMLPState(made, {}, Bank(even))
@@ -164,10 +165,10 @@ class DMLP(Method):
             state = state.replace(parts=train_state.replace_net(state.parts, self.networks(state)[name], net))
         return state.replace(contrastive=beside), {"loss": metrics[f"{next(iter(moved))}_loss"], **metrics}
 
-    def features(self, state: DMLPState, images: Images, label: Labels) -> Features:
+    def features(self, state: DMLPState, images: Inputs, label: Labels) -> Features:
         """What labels are purified on."""
         if self.info.is_features:
-            return images.reshape(len(images), -1)
+            return flattened(state, images, label)
         return joint_features(self.encoders(state), images)
 
     def purified(self, state: DMLPState, view: DatasetView) -> DMLPState:
@@ -205,11 +206,11 @@ class DMLP(Method):
             metrics |= {f"teacher_{name}" if number else name: value for name, value in figures.items()}
         return state.replace(parts=tuple(moved)), metrics
 
-    def predict(self, state: DMLPState, images: Images) -> Logits:
+    def predict(self, state: DMLPState, images: Inputs) -> Logits:
         """The first part's."""
         return self.parts[0].predict(state.parts[0], images)
 
-    def correct(self, state: DMLPState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
+    def correct(self, state: DMLPState, images: Inputs, given_label: Labels, index: Labels) -> SoftLabels:
         """The purified labels, or what stage 3 believes where they are given; its own beliefs of other images."""
         soft, known = state.soft_label.rows[jnp.maximum(index, 0)], index >= 0
         if self.believes_labels:

@@ -20,7 +20,7 @@ from kdmlc_jax.errors import choose
 from kdmlc_jax.methods.base import Batch, Info, Metrics, Stage
 from kdmlc_jax.methods.parts import noisy_teacher
 from kdmlc_jax.methods.parts.noisy_teacher import NoisyTeacher
-from kdmlc_jax.shapes import Images, Key, Labels, Logits, Scalar, SoftLabels
+from kdmlc_jax.shapes import Inputs, Key, Labels, Logits, Scalar, SoftLabels
 from kdmlc_jax.train_state import NetState
 
 RECIPES = {"cifar100": {"data.trusted": 0}}  # as `aml_kd`, which it is compared with
@@ -55,7 +55,7 @@ class Distillation(NoisyTeacher):
         """The teacher, then the student."""
         return *self.teacher_stages, Stage("student", self.epochs, self.streams, self.step)
 
-    def init(self, key: Key, images: Images) -> DistillationState:
+    def init(self, key: Key, images: Inputs) -> DistillationState:
         return DistillationState(**self.init_networks(key, images))
 
     def loss(self, params: Any, student: NetState, batch: Batch, teacher_logits: Logits) -> tuple[Scalar, Any]:
@@ -73,6 +73,6 @@ class Distillation(NoisyTeacher):
         )
         return state.replace(student=student), {"loss": loss}
 
-    def correct(self, state: DistillationState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
+    def correct(self, state: DistillationState, images: Inputs, given_label: Labels, index: Labels) -> SoftLabels:
         """The student's own beliefs, whatever the label."""
         return jax.nn.softmax(self.predict(state, images))

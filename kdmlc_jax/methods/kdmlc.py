@@ -31,7 +31,7 @@ from kdmlc_jax.methods import mlc
 from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Report, Stage, Streams, Traits
 from kdmlc_jax.methods.parts import corrector_options, meta_corrector
 from kdmlc_jax.methods.parts.meta_corrector import MetaCorrector, MetaCorrectorState
-from kdmlc_jax.shapes import Images, Key, Labels, Logits, Scalar, SoftLabels
+from kdmlc_jax.shapes import Inputs, Key, Labels, Logits, Scalar, SoftLabels, joined
 from kdmlc_jax.train_state import NetState
 
 RECIPES = {"clothing1m": corrector_options.CLOTHING1M}
@@ -97,7 +97,7 @@ class KDMLC(Method):
         """Warm-up and correction, as MLC's."""
         return mlc.stages(self.step, self.spans, self.streams)
 
-    def init(self, key: Key, images: Images) -> KDMLCState:
+    def init(self, key: Key, images: Inputs) -> KDMLCState:
         student = train_state.create(jax.random.fold_in(key, 2), self.module, self.tx, images, self.options.student_ema)
         return KDMLCState(self.meta.init(key, images), student)
 
@@ -122,12 +122,12 @@ class KDMLC(Method):
     ) -> tuple[Scalar, Any]:
         """L_S, and the moved batch statistics."""
         options, n = self.options, len(soft_label)
-        images = batch["image"]
+        images: Any = batch["image"]
         if options.mixup > 0:
             images, mix = augment.mixup(key, images, options.mixup)
             soft_label, teacher_logits = mix(soft_label), mix(teacher_logits)
         if options.trusted_term:
-            images = jnp.concatenate([images, batch["trusted_image"]])
+            images = joined([images, batch["trusted_image"]])
         output, batch_stats = train_state.train_forward(student, params, images)
         noisy = (1.0 - options.kd_weight) * losses.cross_entropy(soft_label, output.logits[:n])
         if options.kd_weight > 0:
@@ -143,10 +143,10 @@ class KDMLC(Method):
         since = (step + 1) / self.steps_per_epoch - self.spans[0]
         return jnp.clip(since / max(self.options.ramp, 1.0 / self.steps_per_epoch), 0.0, 1.0)
 
-    def predict(self, state: KDMLCState, images: Images) -> Logits:
+    def predict(self, state: KDMLCState, images: Inputs) -> Logits:
         return train_state.evaluate(state.student, images).logits
 
-    def correct(self, state: KDMLCState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
+    def correct(self, state: KDMLCState, images: Inputs, given_label: Labels, index: Labels) -> SoftLabels:
         """The teacher's corrector's."""
         return self.meta.correct(state.teacher, images, given_label)
 

@@ -38,7 +38,7 @@ from kdmlc_jax.labels.linear import (
 )
 from kdmlc_jax.methods.base import DatasetView, Info, Traits
 from kdmlc_jax.methods.parts.fitted import FittedAtOnce, FittedState, flattened
-from kdmlc_jax.shapes import Images, Labels, SoftLabels
+from kdmlc_jax.shapes import Inputs, Labels, SoftLabels
 from kdmlc_jax.train_state import NetState
 
 NET = "linear"
@@ -129,7 +129,7 @@ class LogisticRegression(FittedAtOnce):
         found = linear_beliefs(*rows, label, self.info.num_classes, self.seed)
         return found.noisy if asked == "noisy" else found.trusted
 
-    def believed(self, net: NetState, images: Images, label: Labels) -> SoftLabels:
+    def believed(self, net: NetState, images: Inputs, label: Labels) -> SoftLabels:
         """p of images, whatever the label."""
         rows = self.info.num_trusted if self.train_on == "trusted" else self.info.num_noisy
         p = jax.nn.softmax(train_state.evaluate(net, images).logits)

@@ -20,7 +20,7 @@ from kdmlc_jax.errors import choose, in_range
 from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Report, Stage, Streams, Traits
 from kdmlc_jax.methods.parts import corrector_options, meta_corrector
 from kdmlc_jax.methods.parts.meta_corrector import MetaCorrector, MetaCorrectorState
-from kdmlc_jax.shapes import Images, Key, Labels, Logits, SoftLabels
+from kdmlc_jax.shapes import Inputs, Key, Labels, Logits, SoftLabels
 from kdmlc_jax.train_state import NetState
 
 RECIPES = {"clothing1m": corrector_options.CLOTHING1M}
@@ -76,7 +76,7 @@ class MLC(Method):
         """Warm-up and correction."""
         return stages(self.step, self.spans, self.streams)
 
-    def init(self, key: Key, images: Images) -> MetaCorrectorState:
+    def init(self, key: Key, images: Inputs) -> MetaCorrectorState:
         return self.meta.init(key, images)
 
     def step(
@@ -88,10 +88,10 @@ class MLC(Method):
         _, evenness = self.meta.corrected(state, ahead, batch["label"])
         return self.meta.commit(state, ahead, batch["label"]), metrics | evenness
 
-    def predict(self, state: MetaCorrectorState, images: Images) -> Logits:
+    def predict(self, state: MetaCorrectorState, images: Inputs) -> Logits:
         return train_state.evaluate(state.net, images).logits
 
-    def correct(self, state: MetaCorrectorState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
+    def correct(self, state: MetaCorrectorState, images: Inputs, given_label: Labels, index: Labels) -> SoftLabels:
         """The corrector's."""
         return self.meta.correct(state, images, given_label)
 

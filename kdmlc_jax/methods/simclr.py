@@ -24,7 +24,7 @@ from kdmlc_jax.errors import choose
 from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams, Traits
 from kdmlc_jax.methods.parts import contrastive
 from kdmlc_jax.methods.parts.contrastive import Contrastive, ContrastiveState, joint_features, knn_logits
-from kdmlc_jax.shapes import Images, Key, Labels, Logits, SoftLabels
+from kdmlc_jax.shapes import Inputs, Key, Labels, Logits, SoftLabels
 from kdmlc_jax.train_state import NetState
 
 QUEUE = 4096  # features that vote, at most
@@ -98,7 +98,7 @@ class SimCLR(Method):
         """One."""
         return (Stage("simclr", self.epochs, self.streams, self.step),)
 
-    def init(self, key: Key, images: Images) -> SimCLRState:
+    def init(self, key: Key, images: Inputs) -> SimCLRState:
         made = {
             name: train_state.create(jax.random.fold_in(key, number), module, optax.identity(), images)
             for number, (name, module) in enumerate(self.modules.items())
@@ -116,12 +116,12 @@ class SimCLR(Method):
         queue_label = jnp.concatenate([state.queue_label[len(newest) :], label])
         return SimCLRState(moved, beside, queue, queue_label), metrics
 
-    def predict(self, state: SimCLRState, images: Images) -> Logits:
+    def predict(self, state: SimCLRState, images: Inputs) -> Logits:
         """The vote of the nearest features in the queue."""
         num_classes = self.learner.num_classes
         return knn_logits(joint_features(state.nets, images), state.queue, state.queue_label, num_classes)
 
-    def correct(self, state: SimCLRState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
+    def correct(self, state: SimCLRState, images: Inputs, given_label: Labels, index: Labels) -> SoftLabels:
         """The deployed network's linear probe, whatever the label."""
         return jax.nn.softmax(train_state.evaluate(state.nets[self.traits.deployed], images).logits)
 

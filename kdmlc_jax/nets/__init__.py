@@ -1,7 +1,8 @@
 """Image networks by name, one family a file: `FORM`, `EXAMPLES` and `build(name, num_classes)`; see `base`, `registry`.
 
 A family whose networks others have published weights of has `published(name) -> Published`, too, for its EXAMPLES.
-Every one maps f32[B, H, W, K] to logits f32[B, C] and the pooled features f32[B, D] under its last layer.
+Every one maps f32[B, H, W, K] to logits f32[B, C] and the pooled features f32[B, D] under its last layer. One with
+`sees = "features"` is shown those of images that have them (`shapes.Seen`); all others are shown pixels.
 """
 
 import sys
@@ -27,6 +28,11 @@ def build(name: str, num_classes: int, place: str = "network") -> nn.Module:
     forms = ", ".join(f"{family.FORM} (such as {', '.join(family.EXAMPLES)})" for family in families)
     near = suggest(name, [example for family in families for example in family.EXAMPLES])
     raise UserError(f'{place}: "{name}" is not one of {forms}{near}')
+
+
+def sees_features(module: nn.Module) -> bool:
+    """Whether it is shown the features of images that have both."""
+    return getattr(module, "sees", "pixels") == "features"
 
 
 def published() -> dict[str, Published]:

@@ -23,7 +23,7 @@ class Result(NamedTuple):
     beliefs: Float[np.ndarray, "N C"]  # rows on the simplex; those of trusted images are their labels
     table: pa.Table  # N rows, `labels.table`
     networks: dict[str, NetState]
-    mean: Float[np.ndarray, " K"]  # of the pixels in [0, 1], by channel, as the networks see them
-    std: Float[np.ndarray, " K"]
+    # mean and std f[K] of the pixels in [0, 1], by channel; features_mean and features_std f[D] where any sees them
+    fixed: dict[str, np.ndarray]
     history: list[dict]  # a row for each epoch, as in metrics.jsonl
     summary: dict  # as in summary.json, but for the time the outputs take

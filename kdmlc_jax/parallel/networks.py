@@ -99,7 +99,7 @@ def in_slices(apply_fn: Callable, axis: str = "data") -> Callable:
         if len(images) % devices:
             return apply_fn(variables, images, **keywords)
         rows = len(images) // devices
-        mine = lax.dynamic_slice_in_dim(images, lax.axis_index(axis) * rows, rows)
+        mine = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, lax.axis_index(axis) * rows, rows), images)
         with nn.intercept_methods(synchronised):
             out = apply_fn({**variables, "params": average_gradient(variables["params"], axis)}, mine, **keywords)
         whole = partial(lax.all_gather, axis_name=axis, axis=0, tiled=True)

@@ -20,7 +20,7 @@ def features(dataset: Dataset, rows: Int[np.ndarray, " n"], network: Path) -> Fl
         found = dataset.images[rows].reshape(len(rows), -1)
     else:
         _, output = export.open_network(network)
-        found = export.over(lambda images: np.asarray(output(images).features), dataset.images, rows)
+        found = export.over(lambda images: np.asarray(output(images).features), dataset.inputs, rows)
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
 

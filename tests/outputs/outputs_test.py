@@ -32,9 +32,9 @@ def result():
         side=2,
     )
     rows = table(np.arange(2), ["noisy", "noisy"], GIVEN, BELIEFS, dataset.class_names)
-    mean, std = np.array([0.25], np.float32), np.array([0.5], np.float32)
+    fixed = {"mean": np.array([0.25], np.float32), "std": np.array([0.5], np.float32)}
     return outputs.Result(
-        config, dataset, np.arange(2), BELIEFS, rows, {"student": net}, mean, std, [], finished.summary("pets", 2, 0, 2)
+        config, dataset, np.arange(2), BELIEFS, rows, {"student": net}, fixed, [], finished.summary("pets", 2, 0, 2)
     )
 
 

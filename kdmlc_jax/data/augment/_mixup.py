@@ -5,10 +5,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from kdmlc_jax.shapes import Images, Key
+from kdmlc_jax.shapes import Inputs, Key
 
 
-def mixup(key: Key, images: Images, alpha: float | int) -> tuple[Images, Callable[[jax.Array], jax.Array]]:
+def mixup(key: Key, images: Inputs, alpha: float | int) -> tuple[Inputs, Callable[[jax.Array], jax.Array]]:
     """x̃_i = λ_i x_i + (1-λ_i) x_π(i) with λ_i ~ Beta(α, α), folded to λ ≥ ½ (MixUp, Zhang et al. 2018; the fold, by
     which an image stays nearer to itself than to its partner, is MixMatch's); also a function that mixes targets
     f32[B, C] in the same way. α > 0.
@@ -22,4 +22,4 @@ def mixup(key: Key, images: Images, alpha: float | int) -> tuple[Images, Callabl
         w = jnp.reshape(weight, (-1,) + (1,) * (rows.ndim - 1))
         return w * rows + (1.0 - w) * rows[partner]
 
-    return mix(images), mix
+    return jax.tree.map(mix, images), mix

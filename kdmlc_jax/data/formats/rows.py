@@ -32,11 +32,13 @@ def name_rows(path: Path, rows: int, of: str) -> list[str]:
     return names
 
 
-def rows_of(path: Path, rows: int, images: int, ids: np.ndarray | None) -> Int[np.ndarray, " N"]:
-    """The row of each training image in the array of `path`, a .npy file of `rows` rows.
+def rows_of(
+    path: Path, rows: int, images: int, ids: np.ndarray | None, named: str = "ids.txt"
+) -> Int[np.ndarray, " N"]:
+    """The row of each image in the array of `path`, a .npy file of `rows` rows.
 
     Args:
-      path: of the array; `ids.txt` in its folder names its rows, a line each. It may have more of them than images.
+      path: of the array; the file `named` in its folder names its rows, a line each. It may have more than images.
       rows: of the array.
       images: N.
       ids: str[N], the images' own names; None = they are numbered, and so are the rows.
@@ -46,9 +48,9 @@ def rows_of(path: Path, rows: int, images: int, ids: np.ndarray | None) -> Int[n
     """
     if ids is None:
         if rows != images:
-            raise UserError(f"{path}: {rows} rows, expected {images}, one for each training image in their order")
+            raise UserError(f"{path}: {rows} rows, expected {images}, one for each image in their order")
         return np.arange(images)
-    names = path.with_name("ids.txt")
+    names = path.with_name(named)
     if not names.exists():
         raise UserError(
             f'{names}: no such file; these images have names ("{ids[0]}"), and rows of {path.name} are told apart by '

@@ -45,14 +45,16 @@ def _features(path: Path) -> np.ndarray:
     return np.array(check_features(str(path), load_array(path)), order="C")[:, None, None, :]
 
 
-def read_features(path: Path, images: int, ids: np.ndarray | None) -> Float[np.ndarray, "images D"]:
-    """f32[N, D], finite, of N training images from a .npy file f[rows, D]; see `formats.rows.rows_of`.
+def read_features(
+    path: Path, images: int, ids: np.ndarray | None, names: str = "ids.txt"
+) -> Float[np.ndarray, "images D"]:
+    """f32[N, D], finite, of N images from a .npy file f[rows, D]; see `formats.rows.rows_of`.
 
     Raises:
       UserError: naming the file.
     """
     features = _features(path)[:, 0, 0]
-    features = features[rows_of(path, len(features), images, ids)]
+    features = features[rows_of(path, len(features), images, ids, names)]
     if (features == features[0]).all():
         raise UserError(f"{path}: all rows are equal, expected features that tell images apart")
     return features

@@ -25,7 +25,7 @@ from kdmlc_jax import losses, nets, train_state
 from kdmlc_jax.errors import UserError, in_range
 from kdmlc_jax.methods.base import Batch, Info, Metrics
 from kdmlc_jax.nets.heads.projector import Projector
-from kdmlc_jax.shapes import Features, Images, Key, Logits, Scalar, SoftLabels
+from kdmlc_jax.shapes import Features, Inputs, Key, Logits, Scalar, SoftLabels
 from kdmlc_jax.train_state import NetState
 
 NEIGHBOURS, SHARPNESS = 20, 0.07
@@ -60,7 +60,7 @@ class Contrastive:
     num_classes: int
     temperature: float
 
-    def init(self, key: Key, net: NetState, images: Images) -> ContrastiveState:
+    def init(self, key: Key, net: NetState, images: Inputs) -> ContrastiveState:
         """The state before the first step of `net`."""
         projector = self.projector.init(key, train_state.evaluate(net, images).features)["params"]
         probe = net.params[nets.head_of(net.params)]
@@ -100,7 +100,7 @@ class Contrastive:
         moved = ContrastiveState(projector, opt_state, probe_opt_state)
         return net.with_weights(params, batch_stats), moved, {"loss": loss, "probe_loss": probe_loss}, features
 
-    def init_all(self, key: Key, networks: Mapping[str, NetState], images: Images) -> dict[str, ContrastiveState]:
+    def init_all(self, key: Key, networks: Mapping[str, NetState], images: Inputs) -> dict[str, ContrastiveState]:
         """`init` of each network."""
         return {
             name: self.init(jax.random.fold_in(key, 10 + number), net, images)
@@ -119,7 +119,7 @@ class Contrastive:
         return moved, beside, metrics, side_by_side(features)
 
 
-def joint_features(networks: Mapping[str, NetState], images: Images) -> Features:
+def joint_features(networks: Mapping[str, NetState], images: Inputs) -> Features:
     """The networks' features side by side."""
     return side_by_side({name: train_state.evaluate(net, images).features for name, net in networks.items()})
 

@@ -23,13 +23,13 @@ from jaxtyping import Float
 from kdmlc_jax import train_state
 from kdmlc_jax.labels.posterior import fit_noise
 from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Report, Stage, Streams, Traits
-from kdmlc_jax.shapes import Features, Images, Key, Labels, Logits, Matrix, PerImage, Scalar, SoftLabels
+from kdmlc_jax.shapes import Features, Inputs, Key, Labels, Logits, Matrix, PerImage, Scalar, SoftLabels, part_of
 from kdmlc_jax.train_state import Bank, NetState
 
 
-def flattened(current: Any, images: Images, label: Labels) -> Features:
+def flattened(current: Any, images: Inputs, label: Labels) -> Features:
     """The rows that are fitted to."""
-    return images.reshape(len(images), -1)
+    return part_of(images, "pixels").reshape(len(images), -1)
 
 
 class FittedState(struct.PyTreeNode):
@@ -60,7 +60,7 @@ class FittedAtOnce(Method):
         """One, of an epoch that looks at no image."""
         return (Stage("fit", 1, Streams(), self.step, self.begin),)
 
-    def init(self, key: Key, images: Images) -> FittedState:
+    def init(self, key: Key, images: Inputs) -> FittedState:
         """See `Method.init`."""
         net = train_state.create(key, self.module, optax.identity(), images)
         even = lambda rows: jnp.full((rows, self.info.num_classes), 1.0 / self.info.num_classes)  # noqa: E731
@@ -82,7 +82,7 @@ class FittedAtOnce(Method):
         """Fits."""
 
     @abc.abstractmethod
-    def believed(self, net: NetState, images: Images, label: Labels) -> SoftLabels:
+    def believed(self, net: NetState, images: Inputs, label: Labels) -> SoftLabels:
         """p of images, whatever the label."""
 
     def found(
@@ -104,11 +104,11 @@ class FittedAtOnce(Method):
         net = state.net.with_weights({**state.net.params, **state.fitted}, {})
         return state.replace(net=net), {"loss": state.figures["held_out_loss"]}
 
-    def predict(self, state: FittedState, images: Images) -> Logits:
+    def predict(self, state: FittedState, images: Inputs) -> Logits:
         """See `Method.predict`."""
         return train_state.evaluate(state.net, images).logits
 
-    def correct(self, state: FittedState, images: Images, given_label: Labels, index: Labels) -> SoftLabels:
+    def correct(self, state: FittedState, images: Inputs, given_label: Labels, index: Labels) -> SoftLabels:
         """q, by the p of `begin` for noisy images and by the network's for others."""
         known = state.beliefs.rows[jnp.maximum(index, 0)]
         p = jnp.where(index[:, None] >= 0, known, self.believed(state.net, images, given_label))

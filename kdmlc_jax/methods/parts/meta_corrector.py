@@ -30,7 +30,7 @@ from kdmlc_jax.methods.base import Batch, Info, Metrics, Report
 from kdmlc_jax.methods.parts import corrector_options
 from kdmlc_jax.nets import Output
 from kdmlc_jax.nets.heads.corrector import Corrector
-from kdmlc_jax.shapes import Images, Key, Labels, Matrix, Scalar, SoftLabels
+from kdmlc_jax.shapes import Inputs, Key, Labels, Matrix, Scalar, SoftLabels, joined
 from kdmlc_jax.train_state import NetState
 
 
@@ -88,7 +88,7 @@ class MetaCorrector:
     corrector_tx: optax.GradientTransformation
     bilevel_tx: optax.GradientTransformation
 
-    def init(self, key: Key, images: Images) -> MetaCorrectorState:
+    def init(self, key: Key, images: Inputs) -> MetaCorrectorState:
         """The state before the first step; T̂ starts between the identity and ignorance."""
         net = train_state.create(key, self.module, self.tx, images, self.options.ema)
         features = train_state.evaluate(net, images).features
@@ -110,7 +110,7 @@ class MetaCorrector:
         log_p: Any = self.corrector.apply({"params": params}, output.features, given_label, prior)
         return log_p
 
-    def correct(self, state: MetaCorrectorState, images: Images, given_label: Labels) -> SoftLabels:
+    def correct(self, state: MetaCorrectorState, images: Inputs, given_label: Labels) -> SoftLabels:
         """Beliefs about the true labels of `images`, given their labels."""
         output = train_state.evaluate(state.net, images)
         return jnp.exp(self.log_correction(state.corrector.params, output, given_label, state.joint))
@@ -125,7 +125,7 @@ class MetaCorrector:
         """What the corrector reads of the noisy images and of the trusted ones, both halves; None: see above."""
         if not self.reads_evaluation:
             return None, None
-        images = jnp.concatenate([batch["image"], batch["trusted_image"], batch["meta_image"]])
+        images = joined([batch["image"], batch["trusted_image"], batch["meta_image"]])
         everything, n = train_state.evaluate(net, images), len(batch["image"])
         return jax.tree.map(lambda a: a[:n], everything), jax.tree.map(lambda a: a[n:], everything)
 
@@ -174,7 +174,7 @@ class MetaCorrector:
         total += jnp.sum(losses.cross_entropy(mix(trusted), now.logits))
         return total / (len(soft_label) + len(trusted)), (batch_stats, read)
 
-    def mixed(self, key: Key, images: Images) -> tuple[Images, Callable[[Any], Any]]:
+    def mixed(self, key: Key, images: Inputs) -> tuple[Inputs, Callable[[Any], Any]]:
         """`images` under MixUp, and the function that mixes their targets; both unchanged where it is off."""
         if self.options.teacher_mixup > 0:
             return augment.mixup(key, images, self.options.teacher_mixup)

@@ -25,7 +25,7 @@ from kdmlc_jax.labels.linear import standardised
 from kdmlc_jax.methods.base import DatasetView, Info, Traits
 from kdmlc_jax.methods.parts.fitted import FittedAtOnce, FittedState, flattened
 from kdmlc_jax.nets.nearest import Nearest
-from kdmlc_jax.shapes import Images, Labels, SoftLabels
+from kdmlc_jax.shapes import Inputs, Labels, SoftLabels
 from kdmlc_jax.train_state import NetState
 
 RECIPES = {"": {"student.net": "nearest51"}}
@@ -130,6 +130,6 @@ class NeighbourVote(FittedAtOnce):
         own_reach = self.reach(known[near], label["noisy"]).astype(np.float32)
         return Vote(reach, votes, np.asarray(p), own_reach, float(loss))
 
-    def believed(self, net: NetState, images: Images, label: Labels) -> SoftLabels:
+    def believed(self, net: NetState, images: Inputs, label: Labels) -> SoftLabels:
         """p of images, whatever the label."""
         return jax.nn.softmax(train_state.evaluate(net, images).logits)

@@ -16,7 +16,7 @@ from flax import linen as nn
 from kdmlc_jax import losses, nets, optim, train_state
 from kdmlc_jax.errors import in_range
 from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Stage, Streams, Traits
-from kdmlc_jax.shapes import Images, Key, Logits, Scalar
+from kdmlc_jax.shapes import Inputs, Key, Logits, Scalar
 from kdmlc_jax.train_state import NetState
 
 TEACHER = "teacher"  # the stage
@@ -61,7 +61,7 @@ class NoisyTeacher(Method):
 
     traits = Traits(deployed="student", takes_teacher=True, preparing=(TEACHER,))
 
-    def init_networks(self, key: Key, images: Images) -> dict[str, NetState]:
+    def init_networks(self, key: Key, images: Inputs) -> dict[str, NetState]:
         """Both networks in their first states, by name."""
         return {
             name: train_state.create(jax.random.fold_in(key, number), module, self.txs[name], images)
@@ -84,7 +84,7 @@ class NoisyTeacher(Method):
         teacher, loss = state.teacher.minimise(self.teacher_loss, batch)
         return state.replace(teacher=teacher), {"loss": loss}
 
-    def predict(self, state: Any, images: Images) -> Logits:
+    def predict(self, state: Any, images: Inputs) -> Logits:
         """The student's logits."""
         return train_state.evaluate(state.student, images).logits
 

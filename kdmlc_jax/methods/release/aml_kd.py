@@ -21,7 +21,7 @@ from kdmlc_jax.methods.aml_kd import PROPAGATE, AmlKD, AmlKDState
 from kdmlc_jax.methods.base import Batch, DatasetView
 from kdmlc_jax.methods.parts import seeds
 from kdmlc_jax.methods.parts.propagated import PropagatedLabels, decided, given_losses
-from kdmlc_jax.shapes import Images, Labels, Logits, PerImage, Scalar, SoftLabels
+from kdmlc_jax.shapes import Inputs, Labels, Logits, PerImage, Scalar, SoftLabels
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class ReleasedAmlKD(AmlKD):
         return jax.nn.sigmoid(jnp.take_along_axis(cosine, label[:, None], axis=1)[:, 0])
 
     def loss(
-        self, params: Any, state: AmlKDState, batch: Batch, mixed: tuple[Images, SoftLabels] | None
+        self, params: Any, state: AmlKDState, batch: Batch, mixed: tuple[Inputs, SoftLabels] | None
     ) -> tuple[Scalar, Any]:
         """With the term of pairs."""
         loss, (batch_stats, features) = super().loss(params, state, batch, mixed)
