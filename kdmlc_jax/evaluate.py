@@ -13,7 +13,7 @@ from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.data.sources.base import Images
 from kdmlc_jax.errors import NonFiniteError
 from kdmlc_jax.methods.base import DatasetView, Method
-from kdmlc_jax.shapes import Seen
+from kdmlc_jax.shapes import Inputs, Seen
 
 # Of so many images of the noisy split, a permutation, every evaluation says how they are fitted.
 FIT_ROWS = 2000
@@ -67,7 +67,7 @@ class Evaluator:
         put = lambda *batch: compiled(state, *parallel.put_batch(batch, self.mesh))  # noqa: E731
         return map_rows(put, images, rows, self.batch, *columns)
 
-    def _logits_of(self, state: Any, images: jax.Array) -> dict[str, jax.Array]:
+    def _logits_of(self, state: Any, images: Inputs) -> dict[str, jax.Array]:
         """Of each network, and of their ensemble."""
         nets = self.method.networks(state)
         logits = {name: train_state.evaluate(net, images).logits for name, net in nets.items()}

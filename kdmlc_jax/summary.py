@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from kdmlc_jax import metrics, outputs, parallel
 from kdmlc_jax.assess import Assessment, assess
-from kdmlc_jax.data import noise
+from kdmlc_jax.data import noise, pipeline
 from kdmlc_jax.labels import decide
 from kdmlc_jax.labels.detection import detection
 from kdmlc_jax.labels.posterior import Interval
@@ -80,8 +80,7 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
         "seconds": progress["seconds"],
         "images_per_second": progress["images_per_second"],
     }
-    fixed = {name: rows for name, rows in experiment.fixed.items() if name.endswith(("mean", "std"))}
-    nets, fixed = parallel.fetch((method.networks(state), fixed))
+    nets, fixed = parallel.fetch((method.networks(state), pipeline.scales(experiment.fixed)))
     result = outputs.Result(config, data, rows, beliefs, table, nets, fixed, history, summary)
     parallel.on_main(lambda: summary.update(files=outputs.write_all(result, workdir)))
     return summary

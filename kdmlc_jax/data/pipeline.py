@@ -27,12 +27,12 @@ STATS_BYTES = 1 << 28
 READ_AHEAD, THREADS = 32, 2  # batches; deep, so that threads are woken seldom
 NAMES = {
     "noisy": ("image", "label", "index", "soft_label"),  # the last where the labels are those of another run
-    "trusted": ("trusted_image", "trusted_label", "trusted_given"),
-    "meta": ("meta_image", "meta_label", "meta_given"),
+    "trusted": ("trusted_image", "trusted_label", "trusted_given", "trusted_index"),
+    "meta": ("meta_image", "meta_label", "meta_given", "meta_index"),
 }
 
 
-Place = Callable[[dict[str, np.ndarray]], Any]
+Place = Callable[[dict[str, Any]], Any]
 
 
 def choose(dataset: Dataset, how: str, seed: int, steps: int, shard: tuple[int, int] = (0, 1)) -> "Resident | Stream":
@@ -64,6 +64,11 @@ def feature_stats(dataset: Dataset) -> dict[str, np.ndarray]:
     return {"features_mean": mean, "features_std": std}
 
 
+def scales(fixed: Any) -> dict[str, Any]:
+    """What `scaled` needs of `fixed`."""
+    return {name: rows for name, rows in fixed.items() if name.endswith(("mean", "std"))}
+
+
 def scaled(images: Any, fixed: Any) -> Inputs:
     """Normalised images, and features; inside jit, by what is `fixed`."""
     made: Inputs = on_pixels(lambda pixels: augment.normalise(pixels, fixed["mean"], fixed["std"]), images)
@@ -73,14 +78,15 @@ def scaled(images: Any, fixed: Any) -> Inputs:
     return made
 
 
-def select(dataset: Dataset, kind: str, rows: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+def select(dataset: Dataset, kind: str, rows: Int[np.ndarray, " n"]) -> dict[str, Any]:
     """What training reads of the images at `rows` of a split; the hidden truth is not among it.
 
     `kind` is noisy, trusted or meta; the last is the trusted split under other names.
     """
     at = (dataset.splits.noisy if kind == "noisy" else dataset.splits.trusted)[rows]
-    third = rows.astype(np.int32) if kind == "noisy" else dataset.trusted_given[at]
-    columns = [dataset.inputs[at], dataset.given_label[at], third]
+    index = rows.astype(np.int32)
+    columns = [dataset.inputs[at], dataset.given_label[at]]
+    columns += [index] if kind == "noisy" else [dataset.trusted_given[at], index]
     if kind == "noisy" and dataset.soft_label is not None:
         columns.append(dataset.soft_label[rows])
     return dict(zip(NAMES[kind], columns, strict=False))
@@ -136,7 +142,7 @@ class Stream:
         self.fixed = stats(dataset) | feature_stats(dataset)
         self._order = lru_cache(maxsize=4)(partial(epoch_order, seed))
 
-    def read(self, streams: Streams, kinds: tuple[str, ...], step: int) -> dict[str, np.ndarray]:
+    def read(self, streams: Streams, kinds: tuple[str, ...], step: int) -> dict[str, Any]:
         """The rows of one step of the whole run, of these kinds, under the names of a `Batch`."""
         order = self._order(step // self.steps, self.steps, streams, *self.sizes)
         number, count = self.shard

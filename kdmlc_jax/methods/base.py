@@ -19,7 +19,7 @@ from kdmlc_jax.shapes import Inputs, Key, Labels, Logits, Matrix, SoftLabels
 from kdmlc_jax.train_state import NetState
 
 State = Any  # a pytree of arrays
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]  # arrays, and `Inputs`
 Metrics = dict[str, jax.Array]
 
 
@@ -48,9 +48,9 @@ class Streams(NamedTuple):
     noisy: `image` f32[B, H, W, K], `label` i32[B] (the given label), `index` i32[B]; `soft_label` f32[B, C] where the
       labels are those of another run (`data.labels`), `label` being their largest entry.
     views: also `view1` and `view2` f32[B, H, W, K], two augmentations of the noisy images as SimCLR makes them.
-    trusted: `trusted_image`, `trusted_label`, `trusted_given`.
-    meta: `meta_image`, `meta_label`, `meta_given`: trusted images disjoint from this step's `trusted_image`, without
-      Cutout. `*_given` is the label a trusted image carried before it was checked, -1 where that is not known.
+    trusted: `trusted_image`, `trusted_label`, `trusted_given`, `trusted_index`.
+    meta: `meta_image` and so on, of trusted images disjoint from this step's `trusted_image`; without Cutout.
+      `*_given` is the label a trusted image carried before it was checked, -1 where that is not known.
     """
 
     noisy: int = 0

@@ -98,6 +98,8 @@ def parts_of(config: Any, info: Info) -> tuple[Method, ...]:
         own = config.copy_and_resolve_references()
         with own.unlocked():
             own.method = module.default_config()
+            if "form" in own.method and own.method.form == "auto":
+                own.method.form = "transition"  # purified labels have taken what features say
             own.method.update(options | ({"train_on": config.method.train_on} if then == "ce" else {}))
         # What trusted images carried says how the first labels went wrong, and nothing of purified ones.
         made.append(module.make(own, info._replace(num_own_given=0)))

@@ -28,13 +28,18 @@ from kdmlc_jax import losses, nets, optim, train_state
 from kdmlc_jax.data import augment
 from kdmlc_jax.errors import in_range
 from kdmlc_jax.methods import mlc
-from kdmlc_jax.methods.base import Batch, Info, Method, Metrics, Report, Stage, Streams, Traits
+from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Report, Stage, Streams, Traits
 from kdmlc_jax.methods.parts import corrector_options, meta_corrector
 from kdmlc_jax.methods.parts.meta_corrector import MetaCorrector, MetaCorrectorState
 from kdmlc_jax.shapes import Inputs, Key, Labels, Logits, Scalar, SoftLabels, joined
 from kdmlc_jax.train_state import NetState
 
-RECIPES = {"clothing1m": corrector_options.CLOTHING1M}
+RECIPES = {
+    "clothing1m": corrector_options.CLOTHING1M,
+    # Chosen on validation images of CIFAR-10's features (EfficientNet-Lite0, uniform .8): .766 against .728 of the MLPs
+    # and weight decay that other methods have there.
+    "features": {"teacher.net": "linear", "student.net": "linear", "optim.weight_decay": 0.05},
+}
 
 
 def default_config(preset: str = "strong") -> ConfigDict:
@@ -95,11 +100,15 @@ class KDMLC(Method):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Warm-up and correction, as MLC's."""
-        return mlc.stages(self.step, self.spans, self.streams)
+        return mlc.stages(self.step, self.spans, self.streams, self.begin)
 
     def init(self, key: Key, images: Inputs) -> KDMLCState:
         student = train_state.create(jax.random.fold_in(key, 2), self.module, self.tx, images, self.options.student_ema)
         return KDMLCState(self.meta.init(key, images), student)
+
+    def begin(self, state: KDMLCState, view: DatasetView) -> KDMLCState:
+        """The teacher's."""
+        return state.replace(teacher=self.meta.begin(state.teacher, view))
 
     def step(self, warm_up: bool, state: KDMLCState, batch: Batch, key: Key) -> tuple[KDMLCState, Metrics]:
         """The paper's three moves."""
@@ -148,7 +157,7 @@ class KDMLC(Method):
 
     def correct(self, state: KDMLCState, images: Inputs, given_label: Labels, index: Labels) -> SoftLabels:
         """The teacher's corrector's."""
-        return self.meta.correct(state.teacher, images, given_label)
+        return self.meta.correct(state.teacher, images, given_label, index)
 
     def networks(self, state: KDMLCState) -> dict[str, NetState]:
         return {"student": state.student, "teacher": state.teacher.net}

@@ -55,11 +55,14 @@ def streams(config: Any) -> Streams:
     return Streams(config.train.batch_size, config.train.trusted_batch_size - half, half)
 
 
-def stages(step: Any, spans: tuple[int, int], streams: Streams) -> tuple[Stage, ...]:
-    """A warm-up stage, if it has epochs, then correction; `step` takes `warm_up` as its first argument."""
+def stages(step: Any, spans: tuple[int, int], streams: Streams, begin: Any) -> tuple[Stage, ...]:
+    """A warm-up stage, if it has epochs, then correction; `step` takes `warm_up` as its first argument, the first stage
+    begins with `begin`."""
     warm_up, correct = spans
-    first = (Stage("warm_up", warm_up, streams, partial(step, True)),) if warm_up else ()
-    return *first, Stage("correct", correct, streams, partial(step, False))
+    if not warm_up:
+        return (Stage("correct", correct, streams, partial(step, False), begin),)
+    first = Stage("warm_up", warm_up, streams, partial(step, True), begin)
+    return first, Stage("correct", correct, streams, partial(step, False))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +77,7 @@ class MLC(Method):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Warm-up and correction."""
-        return stages(self.step, self.spans, self.streams)
+        return stages(self.step, self.spans, self.streams, self.meta.begin)
 
     def init(self, key: Key, images: Inputs) -> MetaCorrectorState:
         return self.meta.init(key, images)
@@ -93,7 +96,7 @@ class MLC(Method):
 
     def correct(self, state: MetaCorrectorState, images: Inputs, given_label: Labels, index: Labels) -> SoftLabels:
         """The corrector's."""
-        return self.meta.correct(state, images, given_label)
+        return self.meta.correct(state, images, given_label, index)
 
     def networks(self, state: MetaCorrectorState) -> dict[str, NetState]:
         return {self.traits.deployed: state.net}

@@ -6,12 +6,12 @@ the encoder has seen each image once; the student learns from augmented images. 
 
 from flax import linen as nn
 
-from kdmlc_jax.nets import linear, mlp
+from kdmlc_jax import nets
 from kdmlc_jax.nets.base import Output
 from kdmlc_jax.shapes import ON_FEATURES, Images
 
-FORM = f"{ON_FEATURES}<network on vectors>"
-EXAMPLES = (f"{ON_FEATURES}mlp256", f"{ON_FEATURES}linear")
+FORM = f"{ON_FEATURES}<network>"
+EXAMPLES = (f"{ON_FEATURES}mlp256",)
 
 
 class OnFeatures(nn.Module):
@@ -30,8 +30,6 @@ class OnFeatures(nn.Module):
 
 def build(name: str, num_classes: int) -> OnFeatures | None:
     """The network, or None where the name is not of this form."""
-    inner = name.removeprefix(ON_FEATURES)
-    if inner == name:
+    if not name.startswith(ON_FEATURES):
         return None
-    net: nn.Module | None = mlp.build(inner, num_classes) or linear.build(inner, num_classes)
-    return None if net is None else OnFeatures(net)
+    return OnFeatures(nets.build(name.removeprefix(ON_FEATURES), num_classes, f'network in "{name}"'))

@@ -11,6 +11,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from kdmlc_jax.parallel.mesh import replicated
+from kdmlc_jax.shapes import Inputs
 from kdmlc_jax.train_state import NetState
 
 
@@ -61,7 +62,7 @@ def gathering(apply_fn: Callable, mesh: Mesh) -> Callable:
     and sends activations between the devices, which are larger.
     """
 
-    def applied(variables: Any, images: jax.Array, **keywords: Any) -> Any:
+    def applied(variables: Any, images: Inputs, **keywords: Any) -> Any:
         # The constraint is its own transpose: what is gathered on the way in is summed whole on the way back.
         return apply_fn(lax.with_sharding_constraint(variables, replicated(mesh)), images, **keywords)
 
@@ -94,7 +95,7 @@ def in_slices(apply_fn: Callable, axis: str = "data") -> Callable:
             object.__setattr__(context.module, "axis_name", axis)  # modules are frozen; this one is a bound copy
         return call(*arguments, **keywords)
 
-    def applied(variables: Any, images: jax.Array, **keywords: Any) -> Any:
+    def applied(variables: Any, images: Inputs, **keywords: Any) -> Any:
         devices = lax.axis_size(axis)
         if len(images) % devices:
             return apply_fn(variables, images, **keywords)

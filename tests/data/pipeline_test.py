@@ -17,8 +17,8 @@ from kdmlc_jax.methods.base import Stage, Streams
 
 KEYS = {
     "noisy": {"image", "label", "index"},
-    "trusted": {"trusted_image", "trusted_label", "trusted_given"},
-    "meta": {"meta_image", "meta_label", "meta_given"},
+    "trusted": {"trusted_image", "trusted_label", "trusted_given", "trusted_index"},
+    "meta": {"meta_image", "meta_label", "meta_given", "meta_index"},
 }
 VIEWS = {"view_area": 0.2, "view_blur": False}
 CE = "method=ce,teacher=mlp4,student=mlp4"

@@ -26,8 +26,9 @@ from flax.training.train_state import TrainState
 from kdmlc_jax import bilevel, losses, nets, optim, train_state
 from kdmlc_jax.data import augment
 from kdmlc_jax.labels.transition import halfway, transition_matrix, update_joint
-from kdmlc_jax.methods.base import Batch, Info, Metrics, Report
-from kdmlc_jax.methods.parts import corrector_options
+from kdmlc_jax.methods.base import Batch, DatasetView, Info, Metrics, Report
+from kdmlc_jax.methods.parts import corrector_options, known
+from kdmlc_jax.methods.parts.known import Known
 from kdmlc_jax.nets import Output
 from kdmlc_jax.nets.heads.corrector import Corrector
 from kdmlc_jax.shapes import Inputs, Key, Labels, Matrix, Scalar, SoftLabels, joined
@@ -42,6 +43,7 @@ class MetaCorrectorState(struct.PyTreeNode):
     bilevel_opt_state: optax.OptState  # of the bi-level term's own optimiser; empty where there is none
     memory: bilevel.MetaMemory
     joint: Matrix
+    known: Known | None = None  # of form "posterior"
 
 
 class Gradients(NamedTuple):
@@ -57,17 +59,22 @@ def build(config: Any, info: Info, network: str) -> "MetaCorrector":
     """Network `network` ("teacher" | "student") of the config with a corrector; raises UserError for bad options."""
     corrector_options.check(config)
     options, steps = config.method, config.train.epochs * info.steps_per_epoch
-    has_prior = options.form in ("residual", "transition")
+    form = corrector_options.form_of(options, info)
+    weight = corrector_options.supervised(options, form)
+    has_prior = form in ("residual", "transition", "posterior")
     own = options.bilevel == "separate"
     return MetaCorrector(
         options=options,
+        info=info,
+        form=form,
+        supervised=weight,
         num_classes=info.num_classes,
-        real_pairs=corrector_options.real_pairs(options, info.num_own_given),
+        real_pairs=corrector_options.real_pairs(options, info.num_own_given, weight),
         class_entropy=info.class_entropy,
         module=nets.build(config[network].net, info.num_classes, f"{network}.net"),
         tx=optim.build(config.optim, steps),
         rate=optim.schedule(config.optim, steps),
-        corrector=Corrector(info.num_classes, residual=has_prior, skip=options.form == "skip"),
+        corrector=Corrector(info.num_classes, residual=has_prior, skip=form == "skip"),
         corrector_tx=optax.adam(options.corrector_lr),
         bilevel_tx=optax.adam(options.bilevel_lr) if own else optax.identity(),
     )
@@ -78,6 +85,9 @@ class MetaCorrector:
     """Modules, optimisers and options, and the pure functions over `MetaCorrectorState`."""
 
     options: Any  # see `corrector_options`
+    info: Info
+    form: str  # of the corrector, see there
+    supervised: float
     num_classes: int
     real_pairs: int  # see `corrector_options`
     class_entropy: float  # see `Info`
@@ -100,34 +110,54 @@ class MetaCorrector:
             bilevel_opt_state=self.bilevel_tx.init(params),
             memory=bilevel.init_memory(params),
             joint=halfway(self.num_classes) / self.num_classes,
+            known=known.nothing(self.info) if self.form == "posterior" else None,
         )
+
+    def begin(self, state: MetaCorrectorState, view: DatasetView) -> MetaCorrectorState:
+        """Before the first step: what is known without the network, where the corrector starts from that."""
+        if state.known is None:
+            return state
+        there = known.found(view, state.net, self.info)
+        return state.replace(known=there, joint=there.transition / self.num_classes)
 
     def log_correction(self, params: Any, output: Output, given_label: Labels, joint: Matrix) -> SoftLabels:
         """log g_α(h, ỹ), from the network's output for the images."""
         prior = output.logits if self.corrector.residual else None
-        if self.options.form == "transition":
+        if self.form in ("transition", "posterior"):
             prior = output.logits + jnp.log(transition_matrix(joint)).T[given_label]
         log_p: Any = self.corrector.apply({"params": params}, output.features, given_label, prior)
         return log_p
 
-    def correct(self, state: MetaCorrectorState, images: Inputs, given_label: Labels) -> SoftLabels:
-        """Beliefs about the true labels of `images`, given their labels."""
+    def correct(self, state: MetaCorrectorState, images: Inputs, given_label: Labels, index: Labels) -> SoftLabels:
+        """Beliefs about the true labels of `images`, given their labels.
+
+        Of form "posterior" images that are not of the noisy split (`index` -1) have the network's own beliefs as prior.
+        """
         output = train_state.evaluate(state.net, images)
+        if state.known is not None:
+            rows = jnp.where(index[:, None] >= 0, state.known.of_noisy(index), output.logits)
+            output = output._replace(logits=rows)
         return jnp.exp(self.log_correction(state.corrector.params, output, given_label, state.joint))
 
     @property
     def reads_evaluation(self) -> bool:
         """Whether the corrector reads an evaluation, not the inner forward pass itself, as MLC's does for nothing."""
         options = self.options
-        return options.ema > 0 or options.supervised > 0 or options.teacher_mixup > 0 or self.corrector.residual
+        return options.ema > 0 or self.supervised > 0 or options.teacher_mixup > 0 or self.corrector.residual
 
-    def outputs(self, net: NetState, batch: Batch) -> tuple[Output | None, Output | None]:
+    def outputs(self, state: MetaCorrectorState, batch: Batch) -> tuple[Output | None, Output | None]:
         """What the corrector reads of the noisy images and of the trusted ones, both halves; None: see above."""
         if not self.reads_evaluation:
             return None, None
+        net = state.net
         images = joined([batch["image"], batch["trusted_image"], batch["meta_image"]])
         everything, n = train_state.evaluate(net, images), len(batch["image"])
-        return jax.tree.map(lambda a: a[:n], everything), jax.tree.map(lambda a: a[n:], everything)
+        noisy, trusted = (jax.tree.map(lambda a, part=part: a[part], everything) for part in (slice(n), slice(n, None)))
+        if state.known is not None:
+            index = jnp.concatenate([batch["trusted_index"], batch["meta_index"]])
+            noisy = noisy._replace(logits=state.known.of_noisy(batch["index"]))
+            trusted = trusted._replace(logits=state.known.of_trusted(index))
+        return noisy, trusted
 
     def supervised_loss(self, params: Any, output: Output, batch: Batch, joint: Matrix, key: Key) -> Scalar:
         """CE(y, g_α(h, ỹ)), mean over the trusted images, with ỹ ~ T̂(·|y), or their real given label."""
@@ -143,7 +173,7 @@ class MetaCorrector:
         self, corrector_params: Any, state: MetaCorrectorState, output: Output, given_label: Labels, warm_up: bool
     ) -> SoftLabels:
         """What the network is to learn of the noisy images: labels corrected by g_α; before that as given, or not."""
-        if warm_up:
+        if warm_up and state.known is None:
             return jax.nn.one_hot(given_label, self.num_classes) * (self.options.warm_up_on == "both")
         return jnp.exp(self.log_correction(corrector_params, output, given_label, state.joint))
 
@@ -193,7 +223,7 @@ class MetaCorrector:
         The look-ahead's `aux` is (batch statistics, what the corrector read of the noisy images).
         """
         net, alpha = state.net, state.corrector.params
-        noisy, trusted = self.outputs(net, batch)
+        noisy, trusted = self.outputs(state, batch)
 
         def inner_loss(w: Any, a: Any) -> Any:
             return self.inner_loss(w, a, state, batch, noisy, warm_up, jax.random.fold_in(key, 0))
@@ -208,11 +238,11 @@ class MetaCorrector:
             metrics = {"meta_loss": outer, **bilevel.monitors(state.memory, meta)}
             meta, due, memory = self.recur(state, batch, ahead.params, meta)
             gradients = Gradients(meta, None, due, memory)
-        if trusted is not None and self.options.supervised > 0:
+        if trusted is not None and self.supervised > 0:
             loss, supervised = jax.value_and_grad(self.supervised_loss)(
                 alpha, trusted, batch, state.joint, jax.random.fold_in(key, 1)
             )
-            supervised = optax.tree.scale(self.options.supervised, supervised)
+            supervised = optax.tree.scale(self.supervised, supervised)
             gradients, metrics = gradients._replace(supervised=supervised), metrics | {"supervised_loss": loss}
         return ahead, gradients, metrics | {"loss": ahead.loss}
 
@@ -262,7 +292,8 @@ class MetaCorrector:
         """The look-ahead is the network's step, not computed again; T̂ moves with what the network gave before it."""
         batch_stats, output = ahead.aux
         net = state.net.commit(ahead.params, ahead.opt_state, batch_stats, self.options.ema)
-        return state.replace(net=net, joint=update_joint(state.joint, output.logits, given_label))
+        joint = state.joint if state.known is not None else update_joint(state.joint, output.logits, given_label)
+        return state.replace(net=net, joint=joint)
 
     def report(self, state: MetaCorrectorState) -> Report:
         """T̂, and how many real pairs of true and given label have taught the corrector, 0 = pairs drawn by T̂."""

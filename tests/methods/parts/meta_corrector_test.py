@@ -75,10 +75,10 @@ def test_corrector_moves_every_kth_step():
         ("preset=paper", True, set()),
         ("preset=paper,bilevel=off", False, set()),
         ("preset=paper,bilevel=separate", False, {"meta"}),
-        ("preset=strong", False, {"meta", "supervised"}),
-        ("preset=strong", True, {"supervised"}),
-        ("preset=strong,bilevel=off", False, {"supervised"}),
-        ("preset=strong,bilevel=off,supervised=0", False, set()),
+        ("preset=strong,form=transition", False, {"meta", "supervised"}),
+        ("preset=strong,form=transition", True, {"supervised"}),
+        ("preset=strong,form=transition,bilevel=off", False, {"supervised"}),
+        ("preset=strong,form=transition,bilevel=off,supervised=0", False, set()),
     ],
 )
 def test_what_moves_the_corrector(arguments, warm_up, terms):
@@ -114,7 +114,7 @@ def both_gradients(state, due=True):
 def test_one_optimiser_sees_the_sum(kind, due):
     """Protects `bilevel_weight`: joint adds the weighted meta-gradient to the supervised one, normalised one as long
     as the supervised one, and where it is not due only the other moves α."""
-    meta, state, _ = build(f"preset=strong,bilevel={kind},bilevel_weight=0.5")
+    meta, state, _ = build(f"preset=strong,form=transition,bilevel={kind},bilevel_weight=0.5")
     gradients = both_gradients(state, due)
     after = meta.move_corrector(state, gradients)
     norm = (optax.tree.norm(gradients.supervised) / optax.tree.norm(gradients.meta)) if kind == "normalised" else 1.0
@@ -126,7 +126,7 @@ def test_one_optimiser_sees_the_sum(kind, due):
 def test_an_optimiser_of_its_own(due):
     """Protects `bilevel=separate`: Adam at bilevel_lr moves α along the meta-gradient where that is due, and counts no
     step where it is not; the corrector's own Adam sees the supervised gradient alone."""
-    meta, state, _ = build("preset=strong,bilevel=separate,bilevel_lr=0.125")
+    meta, state, _ = build("preset=strong,form=transition,bilevel=separate,bilevel_lr=0.125")
     gradients = both_gradients(state, due)
     after = meta.move_corrector(state, gradients)
     assert_close(first_moment(after.corrector), gradients.supervised)
@@ -139,8 +139,8 @@ def test_an_optimiser_of_its_own(due):
 def test_weight_without_effect_is_refused():
     """Protects a user from a switch that does nothing: Adam of its own takes any scale out of the meta-gradient."""
     with pytest.raises(UserError, match=r'method.bilevel_weight: 2.0 .*expected 1 with method.bilevel "separate"'):
-        build("preset=strong,bilevel_weight=2.0")
-    build("preset=strong,bilevel=joint,bilevel_weight=2.0")
+        build("preset=strong,form=transition,bilevel_weight=2.0")
+    build("preset=strong,form=transition,bilevel=joint,bilevel_weight=2.0")
 
 
 @pytest.mark.parametrize("warm_up", [False, True])
@@ -180,7 +180,7 @@ def test_no_gradient_reaches_the_network_through_its_corrector():
 
 def test_warm_up_on_trusted_images_alone():
     """Protects `warm_up_on=trusted`: noisy images have no target at all."""
-    meta, state, batch = build("preset=strong,warm_up_on=trusted")
+    meta, state, batch = build("preset=strong,form=transition,warm_up_on=trusted")
     output = train_state.evaluate(state.net, batch["image"])
     for on, want in (("trusted", 0.0), ("both", np.eye(CLASSES)[batch["label"]])):
         each = dataclasses.replace(meta, options=meta.options.copy_and_resolve_references())
@@ -201,7 +201,7 @@ def test_meta_loss():
 def test_supervised_loss_on_real_pairs(pairs):
     """Protects CE(y, g_α(h, ỹ)) on both trusted halves: with real pairs ỹ is the label that the image carried, drawn
     from T̂ only where that is not known."""
-    meta, state, batch = build(f"preset=strong,pairs={pairs}", given=True)
+    meta, state, batch = build(f"preset=strong,form=transition,pairs={pairs}", given=True)
     images = jnp.concatenate([batch["trusted_image"], batch["meta_image"]])
     output, label = (
         train_state.evaluate(state.net, images),
@@ -260,26 +260,26 @@ def test_unequal_classes_are_no_collapse():
 
 def test_transition_prior_corrects_before_any_training():
     """Protects the transition form: at first it is the network's belief times the likelihood of the given label."""
-    meta, state, batch = build("preset=strong")
+    meta, state, batch = build("preset=strong,form=transition")
     matrix = transition_matrix(state.joint)
     want = jax.nn.softmax(train_state.evaluate(state.net, batch["image"]).logits) * matrix.T[batch["label"]]
-    got = meta.correct(state, batch["image"], batch["label"])
+    got = meta.correct(state, batch["image"], batch["label"], jnp.arange(6))
     np.testing.assert_allclose(got, want / want.sum(1, keepdims=True), rtol=1e-5)
 
 
 def test_real_pairs_need_the_labels_before_they_were_checked():
     """Protects from a silent -1: where no trusted image's own label is known there is no real pair to learn from."""
     with pytest.raises(UserError, match=r"method\.pairs.*data\.trusted_given"):
-        build("preset=strong,pairs=real")
+        build("preset=strong,form=transition,pairs=real")
     with pytest.raises(UserError, match=r'method\.pairs: "true" is not one of auto, estimated, real'):
-        build("preset=strong,pairs=true")
+        build("preset=strong,form=transition,pairs=true")
 
 
 def test_pairs_are_estimated_where_no_own_label_is_known():
     """Protects earlier runs: "auto" without own labels is "estimated" to the bit; "estimated" ignores them."""
     got = []
     for pairs, given in (("auto", False), ("estimated", False), ("estimated", True)):
-        meta, state, batch = build(f"preset=strong,pairs={pairs}", given)
+        meta, state, batch = build(f"preset=strong,form=transition,pairs={pairs}", given)
         _, gradients, figures = meta.look_ahead(state, batch, False, jax.random.key(1))
         got.append((gradients.supervised, figures["supervised_loss"]))
     assert not moved(got[0], got[1]) and not moved(got[1], got[2])
@@ -288,9 +288,9 @@ def test_pairs_are_estimated_where_no_own_label_is_known():
 @pytest.mark.parametrize(
     ("arguments", "given", "count"),
     [
-        ("preset=strong", True, 12),
-        ("preset=strong", False, 0),
-        ("preset=strong,pairs=estimated", True, 0),
+        ("preset=strong,form=transition", True, 12),
+        ("preset=strong,form=transition", False, 0),
+        ("preset=strong,form=transition,pairs=estimated", True, 0),
         ("preset=paper", True, 0),
     ],
 )
