@@ -66,7 +66,8 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
             carry, starts = warm_start.begin(experiment, carry)
 
         parallel.on_main(lock)
-        for note in [note for note in dataset.notes if note.startswith("warning")] + changed + starts:
+        notes = [note for note in dataset.notes if note.startswith(("warning", "noise."))]
+        for note in notes + changed + starts:
             say(note)
         if experiment.is_split:
             say(parallel.show_table(experiment.memory()))

@@ -25,6 +25,7 @@ SHORT = {
     "manifest": "data.manifest",
     "human": "noise.human",
     "file": "noise.file",
+    "column": "noise.column",
     "splits": "data.splits",
     "labels": "data.labels",
     "labels_column": "data.labels_column",

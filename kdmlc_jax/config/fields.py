@@ -41,6 +41,7 @@ NOISE = {
     "rate": 0.6,
     "exact": False,  # the exact number of wrong labels instead of independent draws
     "file": "",  # matrix, human, file: where it lies
+    "column": "",  # file: the column of a table with the labels, where it is not a usual one or several are there
     "human": "worst",  # human: aggre, random1, random2, random3, worst (CIFAR-100N: noisy)
 }
 

@@ -51,7 +51,8 @@ def from_source(config: Any, source: Source) -> Dataset:
         raise UserError(f"{source.name}: {classes} class, expected 2 or more")
     train = source.train._replace(images=in_memory(source.train.images, config.data))
     test = source.test and source.test._replace(images=in_memory(source.test.images, config.data))
-    labels, truth = noise.given_labels(config.noise, train, source.class_names, config.seed)
+    told: list[str] = []
+    labels, truth = noise.given_labels(config.noise, train, source.class_names, config.seed, told.append)
     known = np.where(truth >= 0, truth, labels)
     group = leaked = None
     # Of the source's own images: what fits into memory is no reason for another split, nor to miss a copy in test.
@@ -90,6 +91,7 @@ def from_source(config: Any, source: Source) -> Dataset:
         skipped=source.skipped,
         notes=(
             *source.notes,
+            *told,
             *trust_notes(config, unchecked, trusted_given, truth),
             *(copied.notes() if copied else ()),
         ),

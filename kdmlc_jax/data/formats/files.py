@@ -12,7 +12,8 @@ from typing import IO, NamedTuple, Protocol, runtime_checkable
 
 from ml_collections import ConfigDict
 
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.data.formats.dialects import as_text
+from kdmlc_jax.errors import UserError, unreadable
 
 # The published CIFAR archives unpack to 185 MB.
 MAX_UNPACKED_BYTES = 1 << 29
@@ -53,22 +54,25 @@ def locate(data: ConfigDict, *names: str, archive: bool = False) -> Path:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's bytes; raises UserError naming it."""
+    """The file's bytes; raises UserError naming it where it is no file, StorageError where it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except OSError as error:
+    except (IsADirectoryError, NotADirectoryError) as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except OSError as error:
+        raise unreadable(error, path) from error
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, stripped, without empty ones at its end; raises UserError naming it."""
+    """The lines of a file in UTF-8 or UTF-16, stripped, without empty ones at its end; raises UserError naming it."""
     try:
-        text = io.TextIOWrapper(io.BytesIO(read_bytes(path)), "utf-8-sig").read().rstrip()
-        return [line.strip() for line in text.split("\n")] if text else []
+        text, _ = as_text(read_bytes(path), western=False)
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8 text") from error
+        raise UserError(f"{path}: byte {error.start} is not UTF-8 text ({error.reason})") from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n").rstrip()
+    return [line.strip() for line in text.split("\n")] if text else []
 
 
 def read_at_most(file: Readable, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Tables as text, from CSV or Parquet, by the names of their columns."""
+"""Tables as text, from CSV, Parquet or lists of `path label`, by the names of their columns."""
 
 import csv
 import io
@@ -7,7 +7,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdmlc_jax.errors import UserError, suggest
+from kdmlc_jax.data.formats.dialects import LIST, as_text, split_list
+from kdmlc_jax.errors import UserError, suggest, unreadable
+
+TEXTS = (".csv", ".tsv", *LIST)
 
 
 class Table(NamedTuple):
@@ -17,6 +20,7 @@ class Table(NamedTuple):
     found: dict[str, str]  # the names that those have in the table
     others: dict[str, list[str] | None]  # all else; None for what is no text or number
     bytes_in: frozenset[str] = frozenset()  # those asked for that hold bytes, '' in each row
+    notes: tuple[str, ...] = ()  # how it was read where that was a choice
 
 
 def read_columns(path: Path, wanted: Mapping[str, Sequence[str]], required: Collection[str]) -> dict[str, list[str]]:
@@ -30,8 +34,9 @@ def read_table(
     """A table with the wanted columns, and the others beside them.
 
     Args:
-      path: `.csv` with a header, in UTF-8, or in UTF-16 that says so in its first bytes, or `.parquet`. Fields are
-        separated by what a first line `sep=` names, else by the first of comma, semicolon and tab in the header.
+      path: `.csv` or `.tsv` with a header, `.parquet`, or `.txt`, `.lst` and `.list`: a path and a label a line, where
+        none of `wanted` is in the first. Text is as `dialects.as_text` has it; fields are separated by what a first
+        line `sep=` names, else by the first of comma, semicolon and tab in the header.
       wanted: {column: the names it may have in the table, in any case}; the first of these that is there is read.
       required: the columns that must be there; an absent other one is all ''.
       may_be_bytes: the columns that may hold bytes, or structures of them.
@@ -40,21 +45,28 @@ def read_table(
       One row or more.
 
     Raises:
-      UserError: naming the file, for one that is missing or cannot be read, no rows, a line of another length than the
+      UserError: naming the file, for one that is missing or damaged, no rows, a line of another length than the
         header, and a column that is missing or there twice.
+      StorageError: where the system did not let it be read.
     """
-    readers = {".csv": _csv, ".parquet": _parquet}
-    if path.suffix.lower() not in readers:
-        raise UserError(f"{path}: ends in neither .csv nor .parquet")
+    suffix = path.suffix.lower()
+    if suffix not in (*TEXTS, ".parquet"):
+        raise UserError(f"{path}: ends in neither .csv nor .parquet, nor in {', '.join(TEXTS[1:])}")
     try:
-        header, columns = readers[path.suffix.lower()](path)
+        known = {name for names in wanted.values() for name in names}
+        header, columns, notes = _parquet(path) if suffix == ".parquet" else _text_table(path, known)
     except UserError:
         raise
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not {error.encoding} text, expected UTF-8") from error
+        known_as = error.encoding.removesuffix("-sig")
+        raise UserError(
+            f"{path}: byte {error.start} is not {known_as} text, expected UTF-8 ({error.reason})"
+        ) from error
     except Exception as error:  # a damaged file makes pyarrow raise nearly anything
+        if isinstance(error, OSError) and error.errno and not path.is_dir():
+            raise unreadable(error, path) from error
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason})") from error
     count = max((len(texts) for texts in columns if texts is not None), default=0)
@@ -68,7 +80,7 @@ def read_table(
     read = {column: columns[at[column]] if column in at else None for column in wanted}
     others = {name: columns[place] for place, name in enumerate(header) if place not in at.values()}
     texts = {column: [""] * count if cells is None else cells for column, cells in read.items()}
-    return Table(texts, {column: header[place] for column, place in at.items()}, others, in_bytes)
+    return Table(texts, {column: header[place] for column, place in at.items()}, others, in_bytes, notes)
 
 
 def _position(
@@ -84,30 +96,35 @@ def _position(
     return header.index(present[0]) if present else None
 
 
-def _csv(path: Path) -> tuple[list[str], list[list[str] | None]]:
-    raw = path.read_bytes()
-    text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+Columns = list[list[str] | None]
+
+
+def _text_table(path: Path, known: Collection[str]) -> tuple[list[str], Columns, tuple[str, ...]]:
+    """Header, columns and notes; a list has no header unless one of its first line's fields is `known`."""
+    text, notes = as_text(path.read_bytes())
     file = io.StringIO(text, newline="")
     first = file.readline()
-    if told := re.fullmatch(r"sep=(.)\s*", first):
-        separator = told[1]
+    if told := re.fullmatch(r'"?sep=(\\t|.)"?[\s,;]*', first, re.IGNORECASE):
+        separator = told[1].replace("\\t", "\t")
     else:
         separator = next((each for each in ",;\t" if each in first), ",")
         file.seek(0)
+        if path.suffix.lower() in LIST and not {*_lower(first.replace('"', "").split(separator))} & {*known}:
+            return ["path", "label"], split_list(path, text), notes
     reader = csv.reader(file, strict=True, delimiter=separator)
     header = next((line for line in reader if line), [])
     rows = []
     for line in reader:
-        if not any(line):  # an empty line, or what Excel leaves at the end
+        if not any(map(str.strip, line)):  # an empty line, or what Excel leaves at the end
             continue
         if len(line) != len(header):
             found = f"{len(line)} fields, expected {len(header)} as in the header"
             raise UserError(f"{path} line {reader.line_num}: {found}")
         rows.append(line)
-    return _lower(header), [[cell.strip() for cell in cells] for cells in zip(*rows, strict=True)]
+    return _lower(header), [[cell.strip() for cell in cells] for cells in zip(*rows, strict=True)], notes
 
 
-def _parquet(path: Path) -> tuple[list[str], list[list[str] | None]]:
+def _parquet(path: Path) -> tuple[list[str], Columns, tuple[str, ...]]:
     import pyarrow as pa  # slow to import
     from pyarrow import parquet
 
@@ -116,9 +133,8 @@ def _parquet(path: Path) -> tuple[list[str], list[list[str] | None]]:
         kinds = zip(names, file.schema_arrow.types, strict=True)
         cells = [name for name, kind in kinds if not pa.types.is_nested(kind) and not _holds_bytes(file, name, kind)]
         columns = file.read(columns=cells).to_pydict()
-    return _lower(names), [
-        [_text(cell).strip() for cell in columns[name]] if name in columns else None for name in names
-    ]
+    read = [[_text(cell).strip() for cell in columns[name]] if name in columns else None for name in names]
+    return _lower(names), read, ()
 
 
 def _holds_bytes(file: Any, name: str, kind: Any) -> bool:
