@@ -66,8 +66,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
             carry, starts = warm_start.begin(experiment, carry)
 
         parallel.on_main(lock)
-        notes = [note for note in dataset.notes if note.startswith(("warning", "noise."))]
-        for note in notes + changed + starts:
+        for note in dataset.said + changed + starts:
             say(note)
         if experiment.is_split:
             say(parallel.show_table(experiment.memory()))

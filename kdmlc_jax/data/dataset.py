@@ -42,6 +42,11 @@ class Dataset(NamedTuple):
         """i32[N], the labels that a person knows as given: those before `data.labels` replaced any."""
         return self.given_label if self.first_label is None else self.first_label
 
+    @property
+    def said(self) -> list[str]:
+        """The notes that a run prints before it trains; `data.check` prints all."""
+        return [note for note in self.notes if note.startswith(("warning", "noise.", "data."))]
+
     def provenance(self) -> Provenance:
         """What a run keeps of its data."""
         images = fingerprint(self.ids, self.class_names)

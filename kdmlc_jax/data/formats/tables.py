@@ -1,5 +1,6 @@
 """Tables as text, from CSV, Parquet or lists of `path label`, by the names of their columns."""
 
+import bisect
 import csv
 import io
 import re
@@ -11,6 +12,7 @@ from kdmlc_jax.data.formats.dialects import LIST, as_text, split_list
 from kdmlc_jax.errors import UserError, suggest, unreadable
 
 TEXTS = (".csv", ".tsv", *LIST)
+Columns = list[list[str] | None]
 
 
 class Table(NamedTuple):
@@ -23,13 +25,33 @@ class Table(NamedTuple):
     notes: tuple[str, ...] = ()  # how it was read where that was a choice
 
 
+class Places(NamedTuple):
+    """Where the rows of a table stand."""
+
+    path: Path  # the file, or the folder of several
+    files: tuple[Path, ...]
+    starts: tuple[int, ...]  # the first row of each
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def at(self, row: int) -> str:
+        """The file of row `row` (from 0), and its number there, from 1."""
+        file = bisect.bisect_right(self.starts, row) - 1
+        return f"{self.files[file]} row {row - self.starts[file] + 1}"
+
+
 def read_columns(path: Path, wanted: Mapping[str, Sequence[str]], required: Collection[str]) -> dict[str, list[str]]:
     """The columns of `read_table` that were asked for, all of them texts or numbers."""
     return read_table(path, wanted, required).columns
 
 
 def read_table(
-    path: Path, wanted: Mapping[str, Sequence[str]], required: Collection[str], may_be_bytes: Collection[str] = ()
+    path: Path,
+    wanted: Mapping[str, Sequence[str]],
+    required: Collection[str],
+    may_be_bytes: Collection[str] = (),
+    options: Mapping[str, str] = {},
 ) -> Table:
     """A table with the wanted columns, and the others beside them.
 
@@ -40,6 +62,7 @@ def read_table(
       wanted: {column: the names it may have in the table, in any case}; the first of these that is there is read.
       required: the columns that must be there; an absent other one is all ''.
       may_be_bytes: the columns that may hold bytes, or structures of them.
+      options: {column: the config's field that gives another name}, for messages.
 
     Returns:
       One row or more.
@@ -49,12 +72,31 @@ def read_table(
         header, and a column that is missing or there twice.
       StorageError: where the system did not let it be read.
     """
+    header, columns, notes = _read(path, {name for names in wanted.values() for name in names})
+    count = max((len(texts) for texts in columns if texts is not None), default=0)
+    if not count and None not in columns:
+        raise UserError(f"{path}: no rows, expected one per image")
+    chosen = {
+        column: _position(path, column, names, header, required, options.get(column, ""))
+        for column, names in wanted.items()
+    }
+    at = {column: place for column, place in chosen.items() if place is not None}
+    in_bytes = frozenset(column for column, place in at.items() if columns[place] is None)
+    for column in in_bytes - {*may_be_bytes}:
+        raise UserError(f'{path}: column "{header[at[column]]}" ({column}) holds no text or number')
+    read = {column: columns[at[column]] if column in at else None for column in wanted}
+    others = {name: columns[place] for place, name in enumerate(header) if place not in at.values()}
+    texts = {column: [""] * count if cells is None else cells for column, cells in read.items()}
+    return Table(texts, {column: header[place] for column, place in at.items()}, others, in_bytes, notes)
+
+
+def _read(path: Path, known: Collection[str]) -> tuple[list[str], Columns, tuple[str, ...]]:
+    """Header, columns and notes; `known` names of columns tell a header."""
     suffix = path.suffix.lower()
     if suffix not in (*TEXTS, ".parquet"):
         raise UserError(f"{path}: ends in neither .csv nor .parquet, nor in {', '.join(TEXTS[1:])}")
     try:
-        known = {name for names in wanted.values() for name in names}
-        header, columns, notes = _parquet(path) if suffix == ".parquet" else _text_table(path, known)
+        return _parquet(path) if suffix == ".parquet" else _text_table(path, known)
     except UserError:
         raise
     except FileNotFoundError as error:
@@ -69,34 +111,21 @@ def read_table(
             raise unreadable(error, path) from error
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason})") from error
-    count = max((len(texts) for texts in columns if texts is not None), default=0)
-    if not count and None not in columns:
-        raise UserError(f"{path}: no rows, expected one per image")
-    chosen = {column: _position(path, column, names, header, required) for column, names in wanted.items()}
-    at = {column: place for column, place in chosen.items() if place is not None}
-    in_bytes = frozenset(column for column, place in at.items() if columns[place] is None)
-    for column in in_bytes - {*may_be_bytes}:
-        raise UserError(f'{path}: column "{header[at[column]]}" ({column}) holds no text or number')
-    read = {column: columns[at[column]] if column in at else None for column in wanted}
-    others = {name: columns[place] for place, name in enumerate(header) if place not in at.values()}
-    texts = {column: [""] * count if cells is None else cells for column, cells in read.items()}
-    return Table(texts, {column: header[place] for column, place in at.items()}, others, in_bytes, notes)
 
 
 def _position(
-    path: Path, column: str, names: Sequence[str], header: list[str], required: Collection[str]
+    path: Path, column: str, names: Sequence[str], header: list[str], required: Collection[str], option: str
 ) -> int | None:
     present = [name for name in names if name in header]
     if not present and column in required:
         some = f" (or {', '.join(names[1:])})" if len(names) > 1 else ""
         first = names[0] if names else column
-        raise UserError(f'{path}: no column "{first}"{some}, found {", ".join(header)}{suggest(first, header)}')
+        found = f"found {', '.join(header)}{suggest(first, header)}"
+        more = f"; {option}=<name> reads another" if option else ""
+        raise UserError(f'{path}: no column "{first}"{some}, {found}{more}')
     if present and header.count(present[0]) > 1:
         raise UserError(f'{path}: {header.count(present[0])} columns "{present[0]}", expected one')
     return header.index(present[0]) if present else None
-
-
-Columns = list[list[str] | None]
 
 
 def _text_table(path: Path, known: Collection[str]) -> tuple[list[str], Columns, tuple[str, ...]]:

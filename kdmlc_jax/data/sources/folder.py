@@ -45,7 +45,26 @@ def load(data: ConfigDict) -> Source:
         raise UserError('data.dir is empty: give the folder of the images for data.source "folder"')
     check_options(data)
     root = locate(data, "folder")
-    return to_source(manifest.read(root, data) if data.manifest else by_folder(root), data)
+    if data.manifest:
+        return to_source(manifest.read(root, data), data)
+    try:
+        return to_source(by_folder(root), data)
+    except UserError as error:
+        raise UserError(f"{error}{_hint(root)}") from error
+
+
+def _hint(root: Path) -> str:
+    """What the folder holds where it holds no class folders: tables or archives."""
+    try:
+        files = sorted(path for folder in (root, root / "data") if folder.is_dir() for path in folder.iterdir())
+    except OSError:
+        return ""
+    shards = [path for path in files if path.suffix.lower() == ".parquet"]
+    if shards:
+        name = shards[0].name if len(shards) == 1 else "." if shards[0].parent == root else "data"
+        return f"; there are Parquet files, which data.manifest={name} reads"
+    tars = [path.name for path in files if path.suffix.lower() == ".tar"]
+    return f"; {tars[0]} is an archive: unpack it by scripts/unpack_tars.py" if tars else ""
 
 
 def by_folder(root: Path) -> Listing:
