@@ -13,7 +13,7 @@ import numpy as np
 from kdmlc_jax.data.formats import embedded, roles
 from kdmlc_jax.data.formats.roles import ROLES, Role
 from kdmlc_jax.data.formats.tables import Places, Table, read_table
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import UserError, reading
 
 _NUMBER = re.compile(r"(?i)[-_.]?(\d{2,})[-_]of[-_](\d{2,})")
 _PIECE = re.compile(r"(?i)(part|shard|chunk|data|file)?[-_.]?\d+([-_.][\w.-]*)?")
@@ -135,7 +135,8 @@ def _one(
     table = read_table(path, wanted, required, may_be_bytes=("path",), options=OPTIONS)
     if not table.bytes_in:
         return table, None
-    contents, table.columns["path"] = embedded.read(path, table.found["path"], spent)
+    with reading(path, "a table with images"):
+        contents, table.columns["path"] = embedded.read(path, table.found["path"], spent)
     if not any(image.content for image in contents):  # what only names its files
         return table, None
     return table, contents

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdmlc_jax.data.formats.dialects import LIST, as_text, split_list
-from kdmlc_jax.errors import UserError, suggest, unreadable
+from kdmlc_jax.errors import UserError, is_failure, suggest, unreadable
 
 TEXTS = (".csv", ".tsv", *LIST)
 Columns = list[list[str] | None]
@@ -107,7 +107,7 @@ def _read(path: Path, known: Collection[str]) -> tuple[list[str], Columns, tuple
             f"{path}: byte {error.start} is not {known_as} text, expected UTF-8 ({error.reason})"
         ) from error
     except Exception as error:  # a damaged file makes pyarrow raise nearly anything
-        if isinstance(error, OSError) and error.errno and not path.is_dir():
+        if isinstance(error, OSError) and is_failure(error):
             raise unreadable(error, path) from error
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason})") from error

@@ -21,7 +21,7 @@ from kdmlc_jax.data.formats.files import locate
 from kdmlc_jax.data.formats.listing import Listing, check_name, check_options, to_source
 from kdmlc_jax.data.formats.roles import ROLES, Role
 from kdmlc_jax.data.sources.base import Source
-from kdmlc_jax.errors import UserError, suggest
+from kdmlc_jax.errors import StorageError, UserError, is_failure, suggest, unreadable
 
 EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif")
@@ -49,6 +49,8 @@ def load(data: ConfigDict) -> Source:
         return to_source(manifest.read(root, data), data)
     try:
         return to_source(by_folder(root), data)
+    except StorageError:
+        raise
     except UserError as error:
         raise UserError(f"{error}{_hint(root)}") from error
 
@@ -159,6 +161,8 @@ def _folders_in(folder: Path) -> frozenset[str]:
                 entry.name.casefold() for entry in entries if entry.is_dir() and not entry.name.startswith(".")
             )
     except OSError as error:
+        if is_failure(error):
+            raise unreadable(error, folder) from error
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
@@ -190,6 +194,8 @@ def _entries(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
         with os.scandir(folder) as entries:
             visible = sorted((entry for entry in entries if not _is_hidden(entry.name)), key=lambda e: e.name)
     except OSError as error:
+        if is_failure(error):
+            raise unreadable(error, folder) from error
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
     for entry in visible:
         check_name(entry.name, folder)

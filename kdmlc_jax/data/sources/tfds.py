@@ -13,7 +13,7 @@ from kdmlc_jax.arrays import check_labels
 from kdmlc_jax.data.formats.files import locate
 from kdmlc_jax.data.images.decode import decode
 from kdmlc_jax.data.sources.base import Part, Source
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import UserError, is_failure, unreadable
 
 READABLE = ("array_record", "parquet")  # the formats that have rows; TFRecord is a stream and needs TensorFlow
 
@@ -91,6 +91,8 @@ def _one_line(place: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and is_failure(error):
+            raise unreadable(error, place) from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{place}: cannot be read ({reason})") from error
 
