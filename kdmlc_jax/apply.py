@@ -9,20 +9,25 @@ right (`decision` = correct), which may be none.
 """
 
 import argparse
+import hashlib
 import os
 import pathlib
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.cli import EXITS, guarded
-from kdmlc_jax.errors import UserError, in_range, suggest
+from kdmlc_jax.errors import StorageError, UserError, in_range, suggest
+from kdmlc_jax.storage import files
 
 TAKE = ("correct", "corrected", "suggested", "none")
 DECISIONS = ("accept", "keep", "other", "unsure")
+READ = ("config.json", "noise.npz", "labels.parquet", "soft_labels.npy")
 COLUMNS = ("path", "label", "split", "trusted", "given_label", "source")
 
 
@@ -72,13 +77,16 @@ def main(argv: list[str]) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """The command, its flags understood."""
-    from kdmlc_jax.data import provenance, sources
+    from kdmlc_jax import finished
+    from kdmlc_jax.data import noise, provenance, sources
     from kdmlc_jax.data.prepare import ids_of
 
+    finished.check_files(flags.workdir, finished.ended(flags.workdir), READ)
     config = config_lib.read(flags.workdir / "config.json")
     source = sources.load(config.data)
     kept, ids = provenance.load(flags.workdir / "noise.npz"), [str(name) for name in ids_of(source.train)]
-    check_unchanged(flags.workdir, kept, source, ids)
+    now, _ = noise.given_labels(config.noise, source.train, source.class_names, config.seed)
+    check_unchanged(flags.workdir, kept, source.class_names, ids, now)
     labels = {name: Label(int(number), "given") for name, number in zip(ids, kept.given_labels, strict=True)}
     for row in np.concatenate([kept.splits.trusted, kept.splits.held_out]):
         labels[ids[row]] = Label(int(kept.given_labels[row]), "trusted")
@@ -91,8 +99,6 @@ def run(flags: argparse.Namespace) -> None:
         return
     rows = manifest(source, ids, labels, given, flags.trust_reviewed)
     if flags.out.suffix.lower() == ".csv":
-        from kdmlc_jax.storage import files
-
         columns = COLUMNS if config.data.source == "folder" else ("id", *COLUMNS[1:])
         rows = rows if config.data.source == "folder" else [row for row in rows if row[0] in labels]
         files.write_csv(flags.out, columns, rows)
@@ -101,18 +107,20 @@ def run(flags: argparse.Namespace) -> None:
     print(f"{len(rows)} labels in {flags.out}")
 
 
-def check_unchanged(workdir: pathlib.Path, kept: Any, source: Any, ids: list[str]) -> None:
+def check_unchanged(
+    workdir: pathlib.Path, kept: Any, class_names: Sequence[str], ids: list[str], labels: Int[np.ndarray, " N"]
+) -> None:
     """Raises UserError where images, classes or labels are not those that the run has seen."""
     from kdmlc_jax.data import provenance
 
-    if kept.images != provenance.fingerprint(np.array(ids), source.class_names):
+    if kept.images != provenance.fingerprint(np.array(ids), class_names):
         raise UserError(
             f"{workdir}: its images or classes have changed since the run; train again in another --workdir"
         )
-    other = np.flatnonzero(kept.carried_labels != source.train.labels)
+    other = np.flatnonzero(kept.carried_labels != labels)
     if other.size:
-        name, was, now = ids[other[0]], kept.carried_labels[other[0]], source.train.labels[other[0]]
-        named = [source.class_names[number] if number >= 0 else "none" for number in (was, now)]
+        name, was, now = ids[other[0]], kept.carried_labels[other[0]], labels[other[0]]
+        named = [class_names[number] if number >= 0 else "none" for number in (was, now)]
         raise UserError(
             f"{workdir}: {other.size} labels have changed since the run, the first is {name}'s, {named[0]} then and "
             f"{named[1]} now; put them back, or train again in another --workdir"
@@ -203,20 +211,57 @@ def manifest(
 
 
 def tree(out: pathlib.Path, config: Any, rows: list[tuple[str, ...]], copy: bool) -> None:
-    """A folder per split and class with a link to each image, or a copy; whole or not at all."""
+    """A folder per split and class with a link to each image, or a copy; whole or not at all.
+
+    Raises:
+      UserError: for images that are in no files of their own, and a class whose name is none for a folder.
+      StorageError: where the folder cannot be written.
+    """
     if config.data.source != "folder":
         raise UserError(f"--out {out}: {config.data.source} has no image files to link to; write a manifest (.csv)")
+    for label in sorted({row[1] for row in rows}):
+        if not is_folder_name(label):
+            raise UserError(f'--out {out}: no folder can be named as the class "{label}"; write a manifest (.csv)')
     root = pathlib.Path(config.data.dir).expanduser().resolve()
+    for name, *_ in rows:
+        if not files.exists(root / name):
+            raise UserError(f"--out {out}: {root / name} is no file that could be linked to; write a manifest (.csv)")
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    for name, label, split, trusted, *_ in rows:
-        place = part / ("trusted" if trusted == "yes" else split) / label / name.replace("/", "__")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if copy:
-            shutil.copy2(root / name, place)
-        else:
-            os.symlink(root / name, place)
-    part.rename(out)
+    names = flat([row[0] for row in rows])
+    try:
+        for (name, label, split, trusted, *_), own in zip(rows, names, strict=True):
+            place = part / ("trusted" if trusted == "yes" else split) / label / own
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if copy:
+                shutil.copy2(root / name, place)
+            else:
+                os.symlink(root / name, place)
+        part.rename(out)
+    except OSError as error:
+        raise StorageError(f"{error.filename or out}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def flat(names: Sequence[str]) -> list[str]:
+    """A file name for each path: its parts joined by __, or a digest of it where another has the same, or it is none
+    that the reader of a folder would take."""
+    joined = [name.replace("/", "__") for name in names]
+    count = Counter(own.casefold() for own in joined)
+    return [
+        own
+        if count[own.casefold()] == 1 and is_folder_name(own)
+        else hashlib.sha256(name.encode()).hexdigest()[:32] + pathlib.PurePosixPath(name).suffix
+        for name, own in zip(names, joined, strict=True)
+    ]
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether `name` is one part of a path that the reader of a folder does not pass over."""
+    from kdmlc_jax.data.sources.folder import is_hidden
+
+    return "/" not in name and 0 < len(name.encode()) <= 255 and not is_hidden(name)
 
 
 if __name__ == "__main__":

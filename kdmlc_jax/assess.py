@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from kdmlc_jax import export, parallel
 from kdmlc_jax.data import provenance
@@ -112,15 +112,9 @@ def fold_networks(
         held = np.isin(known, provenance.load(there / "noise.npz").splits.held_out)
         fold[held] = k
         predict = [export.load(there / name) for name in experiment.method.networks(state)]
-        beliefs = np.mean([log(probabilities(each, experiment.dataset.images, rows)) for each in predict], axis=0)
+        beliefs = np.mean([log(export.over(each, experiment.dataset.images, rows)) for each in predict], axis=0)
         found.append(Network(beliefs[: len(unsure)], beliefs[len(unsure) :], fresh, held))
     return Folds(fold, found)
-
-
-def probabilities(predict: Callable, images: Images, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n C"]:
-    """predict(images at rows), in calls of one size."""
-    batches = [rows[at : at + SAMPLE] for at in range(0, len(rows), SAMPLE)]
-    return np.concatenate([predict(images[np.resize(each, min(SAMPLE, len(rows)))])[: len(each)] for each in batches])
 
 
 def never_learned(experiment: "Experiment") -> Int[np.ndarray, " m"]:

@@ -8,15 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Float, Num, UInt8
+from jaxtyping import Float, Int, Num, UInt8
 from numpy.typing import ArrayLike
 
 from kdmlc_jax import nets
 from kdmlc_jax.arrays import check_features
 from kdmlc_jax.data import augment
 from kdmlc_jax.data.images import decode
+from kdmlc_jax.data.sources.base import Images
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.storage.networks import read
+
+BATCH = 256  # images a call, of a whole data set
 
 
 def load(directory: str | pathlib.Path) -> Callable[[ArrayLike], Float[np.ndarray, "B C"]]:
@@ -39,6 +42,13 @@ def open_network(directory: pathlib.Path) -> tuple[dict, Callable[[ArrayLike], n
     mean, std = (jnp.asarray(about[name], jnp.float32) for name in ("mean", "std"))
     output = applied(module, variables, lambda images: augment.normalise(images, mean, std))
     return about, lambda images: output(as_trained(images, about))
+
+
+def over(function: Callable, images: Images, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n D"]:
+    """function(images at rows), in calls of one size, for each size is compiled once."""
+    size = min(BATCH, len(rows))
+    parts = [rows[at : at + size] for at in range(0, len(rows), size)]
+    return np.concatenate([function(images[np.resize(part, size)])[: len(part)] for part in parts])
 
 
 Applied = Callable[[UInt8[np.ndarray, "B H W K"]], nets.Output]

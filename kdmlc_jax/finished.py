@@ -1,13 +1,14 @@
 """A run that has ended: what it was of, and whether what it left is still that."""
 
 import pathlib
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.data import provenance
-from kdmlc_jax.data.prepare import prepare
-from kdmlc_jax.errors import StorageError, reading
+from kdmlc_jax.data.dataset import Dataset
+from kdmlc_jax.errors import StorageError, UserError, reading
 from kdmlc_jax.storage import checksums, files
 
 SUMMARY, KEPT = "summary.json", ("config.json", "noise.npz", "metrics.jsonl")
@@ -49,18 +50,52 @@ def changes(config: ConfigDict, workdir: pathlib.Path, summary: dict | None) -> 
     return config_lib.changes(config, workdir / "config.json") or ended
 
 
-def check(config: ConfigDict, workdir: pathlib.Path, summary: dict) -> list[str]:
-    """Looks whether the figures of a run that has ended are still those of its data and of its files; a warning for
-    each file that is gone.
+def ended(workdir: pathlib.Path) -> dict:
+    """What `read` reads of a run that has to have ended.
 
     Raises:
-      UserError: where the data are other ones.
-      StorageError: naming the first file that is not what the run has left.
+      UserError: where it has not.
+      StorageError: as `read`.
     """
+    summary = read(workdir)
+    if summary is None:
+        raise UserError(f"{workdir}: no {SUMMARY} in it, expected the folder of a finished run")
+    return summary
+
+
+def renew(workdir: pathlib.Path, name: str, text: str) -> None:
+    """Writes a file of a run that has ended anew, and its sum."""
+    with files.locked(workdir):
+        summary = ended(workdir)
+        files.write_text(workdir / name, text)
+        summary.setdefault("files", {})[name] = checksums.file_sum(workdir / name)
+        files.write_sealed(workdir / SUMMARY, {key: value for key, value in summary.items() if key != files.SEAL})
+
+
+def check(dataset: Dataset, workdir: pathlib.Path, summary: dict) -> list[str]:
+    """Looks whether the figures of a run that has ended are still those of its data and of all its files; see
+    `check_data` and `check_files`."""
+    check_data(dataset, workdir, summary)
+    return check_files(workdir, summary)
+
+
+def check_data(dataset: Dataset, workdir: pathlib.Path, summary: dict) -> None:
+    """Raises UserError where `dataset` is not what the run in `workdir` has learned from."""
     begun = summary.get("data_digests") or provenance.begun(workdir)  # where an older version has not said it
-    provenance.check_same(provenance.digests(prepare(config).provenance()), begun, workdir)
+    provenance.check_same(provenance.digests(dataset.provenance()), begun, workdir)
+
+
+def check_files(workdir: pathlib.Path, summary: dict, names: Sequence[str] = ()) -> list[str]:
+    """Looks whether files of a run that has ended, all or those named, are what it has left; a warning for each that is
+    gone.
+
+    Raises:
+      StorageError: naming the first that is not.
+    """
     gone = []
     for name, written in summary.get("files", {}).items():
+        if names and name not in names:
+            continue
         path = workdir / name
         if not files.exists(path):
             gone.append(f"warning: {path} is gone; delete {workdir / SUMMARY}, and the same command writes it anew")

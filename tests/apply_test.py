@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 import photos
 import pytest
+import tiny
 
 from kdmlc_jax import apply, train
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.data import provenance
 from kdmlc_jax.data.prepare import prepare
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import StorageError, UserError
 from kdmlc_jax.labels.table import Decided, table
+from kdmlc_jax.report import __main__ as report_main
 from kdmlc_jax.storage import files
 from kdmlc_jax.storage import labels as label_table
+from kdmlc_jax.storage.checksums import file_sum
 
 SIZES = "validation=6,held_out=0"
 SMALL = {"train.batch_size": "5", "train.trusted_batch_size": "5"}
@@ -45,7 +48,14 @@ def run(tmp_path):
     label_table.write(made, workdir, beliefs)
     files.write_json(workdir / "config.json", config.to_dict())
     provenance.save(workdir / "noise.npz", dataset.provenance())
+    seal(workdir)
     return workdir, [str(name) for name in dataset.ids[rows]], given
+
+
+def seal(workdir):
+    """As the end of a run does: the sums of what it has left."""
+    sums = {name: file_sum(workdir / name) for name in apply.READ}
+    files.write_sealed(workdir / "summary.json", {"networks": {}, "noise": {}, "labels": {}, "files": sums})
 
 
 def written(path):
@@ -164,6 +174,7 @@ def test_what_has_changed_since_the_run_is_refused(run, tmp_path):
             )
     config["data"]["manifest"] = str(manifest)
     files.write_json(workdir / "config.json", config)
+    seal(workdir)
     with pytest.raises(
         UserError, match=r"10 labels have changed since the run, the first is train/dog/.* dog then and cat now"
     ):
@@ -171,8 +182,55 @@ def test_what_has_changed_since_the_run_is_refused(run, tmp_path):
     (Path(tmp_path / "photos") / ids[0]).rename(tmp_path / "photos" / "train" / "cat" / "new.png")
     config["data"]["manifest"] = ""
     files.write_json(workdir / "config.json", config)
+    seal(workdir)
     with pytest.raises(UserError, match="images or classes have changed since the run"):
         apply.main(flags)
+
+
+@pytest.mark.parametrize("name", ["../../out", "a/b", "..", ".hidden", "x" * 256, "__MACOSX"])
+def test_no_folder_outside(run, tmp_path, name):
+    """Protects all else on the disk: a class that is no folder's name is refused, and nothing is written."""
+    workdir, *_ = run
+    rows = [("train/cat/0.png", name, "train", "no", "cat", "given")]
+    config = config_lib.read(workdir / "config.json")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(UserError, match="no folder can be named as the class"):
+        apply.tree(tmp_path / "tree", config, rows, copy=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_names_that_would_meet_in_a_folder():
+    """Protects every image: none replaces another, none is hidden, whatever the names; the same names each time."""
+    names = ["a/b.png", "a__b.png", "A/c.png", "a/C.png", "../up.png", "d.png", f"{'x' * 200}/{'y' * 200}.jpeg"]
+    found = apply.flat(names)
+    assert len({name.casefold() for name in found}) == len(names) and found == apply.flat(names)
+    assert found[5] == "d.png" and all(apply.is_folder_name(name) for name in found)
+    assert found[-1].endswith(".jpeg")
+
+
+@pytest.mark.parametrize("name", apply.READ)
+def test_a_file_that_is_not_the_runs_is_refused(run, tmp_path, name):
+    """Protects from a table that was edited or damaged: it is named, nothing is written."""
+    workdir, *_ = run
+    with open(workdir / name, "r+b") as file:
+        file.seek(-9, 2)
+        byte = file.read(1)
+        file.seek(-9, 2)
+        file.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(StorageError, match=rf"{name}: not what this run has left"):
+        apply.main(["--workdir", str(workdir), "--out", str(tmp_path / "clean.csv")])
+    assert not (tmp_path / "clean.csv").exists()
+
+
+def test_a_run_with_drawn_noise(tmp_path):
+    """Protects sets that noise was drawn on: labels compared are those drawn; the manifest serves another run."""
+    chosen = tiny.config("method=linear,student=linear,train_on=trusted,rate=0.4")
+    train.run(chosen, tmp_path / "run", quiet=True)
+    clean = tmp_path / "clean.csv"
+    apply.main(["--workdir", str(tmp_path / "run"), "--take", "suggested", "--out", str(clean)])
+    again = tiny.config(f"method=linear,student=linear,noise=file,file={clean}")
+    rates = [json.loads((tmp_path / "run" / "summary.json").read_text())["noise"]["realised"], prepare(again).rate]
+    assert rates[0] > 0.3 and rates[1] < rates[0] - 0.1
 
 
 def test_look_decide_apply_and_train_again(tmp_path):
@@ -187,6 +245,8 @@ def test_look_decide_apply_and_train_again(tmp_path):
 
     before = trained("before", "train_on=noisy")
     trained("run", "train_on=trusted")
+    report_main.main(["--workdir", str(tmp_path / "run"), "--images", "30"])
+    trained("run", "train_on=trusted")  # the page made anew is that of this run
     page = (tmp_path / "run" / "report.html").read_text()
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
     rows = []

@@ -6,8 +6,9 @@
                    nearest one, w their reliability
 
 51 is that of the network, `student=nearest51`. The reliability of a noisy image's given label is the table's
-`reliability`, and its `label_score`. It is of the other images' labels alone; but those were weighed with this image
-among their neighbours. See `labels.neighbours` for what differs from the authors' release, `parts.neighbour_vote` for
+`reliability`: of the other images' labels alone; but those were weighed with this image among their neighbours. Wrong
+labels are ranked by p all the same, which was better (AUROC .907 against .846 on photos with features). See
+`labels.neighbours` for what differs from the authors' release, `parts.neighbour_vote` for
 memory and features, `parts.fitted` for corrected labels.
 """
 
@@ -40,7 +41,7 @@ def make(config: Any, info: Info) -> "WeightedAdaptive":
 class WeightedAdaptive(neighbour_vote.NeighbourVote):
     """Votes are worth their reliability."""
 
-    COLUMNS = ("reliability", "label_score")
+    COLUMNS = ("reliability",)
 
     def reach(self, near_label: Int[np.ndarray, "N K"], label: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
         return neighbours.reach(near_label, label, self.info.num_classes, most=self.module.most)
@@ -49,5 +50,4 @@ class WeightedAdaptive(neighbour_vote.NeighbourVote):
         return 1.0 / reach
 
     def columns(self, vote: neighbour_vote.Vote) -> dict[str, np.ndarray]:
-        reliability = self.weight(vote.own_reach)
-        return {"reliability": reliability, "label_score": reliability}
+        return {"reliability": self.weight(vote.own_reach)}

@@ -6,10 +6,11 @@ from kdmlc_jax import report
 from kdmlc_jax.outputs.base import Result
 from kdmlc_jax.storage import files
 
+NAME = "report.html"
+
 
 def write(result: Result, workdir: pathlib.Path) -> None:
     """See `report.page`."""
-    network = workdir / ("teacher" if "teacher" in result.networks else next(iter(result.networks)))
     dataset, table, beliefs = result.dataset, result.table, result.beliefs
-    text = report.page(dataset, result.rows, table, beliefs, result.summary, result.history, network)
-    files.write_text(workdir / "report.html", text)
+    text = report.page(dataset, result.rows, table, beliefs, result.summary, result.history, workdir)
+    files.write_text(workdir / NAME, text)

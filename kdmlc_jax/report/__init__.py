@@ -32,7 +32,7 @@ def page(
     beliefs: Float[np.ndarray, "N C"],
     summary: dict,
     history: list[dict],
-    network: pathlib.Path,
+    workdir: pathlib.Path,
     images: int = IMAGES,
 ) -> str:
     """The page as text.
@@ -44,7 +44,7 @@ def page(
       beliefs: of the same rows.
       summary: as in summary.json.
       history: a row for each epoch.
-      network: folder of a network, whose features say which trusted images are alike.
+      workdir: where the networks lie; features of the teacher, where there is one, say which trusted images are alike.
       images: so many suspected labels are shown.
     """
     import jinja2  # slow to import
@@ -52,6 +52,7 @@ def page(
     columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
     style, script = (Markup((HERE / name).read_text()) for name in ("page.css", "page.js"))
     asked = np.isin(columns["split"], ("noisy", "validation"))
+    network = workdir / ("teacher" if "teacher" in summary["networks"] else next(iter(summary["networks"])))
     shown = gallery_rows(columns, asked, images)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined

@@ -3,12 +3,13 @@
 import argparse
 import json
 import pathlib
+import sys
 
 import numpy as np
 
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.cli import EXITS, guarded
-from kdmlc_jax.errors import UserError, in_range
+from kdmlc_jax.errors import in_range, reading
 
 
 def main(argv: list[str]) -> None:
@@ -22,29 +23,31 @@ def main(argv: list[str]) -> None:
     flags = parser.parse_args(argv)
     in_range("--images", flags.images, 0, 100_000)
     workdir = flags.workdir
-    config = config_lib.read(workdir / "config.json")
 
     import pyarrow as pa
 
-    from kdmlc_jax import report
-    from kdmlc_jax.data import provenance
+    from kdmlc_jax import finished, report
     from kdmlc_jax.data.prepare import prepare
+    from kdmlc_jax.outputs.report import NAME
     from kdmlc_jax.storage import files
     from kdmlc_jax.storage import labels as label_table
 
-    try:
-        summary = json.loads((workdir / "summary.json").read_text())
+    summary = finished.ended(workdir)
+    used = [name for name in summary.get("files", {}) if name != NAME]
+    for line in finished.check_files(workdir, summary, used):
+        print(line, file=sys.stderr)
+    with reading(workdir / "metrics.jsonl", "the figures of a run's epochs"):
         history = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{workdir}: is not the folder of a finished run ({error})") from None
     columns, beliefs = label_table.whole(workdir)
-    dataset = prepare(config)
-    provenance.check_same(provenance.digests(dataset.provenance()), provenance.begun(workdir), workdir)
-    network = workdir / ("teacher" if "teacher" in summary["networks"] else next(iter(summary["networks"])))
+    dataset = prepare(config_lib.read(workdir / "config.json"))
+    finished.check_data(dataset, workdir, summary)
     rows = np.concatenate(dataset.splits)
-    text = report.page(dataset, rows, pa.table(columns), beliefs, summary, history, network, flags.images)
-    out = flags.out or workdir / "report.html"
-    files.write_text(out, text)
+    text = report.page(dataset, rows, pa.table(columns), beliefs, summary, history, workdir, flags.images)
+    out = flags.out or workdir / NAME
+    if out.resolve() == (workdir / NAME).resolve():
+        finished.renew(workdir, NAME, text)
+    else:
+        files.write_text(out, text)
     print(f"{out}: {len(text) / 1e6:.1f} MB")
 
 

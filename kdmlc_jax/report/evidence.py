@@ -9,7 +9,6 @@ from kdmlc_jax import export
 from kdmlc_jax.data.dataset import Dataset
 
 MOST = 2_000  # trusted images looked through
-BATCH = 256
 
 
 def features(dataset: Dataset, rows: Int[np.ndarray, " n"], network: Path) -> Float[np.ndarray, "n D"]:
@@ -21,11 +20,7 @@ def features(dataset: Dataset, rows: Int[np.ndarray, " n"], network: Path) -> Fl
         found = dataset.images[rows].reshape(len(rows), -1)
     else:
         _, output = export.open_network(network)
-        size = min(BATCH, len(rows))
-        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-        found = np.concatenate(
-            [np.asarray(output(dataset.images[np.resize(part, size)]).features)[: len(part)] for part in parts]
-        )
+        found = export.over(lambda images: np.asarray(output(images).features), dataset.images, rows)
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
 

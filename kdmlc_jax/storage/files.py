@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -139,9 +140,11 @@ def sealed(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Writes a table of text by `atomic_write`; no file where there are no rows."""
-    table = [header, *rows]
-    if len(table) > 1:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(table)
-        write_text(path, text.getvalue())
+    """Writes a table of text by `atomic_write`, a row at a time; no file where there are no rows."""
+    waiting = iter(rows)
+    if (first := next(waiting, None)) is None:
+        return
+    with atomic_write(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        csv.writer(text, lineterminator="\n").writerows(itertools.chain((header, first), waiting))
+        text.detach()

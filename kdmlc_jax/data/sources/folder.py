@@ -184,7 +184,8 @@ def _images(folder: Path, root: Path, ignored: Counter[str], nested: bool) -> It
                 ignored[path.suffix.lower() or path.name] += 1
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether the reader passes over a file or folder of this name."""
     return name.startswith((".", "~$")) or name.lower() in JUNK
 
 
@@ -192,7 +193,7 @@ def _entries(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
     """The folders and the files in `folder` that are not hidden, each sorted."""
     try:
         with os.scandir(folder) as entries:
-            visible = sorted((entry for entry in entries if not _is_hidden(entry.name)), key=lambda e: e.name)
+            visible = sorted((entry for entry in entries if not is_hidden(entry.name)), key=lambda e: e.name)
     except OSError as error:
         if is_failure(error):
             raise unreadable(error, folder) from error
