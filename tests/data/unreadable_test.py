@@ -58,7 +58,7 @@ def test_readers(tmp_path, monkeypatch, name, number):
     for place in (builtins, io):
         monkeypatch.setattr(place, "open", fail(number))
     for function in ("ParquetFile", "read_table"):  # Arrow opens files itself
-        monkeypatch.setattr(parquet, function, lambda path, **options: open(path))
+        monkeypatch.setattr(parquet, function, lambda path, **options: open(path))  # noqa: SIM115
     with pytest.raises(StorageError, match="cannot be read"):
         READERS[name](path)
 
