@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from kdmlc_jax import config as config_lib
+from kdmlc_jax import optim
 from kdmlc_jax.data import provenance
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.errors import StorageError, UserError, reading
@@ -48,6 +49,22 @@ def changes(config: ConfigDict, workdir: pathlib.Path, summary: dict | None) -> 
     if summary is not None and "config" in summary:
         ended = config_lib.changes_of(config, config_lib.from_json(summary["config"]), workdir)
     return config_lib.changes(config, workdir / "config.json") or ended
+
+
+def stretched(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
+    """A warning where other epochs than those of the run in `workdir` move its learning rate, and what to do instead."""
+    if config.optim.schedule == "constant" or not files.exists(workdir / "config.json"):
+        return []
+    before, now = config_lib.read(workdir / "config.json").train.epochs, config.train.epochs
+    if before == now:
+        return []
+    # A schedule is a function of the share of the run that is done.
+    old, new = (float(optim.schedule(config.optim, 1000 * epochs)(1000 * before)) for epochs in (before, now))
+    return [
+        f"warning: optim.schedule={config.optim.schedule} is over all epochs: after epoch {before} the learning rate is "
+        f"{new:.2g} with {now} of them, it was {old:.2g}; to train on without that jump, take another --workdir, "
+        f"init_from={workdir} and --config.optim.schedule=constant with a small --config.optim.lr"
+    ]
 
 
 def ended(workdir: pathlib.Path) -> dict:
