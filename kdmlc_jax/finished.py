@@ -26,10 +26,22 @@ def read(workdir: pathlib.Path) -> dict | None:
     if not files.exists(path):
         return None
     summary = files.read_sealed(path, "the summary of a run; delete it and give the same command to have it anew")
-    missing = [name for name in ("networks", "noise", "labels") if not isinstance(summary.get(name), dict)]
-    if missing:
-        raise StorageError(f"{path}: no {missing[0]} in it, expected the summary of a run; delete it to have it anew")
+    if missing := _missing(summary):
+        raise StorageError(f"{path}: no {missing} in it, expected the summary of a run; delete it to have it anew")
     return files.sealed(summary)
+
+
+def _missing(summary: dict) -> str:
+    """What a summary must have, as others read it, and this one has not, or not as it is written; '' where all is there."""
+    networks, labels, sums = summary.get("networks"), summary.get("labels"), summary.get("files", {})
+    whole = isinstance(networks, dict) and all(isinstance(net, dict) for net in networks.values())
+    if not whole or not all({"name", "parameters", "last"} <= net.keys() for net in networks.values()):
+        return "networks"
+    if not isinstance(summary.get("noise"), dict):
+        return "noise"
+    if not isinstance(labels, dict) or "accuracy_before" not in labels:
+        return "labels"
+    return "" if isinstance(sums, dict) and all(isinstance(one, str) for one in sums.values()) else "files"
 
 
 def write(config: ConfigDict, workdir: pathlib.Path, summary: dict) -> dict:
@@ -47,7 +59,8 @@ def changes(config: ConfigDict, workdir: pathlib.Path, summary: dict | None) -> 
     """
     ended: list[str] = []
     if summary is not None and "config" in summary:
-        ended = config_lib.changes_of(config, config_lib.from_json(summary["config"]), workdir)
+        with reading(workdir / SUMMARY, "the summary of a run", StorageError):
+            ended = config_lib.changes_of(config, config_lib.from_json(summary["config"]), workdir)
     return config_lib.changes(config, workdir / "config.json") or ended
 
 

@@ -8,6 +8,7 @@ DATA = {
     "source": "digits",
     "dir": "",  # '' looks below KDMLC_DATA
     "manifest": "",  # folder: CSV or Parquet that lists images and labels
+    "follow_links": False,  # folder: read links to folders, and to files outside of data.dir
     "path_column": "",  # manifest: the name of this column where it is not a usual one
     "label_column": "",
     "split_column": "",  # none = no column says

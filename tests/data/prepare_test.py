@@ -363,7 +363,7 @@ def test_labels_that_were_changed_since_are_refused(prepared, tmp_path):
     given = Source("hand", NAMES, Part(IMAGES, GIVEN, TRUTH, None))
     folder = corrected(tmp_path, prepared(given, validation=5.0))
     names = ("labels.csv", "labels.parquet", "soft_labels.npy")
-    told = {"networks": {}, "noise": {}, "labels": {}}
+    told = {"networks": {}, "noise": {}, "labels": {"accuracy_before": None}}
     told["files"] = {name: checksums.file_sum(tmp_path / name) for name in names}
     files.write_sealed(tmp_path / "summary.json", told)
     prepared(given, validation=5.0, labels=folder)

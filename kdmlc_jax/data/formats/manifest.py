@@ -55,7 +55,7 @@ def read(root: Path, data: ConfigDict) -> Listing:
     notes = (*found.notes, *(f"data.manifest: {note}" for note in whole.notes), *find_split(path, whole, data))
     for column in ("label", "true_label", "trusted"):  # whole numbers, as pandas writes a column with gaps
         table[column] = [classes.whole(text) for text in table[column]]
-    ids = _ids(path, root, table["path"])
+    ids = _ids(path, root, table["path"], data.follow_links)
     role = np.array(_roles(path, table, whole.found.get("split", "split")), np.int8)
     listed, file = _listed(path, root, whole, table)
     names, labels, truth, told = _labels(path, file, table, listed)
@@ -99,7 +99,7 @@ def _fail(path: Places, row: int, message: str) -> NoReturn:
     raise UserError(f"{path.at(row)}: {message}")
 
 
-def _ids(path: Places, root: Path, texts: list[str]) -> np.ndarray:
+def _ids(path: Places, root: Path, texts: list[str], follow: bool) -> np.ndarray:
     real, first = root.resolve(), dict[str, int]()
     real_folder: Callable[[Path], str] = functools.cache(os.path.realpath)
     for row, text in enumerate(texts):
@@ -107,8 +107,11 @@ def _ids(path: Places, root: Path, texts: list[str]) -> np.ndarray:
             _fail(path, row, f"the path is empty, expected a file below {root}")
         check_name(text, path.at(row))
         name = os.path.relpath(text, root) if os.path.isabs(text) else posixpath.normpath(text)
-        if name.startswith("../") or name in ("..", ".") or not inside(root / name, real, real_folder):
+        if name.startswith("../") or name in ("..", "."):
             _fail(path, row, f'"{text}" is outside {root}, expected a file below it')
+        if not follow and not inside(root / name, real, real_folder):
+            more = "a link leads there, and data.follow_links=true would read it"
+            _fail(path, row, f'"{text}" is outside {root}, expected a file below it ({more})')
         if name in first:
             there = path.at(first[name]).removeprefix(f"{path.at(row).rpartition(' row ')[0]} ")
             _fail(path, row, f'"{text}" is also in {there}, expected each image once')
