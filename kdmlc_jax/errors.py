@@ -61,7 +61,7 @@ def whole(place: str, value: object, low: int) -> None:
 
 def in_range(place: str, value: Any, low: float | int, high: float | int = math.inf) -> Any:
     """Returns `value` if low <= value <= high; else UserError naming field, value and range; infinity is in none."""
-    if not isinstance(value, Real) or not low <= value <= high or value in (math.inf, -math.inf):
+    if not isinstance(value, Real) or not low <= value <= high or value in (math.inf, -math.inf):  # type: ignore[operator]
         raise UserError(f"{place}: {value} is outside [{low:g}, {high:g}]")
     return value
 

@@ -32,10 +32,11 @@ def read(workdir: pathlib.Path) -> dict | None:
 
 
 def _missing(summary: dict) -> str:
-    """What a summary must have, as others read it, and this one has not, or not as it is written; '' where all is there."""
+    """What a summary must have, as others read it, and this one has not; '' where all is there."""
     networks, labels, sums = summary.get("networks"), summary.get("labels"), summary.get("files", {})
-    whole = isinstance(networks, dict) and all(isinstance(net, dict) for net in networks.values())
-    if not whole or not all({"name", "parameters", "last"} <= net.keys() for net in networks.values()):
+    if not isinstance(networks, dict) or not all(isinstance(net, dict) for net in networks.values()):
+        return "networks"
+    if not all({"name", "parameters", "last"} <= net.keys() for net in networks.values()):
         return "networks"
     if not isinstance(summary.get("noise"), dict):
         return "noise"
@@ -65,7 +66,7 @@ def changes(config: ConfigDict, workdir: pathlib.Path, summary: dict | None) -> 
 
 
 def stretched(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
-    """A warning where other epochs than those of the run in `workdir` move its learning rate, and what to do instead."""
+    """A warning where other epochs than the run in `workdir` had move its learning rate, and what to do instead."""
     if config.optim.schedule == "constant" or not files.exists(workdir / "config.json"):
         return []
     before, now = config_lib.read(workdir / "config.json").train.epochs, config.train.epochs
@@ -74,8 +75,8 @@ def stretched(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
     # A schedule is a function of the share of the run that is done.
     old, new = (float(optim.schedule(config.optim, 1000 * epochs)(1000 * before)) for epochs in (before, now))
     return [
-        f"warning: optim.schedule={config.optim.schedule} is over all epochs: after epoch {before} the learning rate is "
-        f"{new:.2g} with {now} of them, it was {old:.2g}; to train on without that jump, take another --workdir, "
+        f"warning: optim.schedule={config.optim.schedule} is over all epochs: after epoch {before} the learning rate "
+        f"is {new:.2g} with {now} of them, it was {old:.2g}; to train on without that jump, take another --workdir, "
         f"init_from={workdir} and --config.optim.schedule=constant with a small --config.optim.lr"
     ]
 

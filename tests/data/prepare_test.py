@@ -359,7 +359,7 @@ def test_labels_of_another_run_replace_the_noisy_ones(prepared, tmp_path, names)
 
 
 def test_labels_that_were_changed_since_are_refused(prepared, tmp_path):
-    """Protects `data.labels` from a table or beliefs that are not what that run has left; a table of one's own is taken."""
+    """Protects `data.labels` from a table or beliefs that are not what that run has left; one's own is taken."""
     given = Source("hand", NAMES, Part(IMAGES, GIVEN, TRUTH, None))
     folder = corrected(tmp_path, prepared(given, validation=5.0))
     names = ("labels.csv", "labels.parquet", "soft_labels.npy")

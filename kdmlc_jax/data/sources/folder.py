@@ -93,9 +93,8 @@ def by_folder(root: Path, follow: bool = False) -> Listing:
     read = [f"{folder.relative_to(root)}/ as {role.name.lower()}" for role, folder in parts if folder != root]
     odd = any(place.split("/ as ")[0].lower() not in ROLES for place in read)
     notes = [f"folders are read as splits: {', '.join(read)}"] if odd else []
-    lists = [
-        path.name for path in _entries(root, root, follow)[1] if roles.of(path.stem) in (Role.VALIDATION, Role.TEST)
-    ]
+    beside = _entries(root, root, follow)[1]
+    lists = [path.name for path in beside if roles.of(path.stem) in (Role.VALIDATION, Role.TEST)]
     if lists and not read:
         notes.append(
             f"warning: {', '.join(lists)} beside the class folders is not read, and its images are learnt from"
