@@ -50,7 +50,7 @@ def read(path: Path, wanted: Mapping[str, Sequence[str]], required: Collection[s
         told = _NUMBER.search(path.stem)
         many = int(told[2]) if told else 1
         notes = [f"warning: {path.name} is one of {many} shards; data.manifest={path.parent.name} reads all"]
-        return Whole(table, contents, Places(path, (path,), (0,)), tuple(notes if many > 1 else ()))
+        return Whole(table, contents, Places(path, (path,), (0,), table.lines), tuple(notes if many > 1 else ()))
     shards = find(path)
     said = _roles(path, shards)
     parts, spent = [], 0

@@ -23,6 +23,7 @@ class Table(NamedTuple):
     others: dict[str, list[str] | None]  # all else; None for what is no text or number
     bytes_in: frozenset[str] = frozenset()  # those asked for that hold bytes, '' in each row
     notes: tuple[str, ...] = ()  # how it was read where that was a choice
+    lines: tuple[int, ...] = ()  # see `Places`
 
 
 class Places(NamedTuple):
@@ -31,6 +32,7 @@ class Places(NamedTuple):
     path: Path  # the file, or the folder of several
     files: tuple[Path, ...]
     starts: tuple[int, ...]  # the first row of each
+    lines: tuple[int, ...] = ()  # of a single file: the line of each row, where blank lines or long cells move it
 
     def __str__(self) -> str:
         return str(self.path)
@@ -38,7 +40,8 @@ class Places(NamedTuple):
     def at(self, row: int) -> str:
         """The file of row `row` (from 0), and its number there, from 1."""
         file = bisect.bisect_right(self.starts, row) - 1
-        return f"{self.files[file]} row {row - self.starts[file] + 1}"
+        line = f" (line {self.lines[row]})" if self.lines else ""
+        return f"{self.files[file]} row {row - self.starts[file] + 1}{line}"
 
 
 def read_columns(path: Path, wanted: Mapping[str, Sequence[str]], required: Collection[str]) -> dict[str, list[str]]:
@@ -72,7 +75,7 @@ def read_table(
         header, and a column that is missing or there twice.
       StorageError: where the system did not let it be read.
     """
-    header, columns, notes = _read(path, {name for names in wanted.values() for name in names})
+    header, columns, notes, lines = _read(path, {name for names in wanted.values() for name in names})
     count = max((len(texts) for texts in columns if texts is not None), default=0)
     if not count and None not in columns:
         raise UserError(f"{path}: no rows, expected one per image")
@@ -87,10 +90,10 @@ def read_table(
     read = {column: columns[at[column]] if column in at else None for column in wanted}
     others = {name: columns[place] for place, name in enumerate(header) if place not in at.values()}
     texts = {column: [""] * count if cells is None else cells for column, cells in read.items()}
-    return Table(texts, {column: header[place] for column, place in at.items()}, others, in_bytes, notes)
+    return Table(texts, {column: header[place] for column, place in at.items()}, others, in_bytes, notes, lines)
 
 
-def _read(path: Path, known: Collection[str]) -> tuple[list[str], Columns, tuple[str, ...]]:
+def _read(path: Path, known: Collection[str]) -> tuple[list[str], Columns, tuple[str, ...], tuple[int, ...]]:
     """Header, columns and notes; `known` names of columns tell a header."""
     suffix = path.suffix.lower()
     if suffix not in (*TEXTS, ".parquet"):
@@ -128,7 +131,7 @@ def _position(
     return header.index(present[0]) if present else None
 
 
-def _text_table(path: Path, known: Collection[str]) -> tuple[list[str], Columns, tuple[str, ...]]:
+def _text_table(path: Path, known: Collection[str]) -> tuple[list[str], Columns, tuple[str, ...], tuple[int, ...]]:
     """Header, columns and notes; a list has no header unless one of its first line's fields is `known`."""
     text, notes = as_text(path.read_bytes())
     file = io.StringIO(text, newline="")
@@ -139,10 +142,10 @@ def _text_table(path: Path, known: Collection[str]) -> tuple[list[str], Columns,
         separator = next((each for each in ",;\t" if each in first), ",")
         file.seek(0)
         if path.suffix.lower() in LIST and not {*_lower(first.replace('"', "").split(separator))} & {*known}:
-            return ["path", "label"], split_list(path, text), notes
+            return ["path", "label"], split_list(path, text), notes, ()
     reader = csv.reader(file, strict=True, delimiter=separator)
     header = next((line for line in reader if line), [])
-    rows = []
+    rows, lines, below = [], [], reader.line_num
     for line in reader:
         if not any(map(str.strip, line)):  # an empty line, or what Excel leaves at the end
             continue
@@ -150,10 +153,17 @@ def _text_table(path: Path, known: Collection[str]) -> tuple[list[str], Columns,
             found = f"{len(line)} fields, expected {len(header)} as in the header"
             raise UserError(f"{path} line {reader.line_num}: {found}")
         rows.append(line)
-    return _lower(header), [[cell.strip() for cell in cells] for cells in zip(*rows, strict=True)], notes
+        lines.append(reader.line_num + (1 if told else 0))
+    moved = lines != list(range(below + 1, below + 1 + len(rows)))
+    return (
+        _lower(header),
+        [[cell.strip() for cell in cells] for cells in zip(*rows, strict=True)],
+        notes,
+        tuple(lines if moved else ()),
+    )
 
 
-def _parquet(path: Path) -> tuple[list[str], Columns, tuple[str, ...]]:
+def _parquet(path: Path) -> tuple[list[str], Columns, tuple[str, ...], tuple[int, ...]]:
     import pyarrow as pa  # slow to import
     from pyarrow import parquet
 
@@ -163,7 +173,7 @@ def _parquet(path: Path) -> tuple[list[str], Columns, tuple[str, ...]]:
         cells = [name for name, kind in kinds if not pa.types.is_nested(kind) and not _holds_bytes(file, name, kind)]
         columns = file.read(columns=cells).to_pydict()
     read = [[_text(cell).strip() for cell in columns[name]] if name in columns else None for name in names]
-    return _lower(names), read, ()
+    return _lower(names), read, (), ()
 
 
 def _holds_bytes(file: Any, name: str, kind: Any) -> bool:

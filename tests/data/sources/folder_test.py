@@ -806,6 +806,12 @@ def test_manifests_with_mistakes(tmp_path, text, message):
     assert message in error_of(tmp_path, manifest="labels.csv")
 
 
+def test_rows_below_blank_lines(tmp_path):
+    """Protects who looks for a row in an editor: the line, too, where blank lines move it."""
+    fields = manifest(tmp_path, "path,label,split\na.png,cat,\n\n\nb.png,dog,tran\n")
+    assert 'row 2 (line 5): split "tran" is not' in error_of(tmp_path, **fields)
+
+
 def test_manifest_that_is_none(tmp_path):
     """Protects from a traceback where the manifest is absent, a folder, or of another format."""
     assert f"{tmp_path}/x.csv: no such file" in error_of(tmp_path, manifest="x.csv")
