@@ -4,9 +4,9 @@
     python benchmarks/frozen.py --features features/cifar10 --noisy 10000 --jobs 2 --out frozen.json
 
 Each cell is a run of `configs/features.py` with 1 000 trusted images, none of them held out (labels are judged by their
-truth, not by the run), 10 epochs of batches of 100. A row each: test accuracy of the deployed network in its last epoch,
-labels right as given and as the method believes them, and how well wrong labels are found (F1 of its own flags, AUROC of
-its ranking). `--labels worst=worst.npy` adds labels of people. A cell that is in the file is not made again.
+truth, not by the run), 10 epochs of batches of 100. A row each: test accuracy of the deployed network in its last
+epoch, labels right as given and as the method believes them, and how well wrong labels are found (F1 of its own flags,
+AUROC of its ranking). `--labels worst=worst.npy` adds labels of people. A cell that is in the file is not made again.
 """
 
 import argparse

@@ -6,8 +6,8 @@
 The folder holds `features.npy` f[N, D] and `labels.npy` i[N]; it may hold `trusted.npy` (bool[N], or the rows),
 `true_labels.npy` (-1 = unknown), `test_features.npy` with `test_labels.npy`, `classes.txt` and `ids.txt`. Labels are as
 they are (`noise=uniform,rate=0.8` corrupts them); the trusted rows are those of `trusted.npy`, or `trusted=200` draws
-them. Teacher mlp512, student mlp64 (kdmlc: linear ones), no augmentation. What needs no training stands first among the baselines, logistic
-regression and the vote of neighbours (kNN, WANN): see whether anything more pays.
+them. Teacher mlp512, student mlp64 (kdmlc: linear ones), no augmentation. What needs no training stands first among the
+baselines, logistic regression and the vote of neighbours (kNN, WANN): see whether anything more pays.
 
 Arguments: those of `kdmlc_jax.config.SHORT`, options of the method, and `quick` (4 epochs).
 """

@@ -44,7 +44,8 @@ def check_labels(labels: ArrayLike, num_classes: int, place: object = "labels") 
         raise UserError(f"{place}: {array.dtype} of shape {array.shape}, expected integers of shape [N]")
     bad = np.flatnonzero((array < 0) | (array >= num_classes))
     if bad.size:
-        raise UserError(f"{place} row {bad[0]}: {array[bad[0]]} is out of range, expected 0 to {num_classes - 1}")
+        allowed = f"expected 0 to {num_classes - 1}" if num_classes > 0 else "there are no classes"
+        raise UserError(f"{place} row {bad[0]}: {array[bad[0]]} is out of range, {allowed}")
     return array.astype(np.int32, copy=False)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -60,7 +61,7 @@ def whole(place: str, value: object, low: int) -> None:
 
 def in_range(place: str, value: Any, low: float | int, high: float | int = math.inf) -> Any:
     """Returns `value` if low <= value <= high; else UserError naming field, value and range; infinity is in none."""
-    if not isinstance(value, Real) or not low <= float(value) <= high or math.isinf(value):
+    if not isinstance(value, Real) or not low <= value <= high or value in (math.inf, -math.inf):  # type: ignore[operator]
         raise UserError(f"{place}: {value} is outside [{low:g}, {high:g}]")
     return value
 
@@ -89,6 +90,18 @@ def reading(path: str | Path, what: str, damaged: type[UserError] = UserError) -
             raise unreadable(error, path) from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise damaged(f"{path}: cannot be read as {what} ({reason})") from error
+
+
+# What says that there is no such file, or none of this kind; anything else says nothing about it.
+ABSENT = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO),
+    errno.ENODEV,
+)
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether a disk, a server or missing rights kept the system from reading, rather than what it would have read."""
+    return isinstance(error, OSError) and bool(error.errno) and error.errno not in ABSENT
 
 
 def unreadable(error: OSError, path: str | os.PathLike[str]) -> StorageError:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from kdmlc_jax import config as config_lib
+from kdmlc_jax import optim
 from kdmlc_jax.data import provenance
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.errors import StorageError, UserError, reading
@@ -25,10 +26,23 @@ def read(workdir: pathlib.Path) -> dict | None:
     if not files.exists(path):
         return None
     summary = files.read_sealed(path, "the summary of a run; delete it and give the same command to have it anew")
-    missing = [name for name in ("networks", "noise", "labels") if not isinstance(summary.get(name), dict)]
-    if missing:
-        raise StorageError(f"{path}: no {missing[0]} in it, expected the summary of a run; delete it to have it anew")
+    if missing := _missing(summary):
+        raise StorageError(f"{path}: no {missing} in it, expected the summary of a run; delete it to have it anew")
     return files.sealed(summary)
+
+
+def _missing(summary: dict) -> str:
+    """What a summary must have, as others read it, and this one has not; '' where all is there."""
+    networks, labels, sums = summary.get("networks"), summary.get("labels"), summary.get("files", {})
+    if not isinstance(networks, dict) or not all(isinstance(net, dict) for net in networks.values()):
+        return "networks"
+    if not all({"name", "parameters", "last"} <= net.keys() for net in networks.values()):
+        return "networks"
+    if not isinstance(summary.get("noise"), dict):
+        return "noise"
+    if not isinstance(labels, dict) or "accuracy_before" not in labels:
+        return "labels"
+    return "" if isinstance(sums, dict) and all(isinstance(one, str) for one in sums.values()) else "files"
 
 
 def write(config: ConfigDict, workdir: pathlib.Path, summary: dict) -> dict:
@@ -46,8 +60,25 @@ def changes(config: ConfigDict, workdir: pathlib.Path, summary: dict | None) -> 
     """
     ended: list[str] = []
     if summary is not None and "config" in summary:
-        ended = config_lib.changes_of(config, config_lib.from_json(summary["config"]), workdir)
+        with reading(workdir / SUMMARY, "the summary of a run", StorageError):
+            ended = config_lib.changes_of(config, config_lib.from_json(summary["config"]), workdir)
     return config_lib.changes(config, workdir / "config.json") or ended
+
+
+def stretched(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
+    """A warning where other epochs than the run in `workdir` had move its learning rate, and what to do instead."""
+    if config.optim.schedule == "constant" or not files.exists(workdir / "config.json"):
+        return []
+    before, now = config_lib.read(workdir / "config.json").train.epochs, config.train.epochs
+    if before == now:
+        return []
+    # A schedule is a function of the share of the run that is done.
+    old, new = (float(optim.schedule(config.optim, 1000 * epochs)(1000 * before)) for epochs in (before, now))
+    return [
+        f"warning: optim.schedule={config.optim.schedule} is over all epochs: after epoch {before} the learning rate "
+        f"is {new:.2g} with {now} of them, it was {old:.2g}; to train on without that jump, take another --workdir, "
+        f"init_from={workdir} and --config.optim.schedule=constant with a small --config.optim.lr"
+    ]
 
 
 def ended(workdir: pathlib.Path) -> dict:

@@ -66,7 +66,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
             carry, starts = warm_start.begin(experiment, carry)
 
         parallel.on_main(lock)
-        for note in [note for note in dataset.notes if note.startswith("warning")] + changed + starts:
+        for note in dataset.said + changed + finished.stretched(config, workdir) + starts:
             say(note)
         if experiment.is_split:
             say(parallel.show_table(experiment.memory()))

@@ -132,3 +132,47 @@ def test_one_bit_of_one_image(tmp_path):
     assert before == copies.digest([copies.stamps(files)])
     os.utime(paths[1], ns=(0, 1))
     assert before != copies.digest([copies.stamps(files)])
+
+
+BROKEN = {
+    "summary.json": (
+        "{",
+        "[]",
+        "{}",
+        '{"networks": {}, "noise": {}, "labels": {}}',
+        '{"networks": {"student": 1}, "noise": {}, "labels": {"accuracy_before": 1}}',
+        '{"networks": {"student": {}}, "noise": {}, "labels": {"accuracy_before": 1}}',
+        '{"networks": {}, "noise": {}, "labels": {"accuracy_before": 1}, "files": [1]}',
+        '{"networks": {}, "noise": {}, "labels": {"accuracy_before": 1}, "config": {"a": 1}}',
+    ),
+    "config.json": ("{", "[]", "{}", '{"a": 1}', '{"data": 1, "method": {"name": "ce"}}', '{"method": "ce"}', "\x00"),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in BROKEN.items() for text in texts])
+def test_own_files_that_are_damaged(tmp_path, folder, name, text):
+    """Protects from tracebacks: summary.json or config.json of another shape is one line that names it."""
+    workdir = tmp_path / "broken"
+    workdir.mkdir()
+    (workdir / name).write_text(text)
+    with pytest.raises(UserError) as caught:
+        train.run(of(folder), workdir, quiet=True)
+    assert str(caught.value).startswith(str(workdir / name)) and "\n" not in str(caught.value)
+
+
+def test_more_epochs_than_a_run_had(tmp_path, folder, capsys):
+    """Protects who trains on a finished run: the learning rate jumps back, and what to do instead is said."""
+    workdir = tmp_path / "work"
+    schedule = {"optim.schedule": "cosine", "optim.lr": 0.1}
+    train.run(of(folder, **schedule), workdir)
+    train.run(of(folder, **schedule, **{"train.epochs": 2}), workdir)
+    said = [line for line in capsys.readouterr().err.splitlines() if "optim.schedule" in line]
+    assert len(said) == 1 and "after epoch 1 the learning rate is 0.05 with 2 of them, it was 0" in said[0]
+    assert "optim.schedule=constant" in said[0] and f"init_from={workdir}" in said[0]
+
+
+def test_a_folder_that_no_file_could_name(tmp_path, folder):
+    """Protects a run from an end that it cannot save: names that are not UTF-8 are refused before it begins."""
+    with pytest.raises(UserError, match="not UTF-8"):
+        train.run(of(folder), tmp_path / os.fsdecode(b"w\xff"), quiet=True)
+    assert not (tmp_path / os.fsdecode(b"w\xff")).exists()

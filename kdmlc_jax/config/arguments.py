@@ -25,6 +25,7 @@ SHORT = {
     "manifest": "data.manifest",
     "human": "noise.human",
     "file": "noise.file",
+    "column": "noise.column",
     "splits": "data.splits",
     "labels": "data.labels",
     "labels_column": "data.labels_column",
@@ -51,9 +52,21 @@ PATHS = (
 
 
 def parse_arguments(text: str) -> dict[str, str]:
-    """'a=1,b' -> {'a': '1', 'b': 'true'}."""
-    pairs = (part.partition("=") for part in text.split(",") if part)
-    return {name.strip(): value.strip() if equals else "true" for name, equals, value in pairs}
+    """'a=1,b' -> {'a': '1', 'b': 'true'}; a comma within a path that exists is part of it."""
+    found: dict[str, str] = {}
+    parts, at = text.split(","), 0
+    while at < len(parts):
+        name, equals, value = parts[at].partition("=")
+        if SHORT.get(name.strip()) in PATHS:
+            longer = [",".join([value, *parts[at + 1 : end]]) for end in range(at + 2, len(parts) + 1)]
+            whole = [path for path in longer if os.path.exists(os.path.expanduser(path.strip()))]
+            if whole and not os.path.exists(os.path.expanduser(value.strip())):
+                at += whole[0].count(",") - value.count(",")
+                value = whole[0]
+        if parts[at] or name:
+            found[name.strip()] = value.strip() if equals else "true"
+        at += 1
+    return found
 
 
 def resolve(config: ConfigDict, arguments: Mapping[str, str], recipe: str | None = None) -> ConfigDict:
@@ -85,7 +98,9 @@ def resolve(config: ConfigDict, arguments: Mapping[str, str], recipe: str | None
     for name, value in arguments.items():
         if name not in SHORT and name not in options:
             known = (*SHORT, "method", "preset", "quick", *options)
-            raise UserError(f'config argument "{name}" is unknown{suggest(name, known)}')
+            field = next((SHORT[one] for one in arguments if SHORT.get(one) in PATHS), "")
+            comma = f"; a path with a comma goes in --config.{field}=…" if field and value == "true" else ""
+            raise UserError(f'config argument "{name}" is unknown{suggest(name, known)}{comma}')
         assign(config, SHORT.get(name, f"method.{name}"), value)
     return config
 

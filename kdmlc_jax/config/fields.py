@@ -8,6 +8,7 @@ DATA = {
     "source": "digits",
     "dir": "",  # '' looks below KDMLC_DATA
     "manifest": "",  # folder: CSV or Parquet that lists images and labels
+    "follow_links": False,  # folder: read links to folders, and to files outside of data.dir
     "path_column": "",  # manifest: the name of this column where it is not a usual one
     "label_column": "",
     "split_column": "",  # none = no column says
@@ -41,6 +42,7 @@ NOISE = {
     "rate": 0.6,
     "exact": False,  # the exact number of wrong labels instead of independent draws
     "file": "",  # matrix, human, file: where it lies
+    "column": "",  # file: the column of a table with the labels, where it is not a usual one or several are there
     "human": "worst",  # human: aggre, random1, random2, random3, worst (CIFAR-100N: noisy)
 }
 

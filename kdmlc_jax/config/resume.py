@@ -31,10 +31,23 @@ def read(path: pathlib.Path) -> ConfigDict:
 def from_json(value: Any) -> ConfigDict:
     """A config from what JSON has made of its `to_dict()`; fields that are newer have their defaults, or BEFORE."""
     config = base()
+    _check(value, config)
     config.update_from_flattened_dict(BEFORE)
     with config.unlocked():
         config.update(_tuples(value))
     return config
+
+
+def _check(value: Any, config: ConfigDict) -> None:
+    """Raises ValueError for what is no config: without a method, or with a section where a value belongs."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{type(value).__name__}, expected an object")
+    method = value.get("method")
+    if not isinstance(method, dict) or not isinstance(method.get("name"), str):
+        raise ValueError("no method with a name in it")
+    for name, item in value.items():
+        if name in config and isinstance(config[name], ConfigDict) != isinstance(item, dict):
+            raise ValueError(f"{name} is a {type(item).__name__}")
 
 
 def _tuples(value: Any) -> Any:

@@ -44,6 +44,8 @@ def main(argv: list[str]) -> None:
     dataset = complete(config, source)
     for line in describe_run(config, dataset, source.notes):
         print(line)
+    for line in near_copies(source, dataset):
+        print(line)
     experiment = Experiment(config, dataset)
     if config.init_from or config.teacher.run:
         warm_start.begin(experiment, experiment.init())
@@ -89,6 +91,52 @@ def describe_run(config: Any, dataset: Any, told: tuple[str, ...]) -> Iterator[s
     yield from (f"  {note}" for note in dataset.notes if note not in told)
     if not any(dataset.duplicates):
         yield "  no training image is an exact copy of another or of a test image"
+
+
+def near_copies(source: Any, dataset: Any) -> Iterator[str]:
+    """Images that are nearly others, re-encoded or resized, where that would mislead; nothing is done about them."""
+    from kdmlc_jax.data.images import copies, near
+
+    parts = [part for part in (source.train, source.test) if part is not None]
+    if parts[0].images.dtype != np.uint8:
+        return
+    if not near.is_known():
+        yield '  near-copies (re-encoded, resized) were not looked for: pip install "kdmlc-jax[copies]"'
+        return
+    hashes, small = (np.concatenate(each) for each in zip(*(near.describe(part.images) for part in parts), strict=True))
+    found = near.pairs(hashes, small)
+    exact = np.concatenate([copies.digests(part.images) for part in parts])
+    found = found[exact[found[:, 0]] != exact[found[:, 1]]]
+    count, splits = len(dataset.ids), dataset.splits
+    role = np.full(len(hashes), "unused", object)
+    role[count:] = "test"
+    for name, rows in splits._asdict().items():
+        role[rows] = "trusted" if name == "held_out" else name
+    names = np.concatenate([np.asarray(dataset.ids, object), np.asarray(_test_names(source), object)])
+    labels = np.concatenate([dataset.given_label, dataset.test_label])
+    one, other = role[found[:, 0]], role[found[:, 1]]
+    differ = labels[found[:, 0]] != labels[found[:, 1]]
+    learnt = ("noisy", "trusted", "validation")
+    kinds = {
+        "a test and a training image": (other == "test") & np.isin(one, learnt),
+        "a trusted or validation image and one of another part": np.isin(one, learnt)
+        & np.isin(other, learnt)
+        & (one != other),
+        "two training images with different labels": (one == "noisy") & (other == "noisy") & differ,
+    }
+    if not any(rows.any() for rows in kinds.values()):
+        yield "  no near-copies (re-encoded, resized) of test, trusted or otherwise labelled images"
+    for kind, rows in kinds.items():
+        some = [f"{names[i]} and {names[j]}" for i, j in found[rows][:3]]
+        if rows.any():
+            yield f"  warning: near-copies: {rows.sum()} pairs of {kind}, e.g. {'; '.join(some)}; look at them"
+
+
+def _test_names(source: Any) -> list[str]:
+    if source.test is None:
+        return []
+    count = len(source.test.labels)
+    return [f"test image {row}" for row in range(count)] if source.test.ids is None else list(source.test.ids)
 
 
 if __name__ == "__main__":

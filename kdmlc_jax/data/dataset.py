@@ -59,10 +59,16 @@ class Dataset(NamedTuple):
             return self.test_images
         return Seen(self.test_images, self.test_features[:, None, None, :])
 
+    @property
+    def said(self) -> list[str]:
+        """The notes that a run prints before it trains; `data.check` prints all."""
+        return [note for note in self.notes if note.startswith(("warning", "noise.", "data."))]
+
     def provenance(self) -> Provenance:
         """What a run keeps of its data."""
         images = fingerprint(self.ids, self.class_names)
-        digest, learned = hashlib.sha256(), [rows for rows in (self.soft_label, self.features) if rows is not None]
+        digest, told = hashlib.sha256(), (self.soft_label, self.features, self.test_features)
+        learned = [rows for rows in told if rows is not None]
         for rows in learned:
             digest.update(np.ascontiguousarray(rows).data)
         known = digest.hexdigest() if learned else ""

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from kdmlc_jax import finished
 from kdmlc_jax.data import augment, noise, provenance, sources, splits
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.data.images import copies
@@ -51,7 +52,14 @@ def featured(config: Any, dataset: Dataset, source: Source) -> Dataset:
 
 
 def relabelled(dataset: Dataset, folder: str, column: str) -> Dataset:
-    """`dataset` with the noisy images' labels as the run in `folder` has corrected them; see `storage.labels.read`."""
+    """`dataset` with the noisy images' labels as the run in `folder` has corrected them; see `storage.labels.read`.
+
+    Raises:
+      StorageError: where the table or the beliefs beside it are not what that run has left.
+    """
+    place = Path(folder) if Path(folder).is_dir() else Path(folder).parent
+    ended = finished.read(place)
+    gone = finished.check_files(place, ended, (label_table.TABLE, label_table.SOFT)) if ended else []
     rows = dataset.splits.noisy
     known, classes = dataset.given_label[rows], len(dataset.class_names)
     corrected, soft = label_table.read(folder, dataset.ids[rows], known, classes, column)
@@ -59,7 +67,9 @@ def relabelled(dataset: Dataset, folder: str, column: str) -> Dataset:
     given[rows] = corrected
     # What trusted images carried says how the first labels went wrong, and nothing of these.
     unknown = np.full_like(dataset.trusted_given, -1)
-    return dataset._replace(given_label=given, first_label=dataset.given_label, soft_label=soft, trusted_given=unknown)
+    notes = (*dataset.notes, *gone)
+    made = dataset._replace(given_label=given, first_label=dataset.given_label, soft_label=soft, notes=notes)
+    return made._replace(trusted_given=unknown)
 
 
 def from_source(config: Any, source: Source) -> Dataset:
@@ -69,7 +79,8 @@ def from_source(config: Any, source: Source) -> Dataset:
         raise UserError(f"{source.name}: {classes} class, expected 2 or more")
     train = source.train._replace(images=in_memory(source.train.images, config.data))
     test = source.test and source.test._replace(images=in_memory(source.test.images, config.data))
-    labels, truth = noise.given_labels(config.noise, train, source.class_names, config.seed)
+    told: list[str] = []
+    labels, truth = noise.given_labels(config.noise, train, source.class_names, config.seed, told.append)
     known = np.where(truth >= 0, truth, labels)
     group = leaked = None
     # Of the source's own images: what fits into memory is no reason for another split, nor to miss a copy in test.
@@ -108,6 +119,7 @@ def from_source(config: Any, source: Source) -> Dataset:
         skipped=source.skipped,
         notes=(
             *source.notes,
+            *told,
             *trust_notes(config, unchecked, trusted_given, truth),
             *(copied.notes() if copied else ()),
         ),

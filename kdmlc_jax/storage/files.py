@@ -57,6 +57,10 @@ def exists(path: Path) -> bool:
 def make_directory(path: Path) -> None:
     """Creates a folder and those above it; raises StorageError where that is not possible."""
     try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{str(path)!a}: not UTF-8, expected a folder of such a name") from None
+    try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{path}: cannot be created ({error.strerror})") from error

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, Shaped
 from pyarrow import csv, parquet
 
 from kdmlc_jax.arrays import check_labels, load_array
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import UserError, is_failure, unreadable
 from kdmlc_jax.labels.table import check_simplex
 from kdmlc_jax.storage.files import atomic_write
 
@@ -102,6 +102,8 @@ def whole(source: str | Path) -> tuple[dict[str, np.ndarray], Float[np.ndarray, 
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, expected the folder of a finished run") from None
     except Exception as error:  # damaged bytes raise nearly anything
+        if isinstance(error, OSError) and is_failure(error):
+            raise unreadable(error, path) from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path}: cannot be read as a label table ({reason})") from None
     beliefs = load_array(path.with_name(SOFT))
@@ -119,6 +121,8 @@ def _columns(path: Path, num_classes: int, label: str) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, expected the folder of a finished run") from None
     except Exception as error:  # damaged bytes raise nearly anything
+        if isinstance(error, OSError) and is_failure(error):
+            raise unreadable(error, path) from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path}: cannot be read as a label table ({reason})") from None
     for name in columns[2:]:

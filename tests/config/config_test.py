@@ -237,3 +237,19 @@ def test_a_config_of_an_earlier_version_is_read(tmp_path):
     config_lib.check(read)
     assert config_lib.flatten(read) == config_lib.flatten(config)
     assert config_lib.changes(config, path) == []
+
+
+def test_commas_in_paths(tmp_path, monkeypatch):
+    """Protects folders whose names have commas: read where they exist, else the way around is named."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a,b,c").mkdir()
+    (tmp_path / "d").mkdir()
+    for text, expected in {
+        "dir=a,b,c,trusted=8,quick": {"dir": "a,b,c", "trusted": "8", "quick": "true"},
+        f"dir={tmp_path}/a,b,c": {"dir": f"{tmp_path}/a,b,c"},
+        "dir=d,b,c": {"dir": "d", "b": "true", "c": "true"},
+        "dir=x,y,,method=ce": {"dir": "x", "y": "true", "method": "ce"},
+    }.items():
+        assert config_lib.parse_arguments(text) == expected
+    with pytest.raises(UserError, match=r'"y" is unknown.*; a path with a comma goes in --config\.data\.dir=…'):
+        config_lib.load("configs/folder.py:dir=x,y")

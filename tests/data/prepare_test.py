@@ -7,9 +7,9 @@ from kdmlc_jax import config as config_lib
 from kdmlc_jax.data import pipeline, prepare, provenance
 from kdmlc_jax.data.images.copies import Duplicates
 from kdmlc_jax.data.sources.base import Part, Source
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import StorageError, UserError
 from kdmlc_jax.labels.table import table
-from kdmlc_jax.storage import labels
+from kdmlc_jax.storage import checksums, files, labels
 
 SIZE, NAMES = 30, ("cat", "dog", "owl")
 IMAGES = np.random.default_rng(0).integers(0, 256, (SIZE, 4, 4, 1), np.uint8)
@@ -356,6 +356,35 @@ def test_labels_of_another_run_replace_the_noisy_ones(prepared, tmp_path, names)
     np.testing.assert_array_equal(dataset.given_label[dataset.splits.validation], GIVEN[dataset.splits.validation])
     np.testing.assert_array_equal(first.given_label[noisy], GIVEN[noisy])
     np.testing.assert_array_equal(standing.given_label, first.given_label)  # nothing vouches for what is suggested
+
+
+def test_labels_that_were_changed_since_are_refused(prepared, tmp_path):
+    """Protects `data.labels` from a table or beliefs that are not what that run has left; one's own is taken."""
+    given = Source("hand", NAMES, Part(IMAGES, GIVEN, TRUTH, None))
+    folder = corrected(tmp_path, prepared(given, validation=5.0))
+    names = ("labels.csv", "labels.parquet", "soft_labels.npy")
+    told = {"networks": {}, "noise": {}, "labels": {"accuracy_before": None}}
+    told["files"] = {name: checksums.file_sum(tmp_path / name) for name in names}
+    files.write_sealed(tmp_path / "summary.json", told)
+    prepared(given, validation=5.0, labels=folder)
+    for name in names:
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        for where in (folder, f"{folder}/labels.parquet"):
+            if name == "labels.csv":  # not read
+                prepared(given, validation=5.0, labels=where)
+                continue
+            with pytest.raises(StorageError, match=f"{name}: not what this run has left"):
+                prepared(given, validation=5.0, labels=where)
+        (tmp_path / name).write_bytes(whole)
+    (tmp_path / "soft_labels.npy").unlink()
+    dataset = prepared(given, validation=5.0, labels=folder)
+    assert any("soft_labels.npy is gone" in note for note in dataset.said)
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(StorageError, match=r"summary\.json: cannot be read as the summary of a run"):
+        prepared(given, validation=5.0, labels=folder)
+    (tmp_path / "summary.json").unlink()
+    prepared(given, validation=5.0, labels=folder)
 
 
 def test_replaced_labels_are_not_reported_as_given(prepared, tmp_path):

@@ -13,12 +13,13 @@ MAX_BYTES = 4 << 30  # of encoded images, all in memory
 BATCH = 64  # rows read at once: what a dictionary repeats is only counted once it is there
 
 
-def read(path: Path, column: str) -> tuple[np.ndarray, list[str]]:
+def read(path: Path, column: str, spent: int = 0) -> tuple[np.ndarray, list[str]]:
     """The images of a column of bytes, or of {bytes, path}.
 
     Args:
       path: a Parquet file.
       column: its name in any case.
+      spent: bytes of images that are in memory already.
 
     Returns:
       Encoded[N], with no content where there are no bytes, and N names: those that the column has, where they tell all
@@ -29,7 +30,7 @@ def read(path: Path, column: str) -> tuple[np.ndarray, list[str]]:
     """
     from pyarrow import parquet
 
-    contents, names, total = [], [], 0
+    contents, names, total = [], [], spent
     with parquet.ParquetFile(path) as file:
         name = next(each for each in file.schema_arrow.names if each.strip().lower() == column)
         for batch in file.iter_batches(batch_size=BATCH, columns=[name]):

@@ -1,5 +1,6 @@
 """Finding and reading the files of a published set, with errors that name them."""
 
+import errno
 import gzip
 import hashlib
 import io
@@ -12,7 +13,9 @@ from typing import IO, NamedTuple, Protocol, runtime_checkable
 
 from ml_collections import ConfigDict
 
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.data.formats.dialects import as_text
+from kdmlc_jax.errors import UserError, is_failure, unreadable
+from kdmlc_jax.storage.files import exists
 
 # The published CIFAR archives unpack to 185 MB.
 MAX_UNPACKED_BYTES = 1 << 29
@@ -42,33 +45,36 @@ def locate(data: ConfigDict, *names: str, archive: bool = False) -> Path:
         )
     paths = [Path(data.dir)] if data.dir else [Path(root) / name for name in names]
     paths = [path.expanduser() for path in paths]
-    path = next((path for path in paths if os.path.exists(path)), paths[0])
-    if not (os.path.exists(path) if archive else os.path.isdir(path)):
+    path = next((path for path in paths if exists(path)), paths[0])
+    if not (exists(path) if archive else os.path.isdir(path)):
         found, what = ("does not exist", "or the .tar.gz") if archive else ("is not a directory", "with the files")
         origin = "data.dir" if data.dir else "KDMLC_DATA"
         raise UserError(f'{origin}: {path} {found}, expected the folder {what} of "{data.source}"')
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
-        raise UserError(f"{path}: cannot be read (Permission denied)")
+        raise unreadable(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), path)
     return path
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's bytes; raises UserError naming it."""
+    """The file's bytes; raises UserError naming it where it is no file, StorageError where it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except OSError as error:
+        if is_failure(error):
+            raise unreadable(error, path) from error
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, stripped, without empty ones at its end; raises UserError naming it."""
+    """The lines of a file in UTF-8 or UTF-16, stripped, without empty ones at its end; raises UserError naming it."""
     try:
-        text = io.TextIOWrapper(io.BytesIO(read_bytes(path)), "utf-8-sig").read().rstrip()
-        return [line.strip() for line in text.split("\n")] if text else []
+        text, _ = as_text(read_bytes(path), western=False)
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8 text") from error
+        raise UserError(f"{path}: byte {error.start} is not UTF-8 text ({error.reason})") from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n").rstrip()
+    return [line.strip() for line in text.split("\n")] if text else []
 
 
 def read_at_most(file: Readable, size: int) -> bytes:
@@ -89,7 +95,7 @@ class Files(NamedTuple):
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
-        return os.path.exists(self.place / name) if self.members is None else name in self.members
+        return exists(self.place / name) if self.members is None else name in self.members
 
     def read(self, name: str) -> bytes:
         """The file's bytes; raises UserError naming it where it is missing, unreadable or damaged."""
@@ -116,6 +122,8 @@ def open_files(path: Path, names: Container[str], published: Mapping[str, tuple[
     except UserError:
         raise
     except OSError as error:
+        if is_failure(error):
+            raise unreadable(error, path) from error
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from kdmlc_jax.data.formats.files import read_lines
 from kdmlc_jax.data.formats.roles import Role
+from kdmlc_jax.data.formats.tables import Places
 from kdmlc_jax.data.images.decode import FULL, Encoded, full_scale
 from kdmlc_jax.data.images.files import LISTED, Header, ImageFiles, survey
 from kdmlc_jax.data.sources.base import Part, Source
@@ -27,7 +28,7 @@ SUGGESTED_FROM = 10_000
 class Listing(NamedTuple):
     """N image files, sorted by id."""
 
-    place: Path  # the folder or manifest, for messages
+    place: Path | Places  # the folder or manifest, for messages
     root: Path
     class_names: tuple[str, ...]
     learnt: tuple[Role, ...]  # a class of any image is one of an image with these roles
@@ -35,7 +36,7 @@ class Listing(NamedTuple):
     labels: np.ndarray  # i32[N], -1 = none given
     truth: np.ndarray  # i32[N], -1 = none given
     role: np.ndarray  # i8[N], of Role
-    rows: np.ndarray | None = None  # i64[N], in the manifest, from 1
+    rows: np.ndarray | None = None  # i64[N], in the manifest, from 0
     contents: np.ndarray | None = None  # Encoded[N], the images where they are no files
     notes: tuple[str, ...] = ()
 
@@ -150,10 +151,10 @@ def _near(line: str, known: dict[str, int]) -> str:
 def _check_labelled(listing: Listing, chosen: np.ndarray) -> None:
     excused = (chosen | np.isin(listing.role, (Role.TRUSTED, Role.TEST))) & (listing.truth >= 0)
     missing = np.flatnonzero((listing.labels < 0) & ~excused)
-    if missing.size and listing.rows is not None:
-        row = listing.rows[missing].min()
+    if missing.size and listing.rows is not None and isinstance(listing.place, Places):
+        row = int(listing.rows[missing].min())
         only = "only trusted and test images with a true_label do without"
-        raise UserError(f"{listing.place} row {row}: the label is empty, expected a class; {only}")
+        raise UserError(f"{listing.place.at(row)}: the label is empty, expected a class; {only}")
 
 
 def _check_classes(listing: Listing) -> None:

@@ -21,10 +21,11 @@ from typing import NoReturn
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdmlc_jax.data.formats import classes, embedded, roles
+from kdmlc_jax.data.formats import classes, roles, shards
 from kdmlc_jax.data.formats.listing import Listing, check_name
 from kdmlc_jax.data.formats.roles import ROLES, Role
-from kdmlc_jax.data.formats.tables import Table, read_table
+from kdmlc_jax.data.formats.split_columns import YES_NO, find_split
+from kdmlc_jax.data.formats.tables import Places, Table
 from kdmlc_jax.errors import UserError, suggest
 
 COLUMNS = {
@@ -34,7 +35,6 @@ COLUMNS = {
     "trusted": ("trusted",),
     "split": ("split",),
 }
-YES_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 RARE, FREQUENT = 2, 10
 # Where more names than this are rare, rareness says nothing (and difflib would take hours).
 MAX_SUSPECTS = 20
@@ -46,38 +46,46 @@ def read(root: Path, data: ConfigDict) -> Listing:
     Raises:
       UserError: naming file and row of what is missing, malformed, contradictory, double, or outside `root`.
     """
-    path = root / Path(data.manifest).expanduser()
     required = ["path", "label", *(["split"] if data.split_column not in ("", "none") else [])]
-    whole = read_table(path, _columns(data), required, may_be_bytes=("path",))
-    table, notes, contents = whole.columns, _unread(path, whole, data), None
-    if whole.bytes_in:
-        contents, table["path"] = embedded.read(path, whole.found["path"])
-        if not any(image.content for image in contents):  # what only names its files
-            contents = None
-    turned = next((text for text in table["path"] if "\\" in text), None)
-    if turned and not any("/" in text for text in table["path"]) and not (root / turned).exists():  # of Windows
-        table["path"] = [text.replace("\\", "/") for text in table["path"]]
+    found = shards.read(root / Path(data.manifest).expanduser(), _columns(data), required)
+    whole, contents, path = found.table, found.contents, found.places
+    table = whole.columns
+    if contents is None:
+        table["path"] = [_turned(root, text) for text in table["path"]]
+    notes = (*found.notes, *(f"data.manifest: {note}" for note in whole.notes), *find_split(path, whole, data))
     for column in ("label", "true_label", "trusted"):  # whole numbers, as pandas writes a column with gaps
         table[column] = [classes.whole(text) for text in table[column]]
-    ids = _ids(path, root, table["path"])
+    ids = _ids(path, root, table["path"], data.follow_links)
     role = np.array(_roles(path, table, whole.found.get("split", "split")), np.int8)
     listed, file = _listed(path, root, whole, table)
     names, labels, truth, told = _labels(path, file, table, listed)
-    learnt, rows = (Role.NOISY, Role.TRUSTED, Role.VALIDATION), np.arange(1, len(ids) + 1)
-    found = Listing(path, root, names, learnt, ids, labels, truth, role, rows, contents, (*notes, *told))
-    return found.take(np.argsort(ids, kind="stable"))
+    learnt, rows = (Role.NOISY, Role.TRUSTED, Role.VALIDATION), np.arange(len(ids))
+    listing = Listing(path, root, names, learnt, ids, labels, truth, role, rows, contents, (*notes, *told))
+    unlabelled = (role == Role.TEST) & (labels < 0) & (truth < 0)
+    if unlabelled.any() and (unlabelled == (role == Role.TEST)).all():
+        note = f"warning: the {unlabelled.sum()} test images have no labels and are left out"
+        listing = listing._replace(notes=(*listing.notes, note)).take(~unlabelled)
+    return listing.take(np.argsort(listing.ids, kind="stable"))
 
 
-def _listed(path: Path, root: Path, whole: Table, table: dict[str, list[str]]) -> tuple[tuple[str, ...], Path]:
+def _listed(path: Places, root: Path, whole: Table, table: dict[str, list[str]]) -> tuple[tuple[str, ...], Path]:
     """The classes that a file says there are, () where none does, and that file: classes.txt, or else a Parquet file
     itself, where -1 is no label."""
     file = root / "classes.txt"
     if file.exists():
         return classes.class_file(file), file
-    names = embedded.class_names(path, whole.found["label"]) if path.suffix.lower() == ".parquet" else ()
+    names = shards.class_names(path, whole.found["label"])
     if names:
         table["label"] = ["" if text == "-1" else text for text in table["label"]]
-    return names, path if names else file
+    return names, path.files[0] if names else file
+
+
+def _turned(root: Path, text: str) -> str:
+    """A path as POSIX writes it, where it is one of Windows: a name may hold a backslash, too."""
+    if "\\" not in text or os.path.lexists(root / text):
+        return text
+    turned = text.replace("\\", "/")
+    return turned if "/" not in text or os.path.lexists(root / turned) else text
 
 
 def inside(path: Path, root: Path, real_folder: Callable[[Path], str] = os.path.realpath) -> bool:
@@ -87,27 +95,31 @@ def inside(path: Path, root: Path, real_folder: Callable[[Path], str] = os.path.
     return real.startswith(os.path.join(root, ""))
 
 
-def _fail(path: Path, row: int, message: str) -> NoReturn:
-    raise UserError(f"{path} row {row + 1}: {message}")
+def _fail(path: Places, row: int, message: str) -> NoReturn:
+    raise UserError(f"{path.at(row)}: {message}")
 
 
-def _ids(path: Path, root: Path, texts: list[str]) -> np.ndarray:
+def _ids(path: Places, root: Path, texts: list[str], follow: bool) -> np.ndarray:
     real, first = root.resolve(), dict[str, int]()
     real_folder: Callable[[Path], str] = functools.cache(os.path.realpath)
     for row, text in enumerate(texts):
         if not text:
             _fail(path, row, f"the path is empty, expected a file below {root}")
-        check_name(text, f"{path} row {row + 1}")
+        check_name(text, path.at(row))
         name = os.path.relpath(text, root) if os.path.isabs(text) else posixpath.normpath(text)
-        if name.startswith("../") or name in ("..", ".") or not inside(root / name, real, real_folder):
+        if name.startswith("../") or name in ("..", "."):
             _fail(path, row, f'"{text}" is outside {root}, expected a file below it')
+        if not follow and not inside(root / name, real, real_folder):
+            more = "a link leads there, and data.follow_links=true would read it"
+            _fail(path, row, f'"{text}" is outside {root}, expected a file below it ({more})')
         if name in first:
-            _fail(path, row, f'"{text}" is also in row {first[name] + 1}, expected each image once')
+            there = path.at(first[name]).removeprefix(f"{path.at(row).rpartition(' row ')[0]} ")
+            _fail(path, row, f'"{text}" is also in {there}, expected each image once')
         first[name] = row
     return np.array(list(first))
 
 
-def _roles(path: Path, table: dict[str, list[str]], column: str) -> list[Role]:
+def _roles(path: Places, table: dict[str, list[str]], column: str) -> list[Role]:
     found, flags = [], roles.of(re.sub(r"(?i)^(is|in)(?![a-z])", "", column))
     for row, (split, text) in enumerate(zip(table["split"], table["trusted"], strict=True)):
         said = roles.of(split)
@@ -130,19 +142,8 @@ def _columns(data: ConfigDict) -> dict[str, tuple[str, ...]]:
     return COLUMNS | {name: () if column == "none" else (column,) for name, column in told.items() if column}
 
 
-def _unread(path: Path, table: Table, data: ConfigDict) -> tuple[str, ...]:
-    """A note of the columns that nothing reads; refuses one that tells splits apart while nothing says how to."""
-    if not data.split_column and "split" not in table.found:
-        for name, texts in table.others.items():
-            if texts is not None and roles.is_column(name, texts):
-                some = ", ".join(f'"{text}"' for text in sorted(set(texts))[:4])
-                ways = f"data.split_column={name} reads it ({', '.join(ROLES)}), data.split_column=none does not"
-                raise UserError(f'{path}: column "{name}" ({some}) looks like a split; {ways}')
-    return (f"columns not read: {', '.join(table.others)}",) if table.others else ()
-
-
 def _labels(
-    path: Path, file: Path, table: dict[str, list[str]], listed: tuple[str, ...]
+    path: Places, file: Path, table: dict[str, list[str]], listed: tuple[str, ...]
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, list[str]]:
     """Class names, the labels of the columns label and true_label, i32[N] each, -1 where empty, and notes."""
     columns = _without_nan({name: table[name] for name in ("label", "true_label")}, listed)
@@ -183,7 +184,7 @@ def _without_nan(columns: dict[str, list[str]], listed: tuple[str, ...]) -> dict
     }
 
 
-def _check_alike(path: Path, columns: dict[str, list[str]]) -> None:
+def _check_alike(path: Places, columns: dict[str, list[str]]) -> None:
     """Refuses numbers in one column and names in the other: "0" and "cat" would be two classes."""
     for column, other in (("label", "true_label"), ("true_label", "label")):
         row, numbers = _first_name(columns[column]), [text for text in columns[other] if text]
@@ -206,7 +207,7 @@ def _first_name(texts: list[str]) -> int:
     return next((row for row, text in enumerate(texts) if text and not _is_number(text)), -1)
 
 
-def _whole(path: Path, column: str, texts: list[str], listed: int = 0, by: str = "") -> np.ndarray:
+def _whole(path: Places, column: str, texts: list[str], listed: int = 0, by: str = "") -> np.ndarray:
     """i32[N], whole numbers as the classes of a list, -1 where empty."""
     codes = np.full(len(texts), -1, np.int32)
     for row, text in enumerate(texts):
@@ -219,7 +220,7 @@ def _whole(path: Path, column: str, texts: list[str], listed: int = 0, by: str =
     return codes
 
 
-def _named(path: Path, column: str, texts: list[str], names: tuple[str, ...], by: str = "") -> np.ndarray:
+def _named(path: Places, column: str, texts: list[str], names: tuple[str, ...], by: str = "") -> np.ndarray:
     index = {"": -1} | {name: label for label, name in enumerate(names)}
     for row, text in enumerate(texts):
         if text not in index:
@@ -228,7 +229,7 @@ def _named(path: Path, column: str, texts: list[str], names: tuple[str, ...], by
     return np.array([index[text] for text in texts], np.int32)
 
 
-def _check_names(path: Path, columns: dict[str, list[str]]) -> None:
+def _check_names(path: Places, columns: dict[str, list[str]]) -> None:
     """Refuses a lone word among numbers, and likely typing errors."""
     counts = Counter(text for column in columns.values() for text in column if text)
     mostly_numbers = 2 * sum(counts[text] for text in counts if _is_number(text)) > counts.total()

@@ -131,10 +131,12 @@ for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
 class _Unpickler(pickle.Unpickler):
     """Looks globals up among the stand-ins, and nowhere else."""
 
+    allowed = _ALLOWED
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
+        if (module, name) not in self.allowed:
             raise _RefusedError(f"the pickle asks for {f'{module}.{name}'[:80]!r}, expected only arrays of numbers")
-        return _ALLOWED[module, name]
+        return self.allowed[module, name]
 
     def persistent_load(self, pid: object) -> Any:
         raise _RefusedError("the pickle refers to data outside it (a persistent id), expected only arrays of numbers")
@@ -155,10 +157,18 @@ def load_pickle(raw: bytes, place: object) -> dict[str, Any]:
     Raises:
       UserError: naming `place` and what it asks for beyond that, or the damage.
     """
+    return load_plain(raw, place, _load)
+
+
+def _load(raw: bytes) -> Any:
+    _scan(raw)
+    return _Unpickler(io.BytesIO(raw), encoding="bytes").load()
+
+
+def load_plain(raw: bytes, place: object, load: Callable[[bytes], Any]) -> dict[str, Any]:
+    """`load_pickle` by an unpickler of one's own, whose `load` gives what the pickle holds."""
     try:
-        _scan(raw)
-        loaded = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
-        return _plain(loaded)
+        return _plain(load(raw))
     except _RefusedError as error:
         raise UserError(f"{place}: refused, {error}") from error
     except Exception as error:  # pickle documents that damaged input raises anything

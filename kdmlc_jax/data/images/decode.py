@@ -5,7 +5,6 @@ Pillow's own limit on pixels, a warning, plays no part: files are opened by the 
 `max_megapixels` is compared with the header.
 """
 
-import errno
 import hashlib
 import io
 import os
@@ -21,7 +20,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from kdmlc_jax.data.images.recognise import BadImage, recognise
-from kdmlc_jax.errors import StorageError, unreadable
+from kdmlc_jax.errors import StorageError, is_failure, unreadable
 
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")
 COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
@@ -36,10 +35,6 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-# What a disk or a server answers that fails: whatever it is, it says nothing about the file.
-FAILING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 
 
 class Header(NamedTuple):
@@ -186,7 +181,7 @@ def regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
     except OSError as error:
         if error.strerror is None:  # Pillow's, not the system's
             raise
-        if error.errno in FAILING:
+        if is_failure(error):
             raise unreadable(error, path) from error
         raise BadImage(f"cannot be read ({error.strerror})") from error
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from kdmlc_jax.data.images.decode import FULL, BadImage, Encoded, Header, Pixels, Source, decode, inspect, read_pixels
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import UserError, is_failure, unreadable
 
 # Files per task of the pool: a task costs about as much as a small image.
 CHUNK = 32
@@ -131,6 +131,8 @@ def _stamp(path: Source) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except OSError as error:
+        if is_failure(error):
+            raise unreadable(error, path) from error
         raise BadImage(f"cannot be read ({error.strerror})") from error
     return status.st_size, status.st_mtime_ns
 

@@ -7,11 +7,12 @@ A kind of noise is a module here, found by its name (`kdmlc_jax.registry`), with
 * `CARRIED`, where True: the labels are people's, those that trusted images had before they were checked among them, so
   that methods may learn from these, too (`prepare.own_labels`);
 * `matrix(request) -> f64[C, C]`, where it has a transition matrix T[y, ỹ] = P(given label ỹ | true label y), from which
-  labels are then drawn; or `labels(request) -> i32[N]`, the given labels themselves.
+  labels are then drawn; or `labels(request) -> i32[N]`, the given labels themselves. What a person should know of how
+  a file was read goes to `request.say`.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -27,15 +28,16 @@ __all__ = ["Request", "draw", "given_labels", "is_carried", "is_rated", "realise
 
 
 def given_labels(
-    config: Any, train: Part, class_names: Sequence[str], seed: int
+    config: Any, train: Part, class_names: Sequence[str], seed: int, say: Callable[[str], None] = lambda line: None
 ) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
     """The labels to learn from, by `noise.kind`; a pure function of its arguments and the file named.
 
     Args:
-      config: `config.noise`: kind, rate, exact, file, human.
+      config: `config.noise`: kind, rate, exact, file, human, column.
       train: N images with the labels they came with.
       class_names: C names.
       seed: 0 or more.
+      say: is told how a file was read, a line each.
 
     Returns:
       i32[N] given labels, -1 where there is none, and i32[N] true labels, -1 where unknown.
@@ -56,8 +58,10 @@ def given_labels(
         raise UserError(f'noise.exact: noise.kind "{config.kind}" has no transition matrix whose counts could be kept')
     request = Request(
         config.rate, len(class_names), seed, class_names, train.labels, truth, train.images, train.ids, config.file,
-        config.human,
+        config.human, getattr(config, "column", ""), say,
     )  # fmt: skip
+    if request.named and config.kind != "file":
+        raise UserError(f'noise.column: noise.kind "{config.kind}" reads no table of labels, "file" does')
     if hasattr(kind, "labels"):
         return kind.labels(request), truth
     return draw(truth, kind.matrix(request), seed, config.exact), truth

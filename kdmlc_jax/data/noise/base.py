@@ -1,6 +1,6 @@
 """What kinds of noise share: what they are given, drawing labels from a matrix, and the noise as it came out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,8 @@ class Request(NamedTuple):
     ids: np.ndarray | None = None  # str[N], their names; None = 0 … N-1
     file: str = ""  # noise.file
     column: str = ""  # noise.human
+    named: str = ""  # noise.column
+    say: Callable[[str], None] = lambda line: None  # what a person should know of a file
 
     def path(self, kind: str) -> Path:
         """`noise.file`; raises UserError where it is empty."""

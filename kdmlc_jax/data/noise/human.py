@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from kdmlc_jax.arrays import check_labels
+from kdmlc_jax.data.formats.boxed import read_boxed
 from kdmlc_jax.data.formats.pickles import entry, integers, read_torch
 from kdmlc_jax.data.noise.base import Request
 from kdmlc_jax.errors import UserError, choose
@@ -27,9 +28,9 @@ def labels(request: Request) -> Int[np.ndarray, " N"]:
     """The labels that people gave to the training images, in the order of the true ones.
 
     Args:
-      request: `file`, CIFAR-10_human.pt or CIFAR-100_human.pt, '' = the usual place below KDMLC_DATA; `column`: aggre
-        (majority of three), random1, random2, random3 or worst (a wrong one where there is any) for 10 classes, noisy
-        for 100; `truth`, the training labels in the source's order.
+      request: `file`, CIFAR-10_human.pt or CIFAR-100_human.pt, or the same as .npy, '' = the usual place below
+        KDMLC_DATA; `column`: aggre (majority of three), random1, random2, random3 or worst (a wrong one where there is
+        any) for 10 classes, noisy for 100; `truth`, the training labels in the source's order.
 
     Raises:
       UserError: for another set or name, a file that is missing or damaged, and one whose own clean labels differ from
@@ -41,7 +42,7 @@ def labels(request: Request) -> Int[np.ndarray, " N"]:
     name, keys = PUBLISHED[num_classes]
     choose("noise.human", request.column, tuple(keys))
     file = _file(request.file, name)
-    content = read_torch(file)
+    content = read_boxed(file) if file.suffix.lower() == ".npy" else read_torch(file)
     clean = _column(content, "clean_label", file, truth, num_classes)
     if different := np.count_nonzero(clean != truth):
         raise UserError(
@@ -55,7 +56,10 @@ def _file(path: str, name: str) -> Path:
     root = os.environ.get("KDMLC_DATA", "")
     if not path and not root:
         raise UserError(f"noise.file is empty: give {Path(name).name}, or set KDMLC_DATA to the folder above {name}")
-    return Path(path).expanduser() if path else Path(root).expanduser() / name
+    usual = Path(root).expanduser() / name
+    if not path and not usual.exists() and usual.with_suffix(".npy").exists():
+        return usual.with_suffix(".npy")
+    return Path(path).expanduser() if path else usual
 
 
 def _column(content: dict, key: str, file: Path, truth: np.ndarray, num_classes: int) -> np.ndarray:

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from kdmlc_jax.arrays import check_labels
 from kdmlc_jax.data.formats.files import Readable, locate, read_at_most
 from kdmlc_jax.data.sources.base import Part, Source
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import UserError, is_failure, unreadable
+from kdmlc_jax.storage.files import exists
 
 IMAGE_MAGIC, LABEL_MAGIC = 0x00000803, 0x00000801
 # A header is a claim: nothing above this is believed, whatever a compressed file would unpack to.
@@ -43,7 +44,7 @@ def _idx_pair(directory: Path, part: str) -> Part:
 
 def _find(directory: Path, stem: str) -> Path:
     for path in (directory / stem, directory / f"{stem}.gz"):
-        if path.exists():
+        if exists(path):
             return path
     raise UserError(f"{directory / stem}: no such file, with or without .gz")
 
@@ -58,6 +59,8 @@ def _idx(path: Path, magic: int) -> np.ndarray:
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UserError(f"{path}: corrupt gzip ({error}), expected a complete file") from error
     except OSError as error:
+        if is_failure(error):
+            raise unreadable(error, path) from error
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if len(body) != size:
         found = "more" if len(body) > size else f"only {len(body)}"

@@ -1,4 +1,5 @@
-"""Clothing1M (Xiao et al., CVPR 2015) in the layout of its release: lists of images, and `path label` files.
+"""Clothing1M (Xiao et al., CVPR 2015) in the layout of its release: lists of images, and `path label` files, beside the
+folder images/ or in annotations/; a tab may stand for the blank, and a list may have the label, too.
 
 Training part: noisy_train, then clean_train, then clean_val, each in the order of its list. Given labels are those of
 noisy_label_kv.txt, true labels those of clean_label_kv.txt, -1 where a file has none. clean_train is trusted, clean_val
@@ -37,10 +38,11 @@ def load(data: ConfigDict) -> Source:
     """
     check_options(data)
     root = locate(data, "clothing1m")
-    noisy, clean = (_labels(root / f"{kind}_label_kv.txt") for kind in ("noisy", "clean"))
-    lists = {name: _images(_key_list(root, name)) for name in ("noisy_train", *CLEAN_LISTS)}
-    for name, lines in lists.items():
-        _check_labelled(_key_list(root, name), lines, noisy if name == "noisy_train" else clean)
+    noisy, clean = (_labels(_file(root, f"{kind}_label_kv.txt")) for kind in ("noisy", "clean"))
+    lists = {
+        name: _images(_key_list(root, name), noisy if name == "noisy_train" else clean)
+        for name in ("noisy_train", *CLEAN_LISTS)
+    }
     notes = _disjoint(root, lists)
     skipped = _leave_out(root, lists, data) if data.verify or data.on_bad_image == "skip" else ()
     train, test = [name for part in TRAIN_LISTS for name in lists[part]], list(lists["clean_test"])
@@ -58,18 +60,37 @@ def load(data: ConfigDict) -> Source:
 
 
 def _key_list(root: Path, name: str) -> Path:
-    return root / f"{name}_key_list.txt"
+    return _file(root, f"{name}_key_list.txt")
 
 
-def _images(path: Path) -> dict[str, int]:
-    """Image -> line of a key list, in its order."""
+def _file(root: Path, name: str) -> Path:
+    inner = root / "annotations" / name
+    return inner if inner.exists() and not (root / name).exists() else root / name
+
+
+def _images(path: Path, labels: dict[str, int]) -> dict[str, int]:
+    """Image -> line of a key list, in its order; each has one of `labels`."""
     lines: dict[str, int] = {}
     for number, line in enumerate(read_lines(path), 1):
-        if line:
-            lines.setdefault(_image(path, number, line), number)
+        if not line:
+            continue
+        key, label = _pair(line) if "\t" in line else (line, None)
+        name = _image(path, number, key)
+        if name not in labels:
+            kind = path.name.split("_")[0]
+            raise UserError(f'{path} line {number}: "{name}" has no label in {kind}_label_kv.txt')
+        if label not in (None, str(labels[name])):
+            raise UserError(f'{path} line {number}: "{name}" has label {label} here, {labels[name]} in its label file')
+        lines.setdefault(name, number)
     if not lines:
         raise UserError(f"{path}: no images, expected a path a line")
     return lines
+
+
+def _pair(line: str) -> tuple[str, str | None]:
+    """The path and the label of a line, None where there is none."""
+    found = re.fullmatch(r"(.*\S)[ \t]+(-?[0-9]+)", line)
+    return (found[1], found[2]) if found else (line, None)
 
 
 def _image(path: Path, number: int, name: str) -> str:
@@ -85,21 +106,14 @@ def _labels(path: Path) -> dict[str, int]:
     for number, line in enumerate(read_lines(path), 1):
         if not line:
             continue
-        name, _, text = line.rpartition(" ")
-        if not (name and re.fullmatch("-?[0-9]+", text)):
+        name, text = _pair(line)
+        if text is None:
             raise UserError(f'{path} line {number}: "{line}" is not a path, a space and a label')
         if len(text) > 2 or not 0 <= int(text) < len(CLASSES):
             raise UserError(f"{path} line {number}: label {text} is out of range, expected 0 to {len(CLASSES) - 1}")
         if labels.setdefault(name, int(text)) != int(text):
             raise UserError(f'{path} line {number}: "{name}" has label {labels[name]} above, {text} here')
     return labels
-
-
-def _check_labelled(path: Path, lines: dict[str, int], labels: dict[str, int]) -> None:
-    for name, number in lines.items():
-        if name not in labels:
-            kind = path.name.split("_")[0]
-            raise UserError(f'{path} line {number}: "{name}" has no label in {kind}_label_kv.txt')
 
 
 def _disjoint(root: Path, lists: dict[str, dict[str, int]]) -> tuple[str, ...]:

@@ -117,7 +117,11 @@ def _trusted(path: Path, size: int) -> np.ndarray | None:
         return None
     array = load_array(path)
     # So many zeros and ones are no list of rows, which names none twice.
-    zeros_and_ones = array.dtype.kind in "iu" and size > 2 and bool(np.isin(array, (0, 1)).all())
+    zeros_and_ones = array.dtype.kind in "iu" and array.size > 2 and bool(np.isin(array, (0, 1)).all())
+    if zeros_and_ones and array.shape != (size,):
+        raise UserError(
+            f"{path}: zeros and ones of shape {array.shape}, expected ({size},), one for each row of features"
+        )
     if array.shape == (size,) and (array.dtype == bool or zeros_and_ones):
         rows = np.flatnonzero(array)
     elif array.dtype.kind in "iu" and array.ndim == 1:

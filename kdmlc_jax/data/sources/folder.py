@@ -21,7 +21,7 @@ from kdmlc_jax.data.formats.files import locate
 from kdmlc_jax.data.formats.listing import Listing, check_name, check_options, to_source
 from kdmlc_jax.data.formats.roles import ROLES, Role
 from kdmlc_jax.data.sources.base import Source
-from kdmlc_jax.errors import UserError, suggest
+from kdmlc_jax.errors import StorageError, UserError, is_failure, suggest, unreadable
 
 EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif")
@@ -45,25 +45,46 @@ def load(data: ConfigDict) -> Source:
         raise UserError('data.dir is empty: give the folder of the images for data.source "folder"')
     check_options(data)
     root = locate(data, "folder")
-    return to_source(manifest.read(root, data) if data.manifest else by_folder(root), data)
+    if data.manifest:
+        return to_source(manifest.read(root, data), data)
+    try:
+        return to_source(by_folder(root, data.follow_links), data)
+    except StorageError:
+        raise
+    except UserError as error:
+        raise UserError(f"{error}{_hint(root)}") from error
 
 
-def by_folder(root: Path) -> Listing:
-    """Lists the class folders of `root`.
+def _hint(root: Path) -> str:
+    """What the folder holds where it holds no class folders: tables or archives."""
+    try:
+        files = sorted(path for folder in (root, root / "data") if folder.is_dir() for path in folder.iterdir())
+    except OSError:
+        return ""
+    shards = [path for path in files if path.suffix.lower() == ".parquet"]
+    if shards:
+        name = shards[0].name if len(shards) == 1 else "." if shards[0].parent == root else "data"
+        return f"; there are Parquet files, which data.manifest={name} reads"
+    tars = [path.name for path in files if path.suffix.lower() == ".tar"]
+    return f"; {tars[0]} is an archive: unpack it by scripts/unpack_tars.py" if tars else ""
+
+
+def by_folder(root: Path, follow: bool = False) -> Listing:
+    """Lists the class folders of `root`; links to folders or out of it are read where `follow`.
 
     Raises:
       UserError: for a folder that cannot be read, a training class without images, folders that look like splits and
       are not clearly some, links to folders or out of `root`.
     """
     listed = classes.class_file(root / "classes.txt") if (root / "classes.txt").exists() else ()
-    parts = _role_folders(root, listed)
+    parts = _role_folders(root, listed, follow)
     ignored: Counter[str] = Counter()
     found: list[tuple[str, str, Role]] = []
     for role, folder in parts:
-        inner, loose = _entries(folder, root)
+        inner, loose = _entries(folder, root, follow)
         ignored.update(path.suffix.lower() or path.name for path in loose if path != root / "classes.txt")
         for path in inner:
-            names = list(_images(path, root, ignored, nested=bool(listed)))
+            names = list(_images(path, root, ignored, bool(listed), follow))
             if not names and role is Role.NOISY:
                 raise UserError(f'{path}: no image files, expected some of class "{path.name}", or no such folder')
             found += [(name, path.name, role) for name in names]
@@ -72,7 +93,8 @@ def by_folder(root: Path) -> Listing:
     read = [f"{folder.relative_to(root)}/ as {role.name.lower()}" for role, folder in parts if folder != root]
     odd = any(place.split("/ as ")[0].lower() not in ROLES for place in read)
     notes = [f"folders are read as splits: {', '.join(read)}"] if odd else []
-    lists = [path.name for path in _entries(root, root)[1] if roles.of(path.stem) in (Role.VALIDATION, Role.TEST)]
+    beside = _entries(root, root, follow)[1]
+    lists = [path.name for path in beside if roles.of(path.stem) in (Role.VALIDATION, Role.TEST)]
     if lists and not read:
         notes.append(
             f"warning: {', '.join(lists)} beside the class folders is not read, and its images are learnt from"
@@ -80,15 +102,15 @@ def by_folder(root: Path) -> Listing:
     return _listing(root, sorted(found), listed, bool(read), ignored, tuple(notes))
 
 
-def _role_folders(root: Path, listed: tuple[str, ...]) -> list[tuple[Role, Path]]:
+def _role_folders(root: Path, listed: tuple[str, ...], follow: bool) -> list[tuple[Role, Path]]:
     """The folders that hold class folders, with their roles."""
-    folders, _ = _entries(root, root)
+    folders, _ = _entries(root, root, follow)
     if {path.name for path in folders} <= {*listed}:
         return [(Role.NOISY, root)]
     said = dict(zip(folders, roles.read_all([path.name for path in folders]), strict=True))
     clear = [(told.role, path) for path, told in said.items() if told.role is not None]
     if len(clear) == len(folders):
-        return [(role, _unwrapped(path, role, root)) for role, path in clear]
+        return [(role, _unwrapped(path, role, root, follow)) for role, path in clear]
     if len(folders) == 1 and (inner := sorted(_folders_in(folders[0]))):
         deeper = f"where {', '.join(inner[:3])} in it are the classes, or splits, give data.dir={folders[0]}"
         raise UserError(f"{root}: holds {folders[0].name}/ alone; {deeper}")
@@ -96,9 +118,9 @@ def _role_folders(root: Path, listed: tuple[str, ...]) -> list[tuple[Role, Path]
     return [(Role.NOISY, root)]
 
 
-def _unwrapped(path: Path, role: Role, root: Path) -> Path:
+def _unwrapped(path: Path, role: Role, root: Path, follow: bool) -> Path:
     """The only folder in `path` where that says the same once more, as archives are often packed; else `path`."""
-    folders, loose = _entries(path, root)
+    folders, loose = _entries(path, root, follow)
     return folders[0] if len(folders) == 1 and not loose and roles.of(folders[0].name) is role else path
 
 
@@ -140,15 +162,17 @@ def _folders_in(folder: Path) -> frozenset[str]:
                 entry.name.casefold() for entry in entries if entry.is_dir() and not entry.name.startswith(".")
             )
     except OSError as error:
+        if is_failure(error):
+            raise unreadable(error, folder) from error
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
-def _images(folder: Path, root: Path, ignored: Counter[str], nested: bool) -> Iterator[str]:
+def _images(folder: Path, root: Path, ignored: Counter[str], nested: bool, follow: bool) -> Iterator[str]:
     """The ids of the image files at any depth; others are counted by extension. Where not `nested`, a folder of test or
     validation images in a class is refused."""
     waiting = [folder]
     while waiting:
-        folders, files = _entries(waiting.pop(), root)
+        folders, files = _entries(waiting.pop(), root, follow)
         for path in folders:
             if not nested and (role := roles.of(path.name)) in (Role.VALIDATION, Role.TEST):
                 there = f"{root}/{role.name.lower()}/{folder.name}/, the rest to {root}/train/{folder.name}/"
@@ -166,17 +190,24 @@ def is_hidden(name: str) -> bool:
     return name.startswith((".", "~$")) or name.lower() in JUNK
 
 
-def _entries(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
+def _entries(folder: Path, root: Path, follow: bool) -> tuple[list[Path], list[Path]]:
     """The folders and the files in `folder` that are not hidden, each sorted."""
     try:
         with os.scandir(folder) as entries:
             visible = sorted((entry for entry in entries if not is_hidden(entry.name)), key=lambda e: e.name)
     except OSError as error:
+        if is_failure(error):
+            raise unreadable(error, folder) from error
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
     for entry in visible:
         check_name(entry.name, folder)
-        if entry.is_symlink() and (entry.is_dir() or not manifest.inside(Path(entry.path), root.resolve())):
-            raise UserError(f"{entry.path}: a link to a folder or out of {root}, expected files and folders of its own")
+        if not entry.is_symlink():
+            continue
+        if not follow and (entry.is_dir() or not manifest.inside(Path(entry.path), root.resolve())):
+            only = "expected files and folders of its own; data.follow_links=true reads what links lead to"
+            raise UserError(f"{entry.path}: a link to a folder or out of {root}, {only}")
+        if entry.is_dir() and Path(folder).resolve().is_relative_to(Path(entry.path).resolve()):
+            raise UserError(f"{entry.path}: a link to a folder that it lies in, expected no such circle")
     folders = [Path(entry.path) for entry in visible if entry.is_dir()]
     return folders, [Path(entry.path) for entry in visible if not entry.is_dir()]
 

@@ -13,9 +13,12 @@ from kdmlc_jax.arrays import check_labels
 from kdmlc_jax.data.formats.files import locate
 from kdmlc_jax.data.images.decode import decode
 from kdmlc_jax.data.sources.base import Part, Source
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import UserError, is_failure, unreadable
 
 READABLE = ("array_record", "parquet")  # the formats that have rows; TFRecord is a stream and needs TensorFlow
+
+
+VALIDATION = "validation"
 
 
 class Layout(NamedTuple):
@@ -30,7 +33,8 @@ class Layout(NamedTuple):
 
 
 def load(data: ConfigDict) -> Source:
-    """The splits `train` and `test` of one prepared version, e.g. the folder tensorflow_datasets/cifar10/3.0.2.
+    """The splits `train`, `validation` and `test` of one prepared version, e.g. the folder
+    tensorflow_datasets/cifar10/3.0.2; validation images come after the training ones.
 
     Images are u8[N, H, W, K], all in memory: N·H·W·K bytes. They are as they are stored, or, with data.image_size S,
     S×S: the largest centred square, scaled. Rows are in the order of the files, which preparing has shuffled once;
@@ -50,9 +54,33 @@ def load(data: ConfigDict) -> Source:
         splits = ", ".join(sorted(builder.info.splits)) or "none"
         raise UserError(f'{path}: there is no split "train" with images; the splits are {splits}')
     test = _part(path, builder, "test", layout, len(class_names))
-    if test is None or (test.labels >= 0).all():
-        return Source(data.source, class_names, train, test)
-    return Source(data.source, class_names, train, notes=(f'{path}: split "test" has no labels and is left out',))
+    train, validation, notes = _with_validation(path, builder, train, layout, len(class_names))
+    if test is not None and (test.labels < 0).any():
+        test, notes = None, [*notes, f'{path}: split "test" has no labels and is left out']
+    if left := sorted({*builder.info.splits} - {"train", "test", VALIDATION}):
+        notes.append(f"{path}: splits not read: {', '.join(left)}")
+    return Source(data.source, class_names, train, test, validation=validation, notes=tuple(notes))
+
+
+def _with_validation(
+    path: Path, builder: Any, train: Part, layout: Layout, num_classes: int
+) -> tuple[Part, np.ndarray | None, list[str]]:
+    """`train` and the validation images after it, their rows, and a note."""
+    part = _part(path, builder, VALIDATION, layout, num_classes)
+    if part is None:
+        return train, None, []
+    if part.images.shape[1:] != train.images.shape[1:]:
+        shapes = f"{part.images.shape[1:]}, those of training {train.images.shape[1:]}"
+        raise UserError(f'{path} split "{VALIDATION}": images of shape {shapes}: set data.image_size')
+    count = len(train.labels)
+    ids = None if train.ids is None or part.ids is None else np.concatenate([train.ids, part.ids])
+    both = Part(
+        np.concatenate([np.asarray(train.images), np.asarray(part.images)]),
+        np.concatenate([train.labels, part.labels]),
+        ids=ids,
+    )
+    note = f'{path}: the {len(part.labels)} images of split "{VALIDATION}" are for validation'
+    return both, np.arange(count, count + len(part.labels)), [note]
 
 
 @contextlib.contextmanager
@@ -63,6 +91,8 @@ def _one_line(place: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and is_failure(error):
+            raise unreadable(error, place) from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{place}: cannot be read ({reason})") from error
 

@@ -57,7 +57,7 @@ def test_tables_that_are_none(tmp_path):
     """Protects from tracebacks and guesses: the file, the line, and what was found."""
     path = tmp_path / "a.csv"
     assert refused(path) == ": no such file"
-    assert refused(tmp_path / "a.txt") == ": ends in neither .csv nor .parquet"
+    assert refused(tmp_path / "a.doc") == ": ends in neither .csv nor .parquet, nor in .tsv, .txt, .lst, .list"
     for text, message in (
         ("", ": no rows, expected one per image"),
         ("path,label\n", ": no rows, expected one per image"),
@@ -70,7 +70,7 @@ def test_tables_that_are_none(tmp_path):
         path.write_text(text)
         assert refused(path) == message
     path.write_bytes(b"path,label\na,\xff\n")
-    assert refused(path).endswith(" is not utf-8 text, expected UTF-8")
+    assert " is not utf-8 text, expected UTF-8 (line 2, 0xff: it may be another encoding than" in refused(path)
     for raw in (b"", b"PAR1PAR1"):
         (tmp_path / "a.parquet").write_bytes(raw)
         assert refused(tmp_path / "a.parquet").startswith(": cannot be read (")

@@ -1,11 +1,14 @@
 """Matrices and labels read from files: what is accepted, and the one line for what is not."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
 
 from kdmlc_jax.data import splits
+from kdmlc_jax.data.noise import Request, file
 from kdmlc_jax.data.noise.file import read_labels
 from kdmlc_jax.data.noise.matrix import read_matrix
 from kdmlc_jax.data.provenance import Provenance, fingerprint, save
@@ -256,3 +259,121 @@ def test_table_that_cannot_be_read(tmp_path, suffix):
     for raw in (b"", b"id,label\n0,1,2\n", b"id,label\n0,\xff\xfe\n", b"PAR1PAR1"):
         path.write_bytes(raw)
         refused(read_labels, path, N, C)
+
+
+def read_of(path, given=GIVEN, ids=None, names=("a", "b", "c"), column=""):
+    """Labels and notes as a run reads them; `given` are the data set's own."""
+    given = np.asarray(given, np.int32)
+    notes = []
+    request = Request(0.0, C, 0, names, given, given, ids=ids, file=str(path), named=column, say=notes.append)
+    return file.labels(request), tuple(notes)
+
+
+def test_json_lists(tmp_path):
+    """Protects DivideMix's lists: the order of numbered images, names by ids.txt, objects of id and label, and one line
+    for what is none."""
+    path = tmp_path / "0.5_sym.json"
+    path.write_text(json.dumps(GIVEN.tolist()))
+    np.testing.assert_array_equal(read_labels(path, N, C), GIVEN)
+    assert ": 4 rows, expected 5" in refused(read_labels, path, 5, C)
+    assert str(tmp_path / "ids.txt") in error_of(read_labels, path, N, C, IDS)
+    (tmp_path / "ids.txt").write_text("\n".join(IDS[::-1]))
+    np.testing.assert_array_equal(read_labels(path, N, C, IDS), GIVEN[::-1])
+    path.write_text(json.dumps(dict(zip(IDS[::-1].tolist(), ["a", "b", "c", "a"], strict=True))))
+    np.testing.assert_array_equal(read_labels(path, N, C, IDS, "abc"), [0, 2, 1, 0])
+    for text, message in {
+        "[0, 1, 3, 0]": ' row 2 (id "2"): label "3" is not a whole number from 0 to 2',
+        "[0, 1, 0.5, 0]": " entry 2: '0.5' is a float, expected a label: a whole number or a name",
+        "[0, true]": " entry 1: 'True' is a bool, expected a label: a whole number or a name",
+        "[]": ": empty, expected a list of labels, or an object of id and label",
+        '{"a": 1, "a": 2}': ': cannot be read as a JSON list of labels ("a" is there twice)',
+        "[0, 1": ": cannot be read as a JSON list of labels (",
+        "[" * 100_000: ": cannot be read as a JSON list of labels (",
+    }.items():
+        path.write_text(text)
+        assert refused(read_labels, path, N, C).startswith(message), text
+
+
+def error_of(read, *arguments):
+    with pytest.raises(UserError) as caught:
+        read(*arguments)
+    return str(caught.value)
+
+
+FRAME = {"is_label_issue": [False] * N, "label_quality": [0.5] * N, "given_label": GIVEN, "predicted_label": [0] * N}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_cleanlabs_frames(tmp_path, suffix):
+    """Protects the order of a frame that cleanlab has made, with its index in any order, without one, or with names;
+    what it believes by noise.column."""
+    path, order = tmp_path / f"issues{suffix}", np.array([2, 0, 3, 1])
+    write(path, FRAME)
+    got, notes = read_of(path)
+    np.testing.assert_array_equal(got, GIVEN)
+    assert notes == (f'noise.file: column "given_label" of {path} is read; noise.column=<name> reads predicted_label',)
+    np.testing.assert_array_equal(read_of(path, column="predicted_label")[0], [0] * N)
+    index = "" if suffix == ".csv" else "__index_level_0__"
+    write(path, {index: order} | {name: np.asarray(cells)[order] for name, cells in FRAME.items()})
+    np.testing.assert_array_equal(read_of(path)[0], GIVEN)
+    write(path, {index: IDS[order]} | {name: np.asarray(cells)[order] for name, cells in FRAME.items()})
+    np.testing.assert_array_equal(read_of(path, ids=IDS)[0], GIVEN)
+    write(path, FRAME)
+    assert str(tmp_path / "ids.txt") in error_of(read_of, path, GIVEN, IDS)
+    write(path, {name: FRAME[name] for name in ("given_label", "predicted_label")})
+    assert 'no column "id"' in error_of(read_of, path)
+
+
+def test_the_other_columns_of_a_runs_table(tmp_path):
+    """Protects who means corrected labels from being given the uncorrected ones without a word."""
+    beliefs = np.eye(C)[(GIVEN + 1) % C]
+    for path in labels_lib.write(table(IDS, ["noisy"] * N, GIVEN, beliefs), tmp_path):
+        got, notes = read_of(path, ids=IDS)
+        np.testing.assert_array_equal(got, GIVEN)
+        assert len(notes) == 1 and "noise.column=<name> reads corrected_label" in notes[0]
+        np.testing.assert_array_equal(read_of(path, ids=IDS, column="Suggested_Label")[0], (GIVEN + 1) % C)
+        assert 'no column "corected_label"' in error_of(read_of, path, GIVEN, IDS, "abc", "corected_label")
+
+
+def test_lists_of_path_and_label(tmp_path):
+    """Protects text lists: blanks, tabs and commas, names with blanks, a header where there is one, imagenette's
+    columns of several rates."""
+    for text in (
+        "a/dog.png 2\n\n./b.png 0\n007 1\né 1\n",
+        "a/dog.png\tc\nb.png\ta\n007\tb\né\tb\n",
+        "path,label\na/dog.png,2\nb.png,0\n007,1\né,1\n",
+        "a/dog.png,2\nb.png, 0\n007 1\né\t1\n",
+    ):
+        (tmp_path / "list.txt").write_text(text)
+        np.testing.assert_array_equal(read_labels(tmp_path / "list.txt", N, C, IDS, "abc"), GIVEN)
+    (tmp_path / "list.txt").write_text("a/dog.png 2 1\n")
+    assert refused(read_labels, tmp_path / "list.txt", N, C, IDS) == ' line 1: 2 labels "2 1", expected one'
+    (tmp_path / "list.txt").write_text("a/dog.png\n")
+    assert refused(read_labels, tmp_path / "list.txt", N, C, IDS).startswith(' line 1: "a/dog.png" is not a path')
+    path = tmp_path / "noisy_imagenette.csv"
+    write(path, {"path": IDS, "noisy_labels_0": GIVEN, "noisy_labels_5": [0] * N, "is_valid": [False] * N})
+    message = error_of(read_of, path, GIVEN, IDS)
+    assert message.endswith("noise.column=<name> reads one of noisy_labels_0, noisy_labels_5")
+    np.testing.assert_array_equal(read_of(path, ids=IDS, column="noisy_labels_5")[0], [0] * N)
+
+
+def test_another_order_is_warned_of(tmp_path):
+    """Protects from labels of other images: as few agree with those at hand as by chance; noise does not."""
+    rng = np.random.default_rng(0)
+    given = rng.integers(0, C, 200)
+    noisy = np.where(rng.random(200) < 0.6, rng.integers(0, C, 200), given)
+    for labels, warned in ((noisy, False), (rng.permutation(given), True), (given, False)):
+        np.save(tmp_path / "g.npy", labels)
+        (tmp_path / "g.json").write_text(json.dumps(labels.tolist()))
+        for name in ("g.npy", "g.json"):
+            notes = read_of(tmp_path / name, given)[1]
+            assert bool(notes) == warned and all(note.startswith("warning: noise.file: ") for note in notes)
+
+
+def test_a_dictionary_of_labels(tmp_path):
+    """Protects who takes the file of CIFAR-10N for labels: told what reads it, nothing unpickled."""
+    np.save(tmp_path / "human.npy", {"clean_label": GIVEN, "worse_label": GIVEN}, allow_pickle=True)
+    message = refused(read_labels, tmp_path / "human.npy", N, C)
+    assert (
+        message.startswith(": a dictionary (clean_label, worse_label), expected an array") and "noise=human" in message
+    )

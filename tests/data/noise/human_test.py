@@ -1,5 +1,6 @@
 """The human labels of CIFAR-10N and CIFAR-100N: which are read, and one clear line for what does not fit."""
 
+import os
 import pickle
 import zipfile
 
@@ -97,3 +98,39 @@ def test_real_human_labels(data_dir):
         assert np.mean(read_human("", labels, truth, 10) != truth) == pytest.approx(rate, abs=5e-5)
     order = np.random.default_rng(0).permutation(len(truth))
     assert "at 4" in human_error("", "worst", truth[order])  # nine in ten of 50 000
+
+
+@pytest.mark.parametrize("values", [np.asarray, list])
+def test_a_dictionary_in_npy(tmp_path, monkeypatch, values):
+    """Protects CIFAR-10_human.npy, a pickle within .npy: read by the restricted reader, found below KDMLC_DATA too."""
+    truth = np.arange(10)
+    columns = {key: values((truth + shift) % 10) for shift, key in enumerate(KEYS)}
+    path = tmp_path / "cifar-10n" / "CIFAR-10_human.npy"
+    path.parent.mkdir()
+    np.save(path, columns, allow_pickle=True)
+    monkeypatch.setenv("KDMLC_DATA", str(tmp_path))
+    for place in ("", str(path)):
+        np.testing.assert_array_equal(read_human(place, "worst", truth, 10), (truth + 2) % 10)
+    assert "clean_label differs from the training labels" in human_error(str(path), "worst", truth[::-1])
+
+
+class Call:
+    """Pickled, a call of os.system."""
+
+    def __reduce__(self):
+        return os.system, ("touch called",)
+
+
+@pytest.mark.parametrize("inside", [Call(), {"clean_label": Call()}, [1, None], np.zeros(3), {"a": {"b": 1}}])
+def test_npy_that_is_no_dictionary(tmp_path, monkeypatch, inside):
+    """Protects from code in a .npy file, and from a traceback where it is cut or holds something else."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a.npy"
+    box = np.empty((), object)
+    box[()] = inside
+    np.save(path, inside if isinstance(inside, np.ndarray) else box, allow_pickle=True)
+    whole = path.read_bytes()
+    for raw in (whole, whole[:-3], whole[:100], whole[:9], b"", b"\x93NUMPY"):
+        path.write_bytes(raw)
+        assert human_error(str(path), "worst", np.arange(10)).startswith(str(path))
+    assert not (tmp_path / "called").exists()

@@ -58,6 +58,23 @@ def test_the_lists_become_roles(folder):
     assert source.notes == ("1 images of noisy_train are in a clean list too and kept in that alone",)
 
 
+def test_other_layouts(folder):
+    """Protects copies with annotations/, tabs, and labels in the lists."""
+    expected = load(folder)
+    (folder / "annotations").mkdir()
+    for path in folder.glob("*.txt"):
+        text = path.read_text().replace(" ", "\t")
+        if path.name == "noisy_train_key_list.txt":
+            text = "".join(f"{line}\t{NOISY[line.split('/')[-1][:-4]]}\n" for line in text.splitlines())
+        (folder / "annotations" / path.name).write_text(text)
+        path.unlink()
+    source = load(folder)
+    for name in ("ids", "labels", "truth"):
+        np.testing.assert_array_equal(getattr(source.train, name), getattr(expected.train, name))
+    append(folder / "annotations" / "noisy_train_key_list.txt", "images/0/00/n0.jpg\t4")
+    assert 'line 5: "images/0/00/n0.jpg" has label 4 here, 3 in its label file' in error_of(folder)
+
+
 def test_images_are_read_when_asked_for(folder):
     """Protects the size and the match of images and rows; a million files are not opened without need."""
     source = load(folder)

@@ -161,7 +161,11 @@ def test_labels_beyond_classes_txt(folder):
         ("classes.txt", b"cat\n", "classes.txt: 1 lines, expected at least 2"),
         ("classes.txt", b"cat\n\ndog\n", "classes.txt line 2: empty, expected a name"),
         ("classes.txt", b"cat\ndog\ncat\n", 'classes.txt line 3: "cat" is in line 1 already'),
-        ("classes.txt", b"caf\xe9\ndog\n", "classes.txt: byte 3 is not UTF-8 text"),
+        (
+            "classes.txt",
+            b"caf\xe9\ndog\n",
+            "classes.txt: byte 3 is not UTF-8 text (line 1, 0xe9: it may be Windows-1252; save it as UTF-8)",
+        ),
         ("ids.txt", b"a\nb\n\n\n", "ids.txt: 2 lines, expected 6, the rows of features.npy"),
         ("ids.txt", b"a\nb\nc\nd\na\nf\n", 'ids.txt line 5: "a" is in line 1 already'),
     ],
@@ -226,3 +230,10 @@ def test_missing_or_unreadable_file_is_named(folder, name):
     assert error_of(folder) == f"{folder}/{name}: no such file"
     (folder / name).mkdir()
     assert error_of(folder) == f"{folder}/{name}: cannot be read (Is a directory)"
+
+
+def test_a_mask_of_another_length(folder):
+    """Protects from a mask of zeros and ones that is taken for the rows 0 and 1."""
+    for mask in (np.array([0, 0, 1, 0, 1]), np.array([0, 0, 1, 0, 1, 0, 0], np.uint8)):
+        save(folder, trusted=mask)
+        assert "zeros and ones of shape" in error_of(folder) and "expected (6,)" in error_of(folder)

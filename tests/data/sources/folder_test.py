@@ -326,6 +326,26 @@ def test_links_out_of_the_folder(tmp_path):
     assert f"{tmp_path}/set/dog/loop: a link to a folder" in error_of(tmp_path / "set")
 
 
+def test_links_are_followed_where_the_config_says_so(tmp_path):
+    """Protects folders made of links: read with data.follow_links, circles refused; without it the option is named."""
+    put(tmp_path / "real", ["cats/a.png", "dogs/b.png", "dogs/c.png"])
+    root = tmp_path / "links"
+    root.mkdir()
+    (root / "cat").symlink_to("../real/cats")
+    (root / "dog").mkdir()
+    (root / "dog" / "b.png").symlink_to(tmp_path / "real/dogs/b.png")
+    assert "data.follow_links=true reads" in error_of(root)
+    source = load(root, follow_links=True)
+    assert source.train.ids.tolist() == ["cat/a.png", "dog/b.png"] and levels(source.train) == [0, 1]
+    (root / "m.csv").write_text("path,label\ncat/a.png,x\ndog/b.png,y\n")
+    assert "data.follow_links=true would read it" in error_of(root, manifest="m.csv")
+    assert load(root, manifest="m.csv", follow_links=True).train.ids.tolist() == ["cat/a.png", "dog/b.png"]
+    (root / "dog" / "again").symlink_to("../dog")
+    assert "a link to a folder that it lies in" in error_of(root, follow_links=True)
+    (root / "m.csv").write_text("path,label\n../real/cats/a.png,x\n")
+    assert "is outside" in error_of(root, manifest="m.csv", follow_links=True)
+
+
 def test_names_that_no_label_file_can_hold(tmp_path):
     """Protects labels.csv and labels.parquet, written after training, from names with line breaks or stray bytes."""
     put(tmp_path, ["cat/0.png", "dog/0.png", "dog/a\nb.png"])
@@ -784,6 +804,12 @@ def test_manifests_with_mistakes(tmp_path, text, message):
     put(tmp_path, ["a.png", "b.png"])
     (tmp_path / "labels.csv").write_bytes(text.encode("latin-1"))
     assert message in error_of(tmp_path, manifest="labels.csv")
+
+
+def test_rows_below_blank_lines(tmp_path):
+    """Protects who looks for a row in an editor: the line, too, where blank lines move it."""
+    fields = manifest(tmp_path, "path,label,split\na.png,cat,\n\n\nb.png,dog,tran\n")
+    assert 'row 2 (line 5): split "tran" is not' in error_of(tmp_path, **fields)
 
 
 def test_manifest_that_is_none(tmp_path):

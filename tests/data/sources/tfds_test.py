@@ -153,6 +153,19 @@ def test_images_without_labels(tmp_path, split):
         assert source.test is None and source.notes == (f'{folder}: split "test" has no labels and is left out',)
 
 
+def test_validation_split(tmp_path):
+    """Protects the split `validation` from being passed over: its images come last, and are for validation."""
+    splits = {"train": examples(4, "train"), "validation": examples(2, "v"), "extra": examples(1, "x")}
+    folder = write(tmp_path, "array_record", splits)
+    source = load(folder)
+    assert_same(source.train, splits["train"] + splits["validation"])
+    assert source.validation.tolist() == [4, 5] and {*source.train.ids[4:]} == {"v_0", "v_1"} and source.test is None
+    assert source.notes == (
+        f'{folder}: the 2 images of split "validation" are for validation',
+        f"{folder}: splits not read: extra",
+    )
+
+
 def test_train_split_is_needed(tmp_path):
     """Protects the one with a set for evaluation only: the splits found are listed."""
     folder = write(tmp_path, "array_record", {"validation": examples(2, "v"), "test": examples(2, "t")})
