@@ -436,8 +436,8 @@ def with_nan(row, column):
 @pytest.mark.parametrize(
     "features, fault",
     [
-        (np.ones((24, 5)), ": 24 rows, expected 30, one for each training image in their order"),
-        (np.ones((31, 5)), ": 31 rows, expected 30, one for each training image in their order"),
+        (np.ones((24, 5)), ": 24 rows, expected 30, one for each image in their order"),
+        (np.ones((31, 5)), ": 31 rows, expected 30, one for each image in their order"),
         (with_nan(7, 3), " row 7, column 3: nan is no finite float32 (1 such rows)"),
         (np.full((SIZE, 5), 1e300), " row 0, column 0: inf is no finite float32 (30 such rows)"),
         (np.ones((SIZE, 5)), ": all rows are equal, expected features that tell images apart"),

@@ -18,7 +18,7 @@ def test_rows_follow_names(tmp_path):
 def test_numbered_images_are_taken_in_their_order(tmp_path):
     """Protects published sets, whose images have no names: a row each."""
     np.testing.assert_array_equal(rows_of(tmp_path / "f.npy", 3, 3, None), [0, 1, 2])
-    with pytest.raises(UserError, match=r"f\.npy: 4 rows, expected 3, one for each training image in their order"):
+    with pytest.raises(UserError, match=r"f\.npy: 4 rows, expected 3, one for each image in their order"):
         rows_of(tmp_path / "f.npy", 4, 3, None)
 
 

@@ -129,7 +129,7 @@ def test_labels_of_arrays(tmp_path):
         ([0.0, 1, 1, 2], ": float64 of shape (4,), expected integers of shape [N]"),
         ([True, False, True, True], ": bool of shape (4,), expected integers of shape [N]"),
         (["0", "1", "1", "2"], ": <U1 of shape (4,), expected integers of shape [N]"),
-        ([0, 1, 2], ": 3 rows, expected 4, one for each training image in their order"),
+        ([0, 1, 2], ": 3 rows, expected 4, one for each image in their order"),
         ([[0], [1], [2], [0]], ": labels of shape (4, 1), expected (4,), one per training image"),
     ],
 )
