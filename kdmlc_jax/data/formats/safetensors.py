@@ -76,10 +76,11 @@ def _arrays(header: dict[str, Any], data: memoryview) -> dict[str, np.ndarray]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    table: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in table:
+            raise ValueError(f"{name!r} is there twice")
+        table[name] = value
     return table
 
 

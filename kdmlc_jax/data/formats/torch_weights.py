@@ -24,6 +24,7 @@ from kdmlc_jax.data.formats.pickles import _Global, _RefusedError, _scan
 from kdmlc_jax.errors import UserError
 
 MAX_BYTES = 1 << 31
+MAX_PICKLE = 1 << 22  # names, shapes and places of tensors, not their numbers; ResNet-50's has 40 kB
 _MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES: dict[str, Any] = {
     **{"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": jnp.bfloat16},
@@ -132,6 +133,8 @@ def _view(tensor: _Tensor, data: Any) -> np.ndarray:
 
 
 def _load(raw: bytes) -> Any:
+    if len(raw) > MAX_PICKLE:
+        raise _RefusedError(f"a pickle of {len(raw)} bytes, expected at most {MAX_PICKLE}")
     _scan(raw)
     return _Unpickler(io.BytesIO(raw)).load()
 
@@ -151,7 +154,8 @@ def _zipped(raw: bytes) -> tuple[Any, Bytes]:
     def member(name: str, size: int | None = None) -> bytes:
         info = infos.get(folder + name)
         if info is None or info.file_size > len(raw) or (size is not None and info.file_size != size):
-            raise _RefusedError(f"{name} is {'absent' if info is None else info.file_size}, expected {size} bytes")
+            expected = f"at most {len(raw)}" if size is None else size
+            raise _RefusedError(f"{name} is {'absent' if info is None else info.file_size}, expected {expected} bytes")
         with archive.open(info) as file:
             return read_at_most(file, info.file_size)
 
@@ -173,13 +177,8 @@ def _in_a_row(raw: bytes) -> tuple[Any, Bytes]:
     """The same of the form before torch 1.6."""
     at, loaded = 0, []
     for _ in range(5):
-        end = (
-            at
-            + 1
-            + next(
-                place for code, _, place in pickletools.genops(raw[at:]) if code.name == "STOP" and place is not None
-            )
-        )
+        ends = (place for code, _, place in pickletools.genops(raw[at : at + MAX_PICKLE]) if code.name == "STOP")
+        end = at + 1 + next(place for place in ends if place is not None)
         loaded.append(_load(raw[at:end]))
         at = end
         if loaded[0] != _MAGIC:
