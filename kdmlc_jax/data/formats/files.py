@@ -13,6 +13,7 @@ from typing import IO, NamedTuple, Protocol, runtime_checkable
 from ml_collections import ConfigDict
 
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.storage import door
 
 # The published CIFAR archives unpack to 185 MB.
 MAX_UNPACKED_BYTES = 1 << 29
@@ -52,10 +53,10 @@ def locate(data: ConfigDict, *names: str, archive: bool = False) -> Path:
     return path
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, most: int = door.MAX_FILE) -> bytes:
     """The file's bytes; raises UserError naming it."""
     try:
-        return path.read_bytes()
+        return door.read(path, most)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except OSError as error:
@@ -65,7 +66,7 @@ def read_bytes(path: Path) -> bytes:
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file, stripped, without empty ones at its end; raises UserError naming it."""
     try:
-        text = io.TextIOWrapper(io.BytesIO(read_bytes(path)), "utf-8-sig").read().rstrip()
+        text = io.TextIOWrapper(io.BytesIO(read_bytes(path, door.MAX_TEXT)), "utf-8-sig").read().rstrip()
         return [line.strip() for line in text.split("\n")] if text else []
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8 text") from error
@@ -109,7 +110,7 @@ def open_files(path: Path, names: Container[str], published: Mapping[str, tuple[
     if path.is_dir():
         return Files(path, None, published)
     try:
-        with open(path, "rb") as file:
+        with door.opened(path) as file:
             check_published(path, file, os.fstat(file.fileno()).st_size, published)
             file.seek(0)
             return Files(path, _untar(file, path, names), published)

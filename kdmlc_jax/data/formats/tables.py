@@ -7,7 +7,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kdmlc_jax.data.formats import columns as columns_lib
 from kdmlc_jax.errors import UserError, suggest
+from kdmlc_jax.storage import door
+from kdmlc_jax.storage.files import unguarded
 
 
 class Table(NamedTuple):
@@ -85,7 +88,7 @@ def _position(
 
 
 def _csv(path: Path) -> tuple[list[str], list[list[str] | None]]:
-    raw = path.read_bytes()
+    raw = door.read(path, door.MAX_TEXT)
     text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     file = io.StringIO(text, newline="")
     first = file.readline()
@@ -104,18 +107,17 @@ def _csv(path: Path) -> tuple[list[str], list[list[str] | None]]:
             found = f"{len(line)} fields, expected {len(header)} as in the header"
             raise UserError(f"{path} line {reader.line_num}: {found}")
         rows.append(line)
-    return _lower(header), [[cell.strip() for cell in cells] for cells in zip(*rows, strict=True)]
+    return _lower(header), [[unguarded(cell.strip()) for cell in cells] for cells in zip(*rows, strict=True)]
 
 
 def _parquet(path: Path) -> tuple[list[str], list[list[str] | None]]:
     import pyarrow as pa  # slow to import
-    from pyarrow import parquet
 
-    with parquet.ParquetFile(path) as file:
+    with columns_lib.opened(path) as file:
         names = file.schema_arrow.names
         kinds = zip(names, file.schema_arrow.types, strict=True)
         cells = [name for name, kind in kinds if not pa.types.is_nested(kind) and not _holds_bytes(file, name, kind)]
-        columns = file.read(columns=cells).to_pydict()
+        columns = columns_lib.read(path, file, cells)
     return _lower(names), [
         [_text(cell).strip() for cell in columns[name]] if name in columns else None for name in names
     ]

@@ -9,7 +9,6 @@ storages' bytes.
 import collections
 import io
 import math
-import pickle
 import pickletools
 import zipfile
 from collections.abc import Callable
@@ -19,8 +18,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from kdmlc_jax.data.formats.careful import _Careful, _RefusedError
 from kdmlc_jax.data.formats.files import read_at_most, read_bytes
-from kdmlc_jax.data.formats.pickles import _Global, _RefusedError, _scan
+from kdmlc_jax.data.formats.pickles import _Global, _scan
 from kdmlc_jax.errors import UserError
 
 MAX_BYTES = 1 << 31
@@ -50,6 +50,13 @@ class _Tensor(NamedTuple):
 class _Ordered(dict):
     """Stands in for collections.OrderedDict; what torch hangs on it (`_metadata`) is dropped."""
 
+    def __init__(self, pairs: object = ()) -> None:
+        if not isinstance(pairs, list | tuple) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise _RefusedError("an OrderedDict of something else than pairs")
+        if not all(isinstance(name, str) for name, _ in pairs):
+            raise _RefusedError("a key that is no text")
+        super().__init__(pairs)
+
     def __setstate__(self, state: object) -> None:
         pass
 
@@ -75,7 +82,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(_Careful):
     """Looks globals up among the stand-ins, and nowhere else."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -102,9 +109,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: naming the file, for damage, other globals, tensors beyond their storage, or none.
     """
-    if path.is_file() and path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_BYTES}")
-    raw = read_bytes(path)
+    raw = read_bytes(path, MAX_BYTES)
     try:
         loaded, storage = _zipped(raw) if raw[:2] == b"PK" else _in_a_row(raw)
         for name in _WRAPPERS:
