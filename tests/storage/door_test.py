@@ -26,9 +26,7 @@ READERS = {
     "x.safetensors": read_safetensors,
     "x.pth": read_weights,
     "x.json": lambda path: files.read_sealed(path, "an object"),
-    "labels.parquet": lambda path: (
-        labels.whole(path.parent) if path.is_dir() else labels.read(path, np.array(["a"]), np.array([0]), 2)
-    ),
+    "labels.parquet": lambda path: labels.whole(path.parent),
     "network.json": lambda path: networks.read(path.parent),
     "sum": checksums.file_sum,
 }
