@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from kdmlc_jax.errors import UserError, unreadable
+from kdmlc_jax.storage import door
 
 
 def check_features(name: str, features: ArrayLike) -> np.ndarray:
@@ -54,7 +55,10 @@ def load_array(path: Path) -> np.ndarray:
     if not path.exists():
         raise UserError(f"{path}: no such file")
     try:
+        door.refuse_odd(path)
         return np.lib.format.open_memmap(path, mode="r")
+    except UserError:
+        raise
     except OSError as error:
         if error.errno and not path.is_dir():
             raise unreadable(error, path) from error

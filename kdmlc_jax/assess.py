@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
+from ml_collections import ConfigDict
 
-from kdmlc_jax import export, parallel
+from kdmlc_jax import export, finished, parallel
 from kdmlc_jax.data import provenance
+from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.data.sources.base import Images
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.labels.linear import NEVER, log_softmax
@@ -88,6 +90,22 @@ def assess(experiment: "Experiment", state: Any, believed: Int[np.ndarray, " N"]
 
     found = parallel.decide(judged)
     return Assessment(None, found) if isinstance(found, str) else Assessment(found)
+
+
+def check_folds(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
+    """`finished.check` of the runs of `data.cross_fit`; a warning for each that is gone or has not ended."""
+    told = []
+    for fold in range(config.data.cross_fit if config.data.fold < 0 else 0):
+        one, there = config.copy_and_resolve_references(), fold_dir(workdir, fold)
+        one.data.fold = fold
+        ended = finished.read(there)
+        if ended is None:
+            told.append(
+                f"warning: {there} is gone or has not ended; delete {workdir / finished.SUMMARY} to have it anew"
+            )
+        else:
+            told += finished.check(prepare(one), there, ended)
+    return told
 
 
 def fold_networks(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from kdmlc_jax.errors import NonFiniteError, StoppedError, StorageError, UserError, suggest
+from kdmlc_jax.errors import NonFiniteError, StoppedError, StorageError, UserError, one_line, suggest, visible
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -67,12 +67,12 @@ def guarded(program: Callable[[list[str]], None]) -> None:
     try:
         program(sys.argv[1:])
     except tuple(CODES) as error:
-        print(error if isinstance(error, StoppedError) else f"error: {error}", file=sys.stderr)
+        print(one_line(error) if isinstance(error, StoppedError) else f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(next(code for kind, code in CODES.items() if isinstance(error, kind)))
     except OSError as error:
         if error.errno is None or error.filename is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"error: {one_line(error.filename)}: {error.strerror}", file=sys.stderr)
         sys.exit(4)
     except KeyboardInterrupt:
         print("stopped; the same --workdir goes on from what was last saved", file=sys.stderr)
@@ -85,7 +85,10 @@ def quiet_streams() -> None:
 
 
 class Lasting(io.TextIOBase):
-    """A text stream over `stream` that neither a closed pipe nor a full disk nor a narrow alphabet makes fail."""
+    """A text stream over `stream` that neither a closed pipe nor a full disk nor a narrow alphabet makes fail.
+
+    It is where all that is printed goes out: names out of the data cannot command a terminal (`errors.visible`).
+    """
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -94,6 +97,11 @@ class Lasting(io.TextIOBase):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+    @property
+    def unescaped(self) -> "Lasting":
+        """The same for a progress bar, whose escapes are its own."""
+        return _Unescaped(self._stream)
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -111,7 +119,7 @@ class Lasting(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Writes `text` where there is still somebody."""
-        self._try(lambda: self._stream.write(text))
+        self._try(lambda: self._stream.write(visible(text)))
         return len(text)
 
     def flush(self) -> None:
@@ -125,3 +133,12 @@ class Lasting(io.TextIOBase):
             action()
         except (OSError, ValueError):  # a closed pipe; a closed stream
             self._stream = open(os.devnull, "w")  # noqa: SIM115 (for as long as the program runs)
+
+
+class _Unescaped(Lasting):
+    """Writes what it is given."""
+
+    def write(self, text: str) -> int:
+        """Writes `text` where there is still somebody."""
+        self._try(lambda: self._stream.write(text))
+        return len(text)

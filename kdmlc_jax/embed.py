@@ -21,6 +21,7 @@ import numpy as np
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.cli import EXITS, guarded, parse
 from kdmlc_jax.errors import UserError, in_range
+from kdmlc_jax.storage import door
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that most published encoders expect
 
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> None:
 
     from kdmlc_jax import encoders
     from kdmlc_jax.data import sources
+    from kdmlc_jax.storage import files
 
     encoder = encoders.load(flags.encoder, flags.size, flags.mean, flags.std)
     if encoder.side and not config.data.image_size:  # scaled once, from the whole image
@@ -59,9 +61,10 @@ def main(argv: list[str]) -> None:
     print(f"{flags.encoder}: {encoder.about}", file=sys.stderr)
     parts = {"features": source.train.images} | ({"test_features": source.test.images} if source.test else {})
     key = _key(config, flags, source)
-    for name, images in parts.items():
-        embed(encoder.encode, images, flags.out / f"{name}.npy", flags.batch, key)
-    write_rest(source, flags.out)
+    with files.locked(flags.out):
+        for name, images in parts.items():
+            embed(encoder.encode, images, flags.out / f"{name}.npy", flags.batch, key)
+        write_rest(source, flags.out)
     print(f"features of {len(source.train.images)} images in {flags.out}/")
 
 
@@ -78,7 +81,7 @@ def _key(config: Any, flags: argparse.Namespace, source: Any) -> str:
     digest = hashlib.sha256()
     files = [flags.encoder] if flags.encoder.is_file() else sorted(flags.encoder.iterdir())
     for file in files:
-        with file.open("rb") as opened:
+        with door.opened(file) as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
     told: list = [flags.size, list(flags.mean), list(flags.std), config.data.source, config.data.dir]
     for part in filter(None, (source.train, source.test)):
@@ -129,7 +132,7 @@ def embed(encode: Callable, images: Any, path: pathlib.Path, batch: int, key: st
 def begun(state: pathlib.Path, key: str) -> int:
     """How many features of `key` are there already."""
     try:
-        said = json.loads(state.read_text())
+        said = json.loads(door.read_text(state))
         return int(said["done"]) if said["key"] == key else 0
     except (OSError, ValueError, TypeError, KeyError):
         return 0

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from kdmlc_jax import export, nets, published
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.storage import door
 
 
 class Encoder(NamedTuple):
@@ -84,7 +85,10 @@ def _onnx(path: pathlib.Path, size: int, mean: Sequence[float], std: Sequence[fl
     except ModuleNotFoundError:
         raise UserError(f'{path}: onnxruntime is not installed; pip install "kdmlc-jax[onnx]"') from None
     try:
+        door.refuse_odd(path, door.MAX_FILE)
         session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
+    except UserError:
+        raise
     except Exception as error:  # onnxruntime's errors have no common base
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read as an ONNX graph ({reason})") from None

@@ -5,6 +5,7 @@ import difflib
 import errno
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from numbers import Integral, Real
 from pathlib import Path
@@ -36,6 +37,24 @@ class StoppedError(BaseException):
 
     No `Exception`: a reader that takes whatever a damaged file raises for damage must not take this.
     """
+
+
+# What a terminal obeys or hides instead of showing it: control characters but tab and line feed, those that turn the
+# direction of writing, invisible ones, halves of surrogate pairs. Joiners that scripts and emoji need stay.
+UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def visible(text: str) -> str:
+    """`text` as it may be printed: what a terminal would obey or hide is written out, as \\x1b or \\u202e."""
+    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(error: object) -> str:
+    """The message of an error, `visible`, its line breaks written out, too."""
+    return visible(str(error)).replace("\n", "\\n")
 
 
 def suggest(name: object, allowed: Iterable[str]) -> str:

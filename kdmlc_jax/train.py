@@ -40,7 +40,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
     changed = finished.changes(config, workdir, ended)
     say = (lambda line: None) if quiet or not parallel.is_main() else (lambda line: print(line, file=sys.stderr))
     if ended is not None and not any(change.startswith(finished.ENDS) for change in changed):
-        for line in finished.check(prepare(config), workdir, ended):
+        for line in finished.check(prepare(config), workdir, ended) + assess.check_folds(config, workdir):
             say(line)
         say(f"{title or config.name}  finished before, read from {workdir / finished.SUMMARY}")
         return ended

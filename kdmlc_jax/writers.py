@@ -7,10 +7,11 @@ import sys
 import time
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kdmlc_jax import parallel
-from kdmlc_jax.errors import StorageError
+from kdmlc_jax.errors import StorageError, visible
 from kdmlc_jax.storage import files
 
 
@@ -43,8 +44,10 @@ class Reporter:
         self._bar = None
         if sys.stderr.isatty() and not quiet:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"))
-            self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-            self._task = self._bar.add_task(title, total=total_steps, rate="")
+            self._bar = Progress(
+                *columns, TimeRemainingColumn(), console=Console(file=getattr(sys.stderr, "unescaped", sys.stderr))
+            )
+            self._task = self._bar.add_task(escape(visible(title)), total=total_steps, rate="")
             self._bar.start()
 
     def rate(self) -> float:
@@ -81,7 +84,7 @@ class Reporter:
     def say(self, line: str) -> None:
         """A line for the person, above the bar if there is one."""
         if self._bar is not None:
-            self._bar.console.print(line, highlight=False)
+            self._bar.console.print(visible(line), highlight=False, markup=False)
         elif not self._quiet:
             print(line, file=sys.stderr, flush=True)
 

@@ -34,6 +34,8 @@ def compare(
     """Runs all cells, writes table.json and table.md at the end, and returns the table."""
     from kdmlc_jax import parallel
 
+    if workdir.is_dir():
+        parallel.on_main(lambda: files.tidy(workdir))  # what a kill has left
     named = [expanded for method in method_list for expanded in expand(method)]
     added = unnamed(specs, named, overrides)
     left_out: dict[str, NoTrustedError] = {}
@@ -48,8 +50,9 @@ def compare(
     rows = aggregate(summaries)
     table = markdown(rows)
     if parallel.is_main():
-        files.write_json(workdir / "table.json", rows)
-        files.write_text(workdir / "table.md", table)
+        with files.locked(workdir):
+            files.write_json(workdir / "table.json", rows)
+            files.write_text(workdir / "table.md", table)
         for label, reason in left_out.items():
             print(f"left out: {label} ({reason})", file=sys.stderr)
     return table

@@ -119,7 +119,7 @@ def convert(path: str, text: str, old: Any) -> Any:
         return os.path.expanduser(text) if path in PATHS else text
     try:
         value = ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
-    except (ValueError, TypeError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         value = text
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

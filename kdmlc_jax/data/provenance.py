@@ -1,8 +1,11 @@
 """noise.npz: the splits of a run, the labels it trained on, and the noise as it came out."""
 
+import contextlib
 import hashlib
+import io
 import math
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +13,7 @@ import numpy as np
 
 from kdmlc_jax.data.splits import Splits
 from kdmlc_jax.errors import UserError, reading
+from kdmlc_jax.storage import door
 from kdmlc_jax.storage.files import atomic_write, exists
 
 LATER = ("pixels", "measured")  # what files of older versions do not say
@@ -73,12 +77,25 @@ def save(path: str | Path, kept: Provenance) -> None:
         np.savez(file, **arrays)
 
 
+@contextlib.contextmanager
+def _unpacks(raw: io.BufferedReader) -> Iterator[None]:
+    """Raises ValueError where the members of a .npz file claim far more than a file of its size holds."""
+    size = raw.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(raw) as archive:
+        claimed = sum(info.file_size for info in archive.infolist())
+    if claimed > door.unpacked(size):
+        raise ValueError(f"its {size} bytes unpack to {claimed}")
+    raw.seek(0)
+    yield
+
+
 def load(path: str | Path) -> Provenance:
     """What `save` wrote; raises UserError for a missing, damaged or foreign file."""
     # np.load leaves a file open that it cannot read, so it is not given the path.
     with (
         reading(path, "the noise.npz of a run"),
-        open(path, "rb") as raw,
+        door.opened(path) as raw,
+        _unpacks(raw),
         np.load(raw, allow_pickle=False) as file,
     ):
         splits = Splits(*(file[name] for name in Splits._fields if name in file.files or name != "held_out"))

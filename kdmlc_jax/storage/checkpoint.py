@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 
 from kdmlc_jax import parallel
 from kdmlc_jax.errors import StorageError, UserError, reading, unreadable
-from kdmlc_jax.storage import files
+from kdmlc_jax.storage import door, files
 from kdmlc_jax.storage.checksums import SUMS, damage, sums
 from kdmlc_jax.train_state import named_leaves
 
@@ -161,7 +161,7 @@ class Checkpoints:
         path = self._directory / str(step) / PROGRESS
         try:
             with reading(path, "the progress of a run"):
-                found = json.loads(path.read_text())["metric"]
+                found = json.loads(door.read_text(path))["metric"]
                 return None if found is None else float(found)
         except StorageError:
             raise
@@ -233,7 +233,7 @@ class Checkpoints:
     def _read(self, step: int, like: Any) -> tuple[Any, dict]:
         folder, leaves = self._directory / str(step), named_leaves(like)
         with reading(folder / PROGRESS, "the progress of a run"):
-            about = json.loads((folder / PROGRESS).read_text())
+            about = json.loads(door.read_text(folder / PROGRESS))
         wanted = {name: [str(leaf.dtype), *leaf.shape] for name, leaf in leaves.items()}
         for name in sorted(wanted.keys() | about["leaves"].keys()):
             old, new = about["leaves"].get(name, "absent"), wanted.get(name, "absent")

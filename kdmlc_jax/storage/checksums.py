@@ -4,7 +4,8 @@ import hashlib
 import os
 import pathlib
 
-from kdmlc_jax.errors import unreadable
+from kdmlc_jax.errors import UserError, unreadable
+from kdmlc_jax.storage import door
 
 SUMS = "SHA256SUMS"
 
@@ -22,7 +23,7 @@ def refuse(error: OSError) -> None:
 
 def file_sum(path: pathlib.Path) -> str:
     """The SHA-256 of a file."""
-    with path.open("rb") as file:
+    with door.opened(path, door.MAX_ARRAY) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -33,9 +34,11 @@ def damage(folder: pathlib.Path) -> str:
       StorageError: where the system did not let it be read: that is no damage.
     """
     try:
-        written, found = (folder / SUMS).read_bytes(), sums(folder).encode()
+        written, found = door.read(folder / SUMS, door.MAX_JSON), sums(folder).encode()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         return f"{error.filename}: {error.strerror}"
+    except UserError as error:  # no regular file
+        return str(error)
     except OSError as error:
         raise unreadable(error, folder) from error
     if written == found:

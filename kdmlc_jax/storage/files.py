@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from kdmlc_jax.errors import StorageError, UserError, reading, unreadable
+from kdmlc_jax.storage import door
 
 TEMPORARY = re.compile(r"\..+\.\d+\.writing")  # `atomic_write`'s names
 SEAL = "sha256"  # the field of a JSON file that holds the sum of all others
@@ -102,6 +103,12 @@ def sweep(directory: Path) -> None:
                 path.unlink()
 
 
+def tidy(directory: Path) -> None:
+    """`sweep` of a folder that nobody holds the lock of; nothing where somebody does."""
+    with contextlib.suppress(UserError), locked(directory):
+        pass
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes `text` by `atomic_write`."""
     with atomic_write(path) as file:
@@ -128,7 +135,7 @@ def read_sealed(path: Path, what: str) -> dict[str, Any]:
       StorageError: where it cannot be read, or is not what was written; `what` it should be is said.
     """
     with reading(path, what, StorageError):
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(door.read_text(path))
         if not isinstance(value, dict):
             raise ValueError(f"{type(value).__name__}, expected an object")
         written = value.pop(SEAL, None)
@@ -143,6 +150,23 @@ def sealed(value: dict[str, Any]) -> dict[str, Any]:
     return {**plain, SEAL: hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()}
 
 
+GUARDED = r"^('*[=+\-@\t\r])"  # how a cell begins that a spreadsheet would calculate, or that was guarded once
+NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
+
+
+def guarded(cell: str) -> str:
+    """A cell of a CSV file as text: one that begins with = + - @, a tab or a return gets ' before it, numbers do not.
+
+    `unguarded` undoes this exactly, and every table that is read goes through it.
+    """
+    return f"'{cell}" if re.match(GUARDED, cell) and not re.match(NUMBER, cell) else cell
+
+
+def unguarded(cell: str) -> str:
+    """What `guarded` was given."""
+    return cell[1:] if cell.startswith("'") and re.match(GUARDED, cell) else cell
+
+
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Writes a table of text by `atomic_write`, a row at a time; no file where there are no rows."""
     waiting = iter(rows)
@@ -150,5 +174,7 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[s
         return
     with atomic_write(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        csv.writer(text, lineterminator="\n").writerows(itertools.chain((header, first), waiting))
+        csv.writer(text, lineterminator="\n").writerows(
+            [*map(guarded, row)] for row in itertools.chain((header, first), waiting)
+        )
         text.detach()

@@ -1,16 +1,19 @@
 """A label table on disk: written when a run ends, read where another learns from its labels."""
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int, Shaped
-from pyarrow import csv, parquet
+from pyarrow import compute, csv, parquet
 
 from kdmlc_jax.arrays import check_labels, load_array
 from kdmlc_jax.errors import UserError, is_failure, unreadable
 from kdmlc_jax.labels.table import check_simplex
-from kdmlc_jax.storage.files import atomic_write
+from kdmlc_jax.storage import door
+from kdmlc_jax.storage.files import GUARDED, NUMBER, atomic_write
 
 TABLE, SOFT = "labels.parquet", "soft_labels.npy"
 
@@ -35,10 +38,23 @@ def write(rows: pa.Table, directory: str | Path, beliefs: Float[np.ndarray, "N C
             np.save(file, np.asarray(beliefs, np.float32))
     else:  # one of another table would be read with this one
         (Path(directory) / SOFT).unlink(missing_ok=True)
-    for path, writer in zip(paths, (csv.write_csv, parquet.write_table), strict=True):
+    for path, writer, table in zip(paths, (csv.write_csv, parquet.write_table), (_guarded(rows), rows), strict=True):
         with atomic_write(path) as file:
-            writer(rows, file)
+            writer(table, file)
     return paths
+
+
+def _guarded(rows: pa.Table) -> pa.Table:
+    """The texts as `files.guarded` has them."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_string(field.type):
+            texts = rows[place]
+            changed = compute.and_not(
+                compute.match_substring_regex(texts, GUARDED), compute.match_substring_regex(texts, NUMBER)
+            )
+            whole = compute.if_else(changed, compute.binary_join_element_wise("'", texts, ""), texts)
+            rows = rows.set_column(place, field, whole)
+    return rows
 
 
 def read(
@@ -89,6 +105,16 @@ def read(
     return label[rows].astype(np.int32), soft[rows]
 
 
+def _table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A table of our own; raises ValueError where it claims far more than a file of its size holds."""
+    with door.opened(path) as raw, parquet.ParquetFile(raw) as file:
+        size, about = raw.seek(0, io.SEEK_END), file.metadata
+        claimed = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+        if max(claimed, 8 * about.num_rows * about.num_columns) > door.unpacked(size):
+            raise ValueError(f"its {size} bytes claim {claimed} in {about.num_rows} rows")
+        return file.read(columns=None if columns is None else list(columns))
+
+
 def whole(source: str | Path) -> tuple[dict[str, np.ndarray], Float[np.ndarray, "N C"]]:
     """The label table that a run has left in the folder `source`, by column, and the beliefs beside it.
 
@@ -97,8 +123,10 @@ def whole(source: str | Path) -> tuple[dict[str, np.ndarray], Float[np.ndarray, 
     """
     path = Path(source) / TABLE
     try:
-        table = parquet.read_table(path)
+        table = _table(path)
         columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, expected the folder of a finished run") from None
     except Exception as error:  # damaged bytes raise nearly anything
@@ -116,8 +144,10 @@ def _columns(path: Path, num_classes: int, label: str) -> dict[str, np.ndarray]:
     """The columns that `read` needs, with labels in range."""
     columns = ("id", "split", "given_label", label)
     try:
-        table = parquet.read_table(path, columns=list(columns)).to_pydict()
+        table = _table(path, columns).to_pydict()
         values = {name: np.asarray(table[name]) for name in columns}
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, expected the folder of a finished run") from None
     except Exception as error:  # damaged bytes raise nearly anything

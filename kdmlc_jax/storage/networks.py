@@ -12,7 +12,7 @@ from flax import serialization
 
 from kdmlc_jax import nets
 from kdmlc_jax.errors import StorageError, UserError, reading
-from kdmlc_jax.storage import files
+from kdmlc_jax.storage import door, files
 from kdmlc_jax.train_state import NetState, named_leaves
 
 WEIGHTS, ABOUT, SUM = "weights.msgpack", "network.json", "weights_sha256"
@@ -42,7 +42,7 @@ def read(directory: pathlib.Path) -> tuple[dict, Any]:
     what = "the network that a run has left"
     about = files.read_sealed(directory / ABOUT, what)
     with reading(directory / WEIGHTS, what):
-        data = (directory / WEIGHTS).read_bytes()
+        data = door.read(directory / WEIGHTS)
     with reading(directory, "a network", StorageError):
         if about.pop(SUM, None) not in (None, hashlib.sha256(data).hexdigest()):
             raise ValueError(f"{WEIGHTS} is not what was written: its sha256 is another")

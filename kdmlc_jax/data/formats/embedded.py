@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kdmlc_jax.data.formats import columns
 from kdmlc_jax.data.images.decode import Encoded
 from kdmlc_jax.errors import UserError
 
@@ -28,10 +29,8 @@ def read(path: Path, column: str, spent: int = 0) -> tuple[np.ndarray, list[str]
     Raises:
       UserError: naming the file, for a column of another kind, and for more than MAX_BYTES.
     """
-    from pyarrow import parquet
-
     contents, names, total = [], [], spent
-    with parquet.ParquetFile(path) as file:
+    with columns.opened(path, once=False) as file:
         name = next(each for each in file.schema_arrow.names if each.strip().lower() == column)
         for batch in file.iter_batches(batch_size=BATCH, columns=[name]):
             for cell in batch.to_pydict()[name]:
@@ -62,10 +61,9 @@ def _cell(cell: Any) -> tuple[Any, str]:
 
 def class_names(path: Path, column: str) -> tuple[str, ...]:
     """The names that `datasets` has written beside a column of whole numbers, () where there are none."""
-    from pyarrow import parquet
-
     try:
-        told = json.loads((parquet.read_schema(path).metadata or {})[b"huggingface"])["info"]["features"]
+        with columns.opened(path) as file:
+            told = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])["info"]["features"]
         names = next(feature["names"] for name, feature in told.items() if name.strip().lower() == column)
     except (KeyError, TypeError, AttributeError, ValueError, StopIteration):
         return ()

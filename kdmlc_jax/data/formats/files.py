@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from kdmlc_jax.data.formats.dialects import as_text
 from kdmlc_jax.errors import UserError, is_failure, unreadable
+from kdmlc_jax.storage import door
 from kdmlc_jax.storage.files import exists
 
 # The published CIFAR archives unpack to 185 MB.
@@ -55,10 +56,10 @@ def locate(data: ConfigDict, *names: str, archive: bool = False) -> Path:
     return path
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, most: int = door.MAX_FILE) -> bytes:
     """The file's bytes; raises UserError naming it where it is no file, StorageError where it cannot be read."""
     try:
-        return path.read_bytes()
+        return door.read(path, most)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except OSError as error:
@@ -70,7 +71,7 @@ def read_bytes(path: Path) -> bytes:
 def read_lines(path: Path) -> list[str]:
     """The lines of a file in UTF-8 or UTF-16, stripped, without empty ones at its end; raises UserError naming it."""
     try:
-        text, _ = as_text(read_bytes(path), western=False)
+        text, _ = as_text(read_bytes(path, door.MAX_TEXT), western=False)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8 text ({error.reason})") from error
     text = text.replace("\r\n", "\n").replace("\r", "\n").rstrip()
@@ -115,7 +116,7 @@ def open_files(path: Path, names: Container[str], published: Mapping[str, tuple[
     if path.is_dir():
         return Files(path, None, published)
     try:
-        with open(path, "rb") as file:
+        with door.opened(path) as file:
             check_published(path, file, os.fstat(file.fileno()).st_size, published)
             file.seek(0)
             return Files(path, _untar(file, path, names), published)

@@ -5,7 +5,6 @@ arrays of numbers from bytes. Out of scope: torch tensors, object and structured
 """
 
 import io
-import pickle
 import pickletools
 import zipfile
 import zlib
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from kdmlc_jax.data.formats.careful import _Careful, _RefusedError
 from kdmlc_jax.data.formats.files import read_at_most, read_bytes
 from kdmlc_jax.errors import UserError
 
@@ -23,6 +23,8 @@ from kdmlc_jax.errors import UserError
 MAX_BYTES = 1 << 28
 # Tuples are hashed by recursion in C, which nothing stops before the stack ends: deeper nesting than this is refused.
 MAX_TUPLES = 10_000
+# The six lists of CIFAR-10N are 400 000 operations, each of which takes a microsecond.
+MAX_OPCODES = 4_000_000
 
 _DTYPES = frozenset(("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"))
 # What pickles of dicts, lists, text, numbers and arrays consist of, protocols 0 to 5. INST to NEWOBJ_EX are among them
@@ -37,10 +39,6 @@ _OPCODES = frozenset((
 ))  # fmt: skip
 _PUTS = frozenset(("PUT", "BINPUT", "LONG_BINPUT"))
 _DAMAGED_ZIP = (OSError, EOFError, ValueError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error)
-
-
-class _RefusedError(ValueError):
-    """The pickle asks for more than arrays of numbers; says what."""
 
 
 class _Dtype:
@@ -108,6 +106,8 @@ def _encode(text: Any, encoding: Any) -> bytes:
     """Python 3 writes bytes as Latin-1 text in protocols below 3."""
     if _text(encoding) not in ("latin1", "latin-1"):
         raise _RefusedError(f"text encoding {_text(encoding)[:20]!r}, expected 'latin1'")
+    if not isinstance(text, str):
+        raise _RefusedError("bytes of no text")
     return text.encode("latin1")
 
 
@@ -128,15 +128,26 @@ for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
     _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _Global(_from_buffer)
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(_Careful):
     """Looks globals up among the stand-ins, and nowhere else."""
 
     allowed = _ALLOWED
+    left = MAX_BYTES
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.allowed:
             raise _RefusedError(f"the pickle asks for {f'{module}.{name}'[:80]!r}, expected only arrays of numbers")
+        if (module, name) == ("_codecs", "encode"):
+            return _Global(self._encoded)
         return self.allowed[module, name]
+
+    def _encoded(self, text: Any, encoding: Any) -> bytes:
+        """`_encode`, of so many bytes in all: the same text may be named again and again."""
+        raw = _encode(text, encoding)
+        self.left -= len(raw)
+        if self.left < 0:
+            raise _RefusedError(f"bytes of more than {MAX_BYTES} in all")
+        return raw
 
     def persistent_load(self, pid: object) -> Any:
         raise _RefusedError("the pickle refers to data outside it (a persistent id), expected only arrays of numbers")
@@ -232,13 +243,15 @@ def _scan(raw: bytes) -> None:
     if len(raw) > MAX_BYTES:
         raise _RefusedError(f"{len(raw)} bytes, expected at most {MAX_BYTES}")
     tuples = 0
-    for opcode, argument, position in pickletools.genops(raw):
+    for count, (opcode, argument, position) in enumerate(pickletools.genops(raw), 1):
         if opcode.name not in _OPCODES:
             raise _RefusedError(f"opcode {opcode.name}, which no array of numbers needs")
         # The memo is an array as long as the largest index.
         if opcode.name in _PUTS and int(argument or 0) > (position or 0):
             raise _RefusedError(f"memo index {argument} at byte {position}, expected no more than that")
         tuples += opcode.name.startswith("TUPLE")
+        if count > MAX_OPCODES:
+            raise _RefusedError(f"more than {MAX_OPCODES} operations")
     if tuples > MAX_TUPLES:
         raise _RefusedError(f"{tuples} tuples, expected at most {MAX_TUPLES}")
 
@@ -246,20 +259,26 @@ def _scan(raw: bytes) -> None:
 def _plain(loaded: object) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise _RefusedError(f"it holds a {type(loaded).__name__}, expected a dict of arrays")
-    return {_text(key): _value(value) for key, value in loaded.items()}
+    made: dict[int, Any] = {}
+    return {_text(key): _value(value, made) for key, value in loaded.items()}
 
 
-def _value(value: Any) -> Any:
+def _value(value: Any, made: dict[int, Any]) -> Any:
+    """Plain, each object once (`made`, by identity): a pickle may name a large one a million times."""
     if isinstance(value, _Array) and value.value is not None:
         return value.value
     if isinstance(value, list):
-        return [_item(item) for item in value]
-    return _item(value)
+        if id(value) not in made:
+            made[id(value)] = [_item(item, made) for item in value]
+        return made[id(value)]
+    return _item(value, made)
 
 
-def _item(value: Any) -> Any:
+def _item(value: Any, made: dict[int, Any]) -> Any:
     if isinstance(value, (bytes, bytearray)):
-        return value.decode("utf-8", "replace")
+        if id(value) not in made:
+            made[id(value)] = value.decode("utf-8", "replace")
+        return made[id(value)]
     if value is None or isinstance(value, (int, float, str)):
         return value
     kind = type(value).__name__.lstrip("_").lower()

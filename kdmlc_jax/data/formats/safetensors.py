@@ -31,9 +31,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
       UserError: naming the file, for a header that is no such one or claims what the file does not hold: a size, an
         array twice, arrays that overlap or leave gaps.
     """
-    if path.is_file() and path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_BYTES}")
-    raw = read_bytes(path)
+    raw = read_bytes(path, MAX_BYTES)
     length = struct.unpack("<Q", raw[:8])[0] if len(raw) >= 8 else -1
     if not 2 <= length <= min(MAX_HEADER, len(raw) - 8):
         found = "less than 8 bytes" if length < 0 else f"a header of {length} bytes in a file of {len(raw)}"
@@ -76,10 +74,11 @@ def _arrays(header: dict[str, Any], data: memoryview) -> dict[str, np.ndarray]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    table: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in table:
+            raise ValueError(f"{name!r} is there twice")
+        table[name] = value
     return table
 
 

@@ -8,8 +8,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kdmlc_jax.data.formats import columns as columns_lib
 from kdmlc_jax.data.formats.dialects import LIST, as_text, split_list
 from kdmlc_jax.errors import UserError, is_failure, suggest, unreadable
+from kdmlc_jax.storage import door
+from kdmlc_jax.storage.files import unguarded
 
 TEXTS = (".csv", ".tsv", *LIST)
 Columns = list[list[str] | None]
@@ -133,7 +136,7 @@ def _position(
 
 def _text_table(path: Path, known: Collection[str]) -> tuple[list[str], Columns, tuple[str, ...], tuple[int, ...]]:
     """Header, columns and notes; a list has no header unless one of its first line's fields is `known`."""
-    text, notes = as_text(path.read_bytes())
+    text, notes = as_text(door.read(path, door.MAX_TEXT))
     file = io.StringIO(text, newline="")
     first = file.readline()
     if told := re.fullmatch(r'"?sep=(\\t|.)"?[\s,;]*', first, re.IGNORECASE):
@@ -157,7 +160,7 @@ def _text_table(path: Path, known: Collection[str]) -> tuple[list[str], Columns,
     moved = lines != list(range(below + 1, below + 1 + len(rows)))
     return (
         _lower(header),
-        [[cell.strip() for cell in cells] for cells in zip(*rows, strict=True)],
+        [[unguarded(cell.strip()) for cell in cells] for cells in zip(*rows, strict=True)],
         notes,
         tuple(lines if moved else ()),
     )
@@ -165,13 +168,12 @@ def _text_table(path: Path, known: Collection[str]) -> tuple[list[str], Columns,
 
 def _parquet(path: Path) -> tuple[list[str], Columns, tuple[str, ...], tuple[int, ...]]:
     import pyarrow as pa  # slow to import
-    from pyarrow import parquet
 
-    with parquet.ParquetFile(path) as file:
+    with columns_lib.opened(path) as file:
         names = file.schema_arrow.names
         kinds = zip(names, file.schema_arrow.types, strict=True)
         cells = [name for name, kind in kinds if not pa.types.is_nested(kind) and not _holds_bytes(file, name, kind)]
-        columns = file.read(columns=cells).to_pydict()
+        columns = columns_lib.read(path, file, cells)
     read = [[_text(cell).strip() for cell in columns[name]] if name in columns else None for name in names]
     return _lower(names), read, (), ()
 

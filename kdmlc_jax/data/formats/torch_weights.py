@@ -9,7 +9,6 @@ storages' bytes.
 import collections
 import io
 import math
-import pickle
 import pickletools
 import zipfile
 from collections.abc import Callable
@@ -19,11 +18,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from kdmlc_jax.data.formats.careful import _Careful, _RefusedError
 from kdmlc_jax.data.formats.files import read_at_most, read_bytes
-from kdmlc_jax.data.formats.pickles import _Global, _RefusedError, _scan
+from kdmlc_jax.data.formats.pickles import _Global, _scan
 from kdmlc_jax.errors import UserError
 
 MAX_BYTES = 1 << 31
+MAX_PICKLE = 1 << 22  # names, shapes and places of tensors, not their numbers; ResNet-50's has 40 kB
 _MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES: dict[str, Any] = {
     **{"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": jnp.bfloat16},
@@ -48,6 +49,13 @@ class _Tensor(NamedTuple):
 
 class _Ordered(dict):
     """Stands in for collections.OrderedDict; what torch hangs on it (`_metadata`) is dropped."""
+
+    def __init__(self, pairs: object = ()) -> None:
+        if not isinstance(pairs, list | tuple) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise _RefusedError("an OrderedDict of something else than pairs")
+        if not all(isinstance(name, str) for name, _ in pairs):
+            raise _RefusedError("a key that is no text")
+        super().__init__(pairs)
 
     def __setstate__(self, state: object) -> None:
         pass
@@ -74,7 +82,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(_Careful):
     """Looks globals up among the stand-ins, and nowhere else."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -101,9 +109,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: naming the file, for damage, other globals, tensors beyond their storage, or none.
     """
-    if path.is_file() and path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_BYTES}")
-    raw = read_bytes(path)
+    raw = read_bytes(path, MAX_BYTES)
     try:
         loaded, storage = _zipped(raw) if raw[:2] == b"PK" else _in_a_row(raw)
         for name in _WRAPPERS:
@@ -132,6 +138,8 @@ def _view(tensor: _Tensor, data: Any) -> np.ndarray:
 
 
 def _load(raw: bytes) -> Any:
+    if len(raw) > MAX_PICKLE:
+        raise _RefusedError(f"a pickle of {len(raw)} bytes, expected at most {MAX_PICKLE}")
     _scan(raw)
     return _Unpickler(io.BytesIO(raw)).load()
 
@@ -151,7 +159,8 @@ def _zipped(raw: bytes) -> tuple[Any, Bytes]:
     def member(name: str, size: int | None = None) -> bytes:
         info = infos.get(folder + name)
         if info is None or info.file_size > len(raw) or (size is not None and info.file_size != size):
-            raise _RefusedError(f"{name} is {'absent' if info is None else info.file_size}, expected {size} bytes")
+            expected = f"at most {len(raw)}" if size is None else size
+            raise _RefusedError(f"{name} is {'absent' if info is None else info.file_size}, expected {expected} bytes")
         with archive.open(info) as file:
             return read_at_most(file, info.file_size)
 
@@ -173,13 +182,8 @@ def _in_a_row(raw: bytes) -> tuple[Any, Bytes]:
     """The same of the form before torch 1.6."""
     at, loaded = 0, []
     for _ in range(5):
-        end = (
-            at
-            + 1
-            + next(
-                place for code, _, place in pickletools.genops(raw[at:]) if code.name == "STOP" and place is not None
-            )
-        )
+        ends = (place for code, _, place in pickletools.genops(raw[at : at + MAX_PICKLE]) if code.name == "STOP")
+        end = at + 1 + next(place for place in ends if place is not None)
         loaded.append(_load(raw[at:end]))
         at = end
         if loaded[0] != _MAGIC:

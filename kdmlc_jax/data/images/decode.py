@@ -9,7 +9,6 @@ import hashlib
 import io
 import os
 import re
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,8 +18,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from kdmlc_jax.data.images import limits
 from kdmlc_jax.data.images.recognise import BadImage, recognise
 from kdmlc_jax.errors import StorageError, is_failure, unreadable
+from kdmlc_jax.storage import door
 
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")
 COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
@@ -72,7 +73,7 @@ def inspect(source: Source, max_megapixels: float | int) -> Header:
     Raises:
       BadImage: for what is no readable file, no image of `recognise.FORMATS`, of an unusable pixel mode, or too large.
     """
-    with _opened(source, max_megapixels) as image:
+    with _opened(source, max_megapixels, decoded=False) as image:
         width, height = image.size
         # Transposed: 5 to 8.
         sides = (height, width) if _orientation(image) >= 5 else (width, height)
@@ -143,8 +144,8 @@ def _fitted(image: Image.Image, size: int, channels: int) -> UInt8[np.ndarray, "
 
 
 @contextmanager
-def _opened(source: Source | io.BytesIO, max_megapixels: float) -> Iterator[Image.Image]:
-    """The image with its header read and checked; what Pillow raises inside becomes BadImage."""
+def _opened(source: Source | io.BytesIO, max_megapixels: float, decoded: bool = True) -> Iterator[Image.Image]:
+    """The image with its header read and checked, to be `decoded` or not; what Pillow raises becomes BadImage."""
     _quiet()
     if isinstance(source, Encoded):
         if not source.content:
@@ -154,7 +155,12 @@ def _opened(source: Source | io.BytesIO, max_megapixels: float) -> Iterator[Imag
         with nullcontext(source) if isinstance(source, io.BytesIO) else regular(source) as file:
             image = recognise(file)
             _check(image, max_megapixels)
-            yield image
+            limits.check(image, file, max_megapixels)
+            if not decoded:
+                yield image
+                return
+            with limits.MEMORY.taken(limits.PIXEL * image.width * image.height):
+                yield image
     except (BadImage, StorageError):
         raise
     except Image.DecompressionBombError as error:
@@ -168,13 +174,11 @@ def regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
     """The open file; raises BadImage. A pipe or device, which may block for ever, is not opened."""
     try:
         status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise BadImage("is a directory")
-        if not stat.S_ISREG(status.st_mode):
-            raise BadImage("is not a regular file")
+        if odd := door.kind(status.st_mode):
+            raise BadImage(f"is {odd}")
         if not status.st_size:
             raise BadImage("empty file")
-        with open(path, "rb") as file:
+        with door.opened(path, door.MAX_ARRAY) as file:
             yield file
     except FileNotFoundError as error:
         raise BadImage("no such file") from error
@@ -227,7 +231,8 @@ def _eight_bit(image: Image.Image, peak: int | None) -> Image.Image:
     if image.mode.startswith("I"):
         values = _sixteen_bit(image)
         top = full_scale(int(values.max()) if peak is None else peak)
-        return Image.fromarray(np.minimum((values * np.int64(255) + top // 2) // top, 255).astype(np.uint8))
+        table = np.minimum((np.arange(FULL + 1) * 255 + top // 2) // top, 255).astype(np.uint8)
+        return Image.fromarray(table[values])  # no larger number for each pixel
     grey = image.mode in GREY_MODES
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")

@@ -12,6 +12,7 @@ from kdmlc_jax.arrays import check_labels
 from kdmlc_jax.data.formats.files import Readable, locate, read_at_most
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError, is_failure, unreadable
+from kdmlc_jax.storage import door
 from kdmlc_jax.storage.files import exists
 
 IMAGE_MAGIC, LABEL_MAGIC = 0x00000803, 0x00000801
@@ -52,7 +53,7 @@ def _find(directory: Path, stem: str) -> Path:
 def _idx(path: Path, magic: int) -> np.ndarray:
     """The u8 array of an IDX file, plain or gzip."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        with door.opened(path, MAX_IDX_BYTES + 64) as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
             shape = _idx_shape(file, path, magic)
             size = math.prod(shape)
             body = read_at_most(file, size + 1)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,14 @@ from kdmlc_jax.data.formats.files import locate
 from kdmlc_jax.data.images.decode import decode
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError, is_failure, unreadable
+from kdmlc_jax.storage import door
 
+# Fields of features.json by whose value tfds imports a module, in its new form and in its old one.
+IMPORTED = ("pythonClassName", "python_class_name", "type", "proto_cls")
+PROTOS = tuple(
+    f"tensorflow_datasets.{name}Feature"
+    for name in ("Tensor", "Text", "Image", "ClassLabel", "Sequence", "FeaturesDict")
+)
 READABLE = ("array_record", "parquet")  # the formats that have rows; TFRecord is a stream and needs TensorFlow
 
 
@@ -106,6 +114,7 @@ def _builder(path: Path) -> Any:
             versions = sorted(path.glob("*/dataset_info.json")) + sorted(path.glob("*/*/dataset_info.json"))
             hint = f", e.g. {versions[-1].parent}" if versions else ""
             raise UserError(f"{path}: holds no {name}, expected the folder of one prepared version{hint}")
+    check_files(path)
     with _one_line(str(path)):
         builder = tfds.builder_from_directory(str(path))
         formats = sorted(found.value for found in builder.info.available_file_formats())
@@ -114,6 +123,35 @@ def _builder(path: Path) -> Any:
         how = "prepare the set again with scripts/prepare_data.py --format array_record"
         raise UserError(f"{path}: {found} cannot be read without TensorFlow, expected {' or '.join(READABLE)}: {how}")
     return builder
+
+
+def check_files(path: Path) -> None:
+    """Looks at the folder before tfds does, which imports whatever features.json names and opens whatever is there.
+
+    Raises:
+      UserError: for a name that is none of tfds' own features, and for what is no regular file.
+    """
+    import tensorflow_datasets as tfds
+
+    for each in path.iterdir():
+        if not each.is_dir():
+            door.refuse_odd(each, door.MAX_JSON if each.suffix == ".json" else door.MAX_ARRAY)
+    base, found = tfds.features.FeatureConnector, vars(tfds.features).values()
+    classes = [kind for kind in found if isinstance(kind, type) and issubclass(kind, base)]
+    known = {f"{kind.__module__}.{kind.__qualname__}" for kind in classes}
+    with _one_line(str(path)):
+        told = json.loads(door.read_text(path / "features.json"))
+    waiting = [told]
+    while waiting:
+        each = waiting.pop()
+        for name, value in each.items() if isinstance(each, dict) else ():
+            own = name not in IMPORTED or value in (known if name != "proto_cls" else PROTOS)
+            if isinstance(value, str) and not own:
+                raise UserError(
+                    f"{path / 'features.json'}: {name} is {value[:80]!r}, expected a feature of tfds itself"
+                )
+        if isinstance(each, dict | list):
+            waiting.extend(each.values() if isinstance(each, dict) else each)
 
 
 def _layout(path: Path, info: Any, data: ConfigDict) -> Layout:

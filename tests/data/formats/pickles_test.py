@@ -7,6 +7,7 @@ import io
 import operator
 import os
 import pickle
+import time
 import tracemalloc
 import zipfile
 
@@ -121,7 +122,7 @@ def test_no_call_of_the_files_choosing(tmp_path, monkeypatch, function, argument
         (b"cnumpy\nndarray\n(K\x03tR.", "a call of numpy.ndarray"),
         (b"cnumpy\nndarray\n}S'x'\nI1\nsb.", "state for a function"),  # would set attributes
         (b"cnumpy\nndarray\nN}S'__call__'\nI1\ns\x86b.", "state for a function"),
-        (b"cnumpy\ndtype\n)\x81.", "NEWOBJ"),
+        (b"cnumpy\ndtype\n)\x81.", "not a type"),
         (b"(dS'a'\nc__builtin__\nbytes\n(I1000000000000\ntRs.", "corrupt pickle"),
         (b"c_codecs\nencode\n(S'x'\nS'rot13'\ntR.", "text encoding 'rot13', expected 'latin1'"),
         (b"(dS'a'\ncnumpy\nndarray\ns.", "a value of type global"),
@@ -218,7 +219,7 @@ def test_claimed_sizes_are_not_allocated(raw):
 def test_deep_nesting_does_not_crash():
     """Protects the process: hashing tuples nested a million deep overflows the C stack, which no handler catches."""
     assert "tuples, expected at most 10000" in error_of(b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x00s.")
-    assert "tuple where a name belongs" in error_of(b"\x80\x02})" + b"\x85" * 9_000 + b"K\x00s.")
+    assert "a tuple as a key" in error_of(b"\x80\x02})" + b"\x85" * 9_000 + b"K\x00s.")
 
 
 def test_too_large_a_pickle(monkeypatch):
@@ -300,3 +301,38 @@ def test_integers_are_whole_and_small():
     for bad in ([0.0, 1.0], ["0"], [True], [1 << 70], np.zeros(2), np.zeros((2, 1), int), "01", 3, [[1]]):
         with pytest.raises(UserError, match=r'file: "labels" is .*, expected a list of whole numbers'):
             pickles.integers(bad, "file", "labels")
+
+
+def nested(key):
+    """A dict with one key, in a pickle of two bytes for each tuple."""
+    return b"\x80\x02}" + key + b"K\x00s."
+
+
+HOSTILE = {
+    "tuples of themselves": nested(b")" + b"q\x00h\x00\x86" * 60),
+    "numbers that collide": b"\x80\x02}("
+    + b"".join(b"\x8a\x09" + (n * (2**61 - 1)).to_bytes(9, "little") + b"N" for n in range(1, 120))
+    + b"u.",
+    "in DICT": b"(" + b")K\x00" + b"d.",
+    "negative": nested(b"J\xff\xff\xff\xff"),
+    "a float": nested(b"G?\xf0\x00\x00\x00\x00\x00\x00"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_keys_that_take_for_ever(name):
+    """Protects time: keys whose hashing or comparing has no bound are refused before they are put into a dict."""
+    began = time.monotonic()
+    assert "as a key, expected text" in error_of(HOSTILE[name])
+    assert time.monotonic() - began < 1
+
+
+def test_what_is_named_a_million_times():
+    """Protects memory: a text or list that the pickle names again and again is made once."""
+    text = b"B" + (1 << 20).to_bytes(4, "little") + bytes(1 << 20)
+    names = b"".join(b"X\x05\x00\x00\x00%05dh\x00" % number for number in range(20_000))
+    loaded = pickles.load_pickle(b"\x80\x03(X\x01\x00\x00\x00a" + text + b"q\x00" + names + b"d.", "file")
+    assert len({id(value) for value in loaded.values()}) == 1
+    again = b"".join(b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86Ra" for _ in range(300))
+    raw = b"\x80\x02X" + (1 << 20).to_bytes(4, "little") + b"x" * (1 << 20) + b"q\x00]" + again + b"."
+    assert "bytes of more than" in error_of(raw)

@@ -6,6 +6,7 @@ from pyarrow import parquet
 
 from kdmlc_jax.data.formats.tables import read_columns
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.storage import files
 
 WANTED = {"path": ("path", "file"), "label": ("label",), "note": ("note",)}
 
@@ -74,3 +75,37 @@ def test_tables_that_are_none(tmp_path):
     for raw in (b"", b"PAR1PAR1"):
         (tmp_path / "a.parquet").write_bytes(raw)
         assert refused(tmp_path / "a.parquet").startswith(": cannot be read (")
+
+
+BOMBS = {
+    "one cell": lambda: (pa.table({"path": ["x" * (100 << 20)], "label": ["a"]}), "unpack to 1048"),
+    "nothing": lambda: (
+        pa.table({"path": pa.nulls(9 << 20, pa.string()), "label": pa.nulls(9 << 20)}),
+        "rows in a",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_parquet_file_that_claims_too_much(tmp_path, name):
+    """Protects memory from kilobytes that unpack to gigabytes: what the file says of itself is asked first."""
+    table, message = BOMBS[name]()
+    parquet.write_table(table, tmp_path / "a.parquet", compression="zstd", use_dictionary=name != "one cell")
+    assert message in refused(tmp_path / "a.parquet")
+
+
+def test_a_text_in_all_rows_is_there_once(tmp_path):
+    """Protects memory from a dictionary that a few bytes repeat: the table is read, its cells are one object."""
+    table = pa.table({"path": ["x" * 1000] * 300_000, "label": pa.array(["a"] * 300_000, pa.large_string())})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    paths = read(tmp_path / "a.parquet")["path"]
+    assert len(paths) == 300_000 and len({id(cell) for cell in paths}) < 10
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+a", "-a", "@a", "'=a", "''-a", "'a", "-5", "+1.5e3", "a"])
+def test_cells_that_a_spreadsheet_would_calculate(tmp_path, cell):
+    """Protects people who open our tables, and ids, which come back as they were; numbers are not touched."""
+    files.write_csv(tmp_path / "a.csv", ("path", "label"), [(cell, "x")])
+    written = (tmp_path / "a.csv").read_text().splitlines()[1].removesuffix(",x")
+    assert written == cell if cell in ("'a", "-5", "+1.5e3", "a") else written == f"'{cell}"
+    assert read(tmp_path / "a.csv")["path"] == [cell]

@@ -11,7 +11,7 @@ import torch_bytes
 from torch_bytes import ROW, TENSORS, ZIP, in_a_row, table, tensor, word, zipped
 
 from kdmlc_jax.data.formats.safetensors import read_safetensors
-from kdmlc_jax.data.formats.torch_weights import read_weights
+from kdmlc_jax.data.formats.torch_weights import MAX_PICKLE, read_weights
 from kdmlc_jax.errors import UserError
 
 ONE = np.arange(4, dtype=np.float32)
@@ -50,6 +50,7 @@ def test_safetensors(tmp_path):
     np.testing.assert_array_equal(found["x.half"].astype(np.float32), [1.5, -2])
 
 
+LATE = b"{" + b"".join(b'"%d":0,' % at for at in range(100_000)) + b'"99999":0}'
 DEEP = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 BAD_HEADERS = {
     "short": (b"\0\0", "less than 8 bytes"),
@@ -60,6 +61,7 @@ BAD_HEADERS = {
     "deep": (tensors_file(DEEP), "cannot be believed"),
     "twice": (tensors_file(b'{"x": {"dtype": "F32"}, "x": {}}'), "'x' is there twice"),
     "twice within": (tensors_file(b'{"x": {"dtype": "F32", "dtype": "F64"}}'), "'dtype' is there twice"),
+    "twice after many": (tensors_file(LATE), "'99999' is there twice"),
     "beyond": (tensors_file({"x": about()}, ONE.tobytes()[:8]), "bytes 0 to 16 of 8"),
     "too small": (tensors_file({"x": about(shape=(3,))}, ONE.tobytes()), r"F32 \[3\], at bytes 0 to 16"),
     "overlap": (
@@ -129,6 +131,7 @@ BAD_PICKLES = {
     "hidden name": (table({"w": call("collections\nOrderedDict.__init__")}), GOOD, "OrderedDict.__init__"),
     "numpy": (table({"w": call("numpy.core.multiarray\n_reconstruct")}), GOOD, "asks for 'numpy"),
     "extension": (b"\x80\x02\x82\x01.", GOOD, "opcode EXT1"),
+    "long": (b"N" * MAX_PICKLE + b".", GOOD, "a pickle of 4194305 bytes, expected at most 4194304"),
     "nested": (CHAIN, GOOD, "tuples, expected at most"),
     "no tensors": (table({"w": torch_bytes.whole(3)}), GOOD, "no tensors by name"),
     "a list": (b"\x80\x02]" + tensor("0", ONE) + b"a.", GOOD, "no tensors by name"),
@@ -171,6 +174,7 @@ def test_hostile_rows(tmp_path):
         in_a_row(good, ["1"], size + ONE.tobytes()): "damaged",
         in_a_row(good, [], b""): "damaged",
         in_a_row(good)[:-9]: "damaged",
+        b"N" * MAX_PICKLE + b".": "pickle exhausted",
         pickle.dumps({"w": 1}): "neither a zip archive nor torch's magic number",
         b"": "damaged",
         b"hello": "damaged|neither",

@@ -362,7 +362,7 @@ def test_files_that_are_no_images(tmp_path):
     assert reason(tmp_path / "text.png") == "not an image of PNG, JPEG, BMP, GIF, WEBP, TIFF, PPM or AVIF"
     assert reason(tmp_path / "x.svg").startswith("a SVG file, expected an image of PNG, JPEG")
     assert reason(tmp_path / "folder.png") == "is a directory"
-    assert reason(tmp_path / "pipe.png") == "is not a regular file"
+    assert reason(tmp_path / "pipe.png") == "is a pipe"
     assert reason(tmp_path / "absent.png") == "no such file"
     assert reason(tmp_path / ("x" * 300)) == "cannot be read (File name too long)"
 

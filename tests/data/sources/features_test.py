@@ -229,7 +229,7 @@ def test_missing_or_unreadable_file_is_named(folder, name):
     (folder / name).unlink()
     assert error_of(folder) == f"{folder}/{name}: no such file"
     (folder / name).mkdir()
-    assert error_of(folder) == f"{folder}/{name}: cannot be read (Is a directory)"
+    assert error_of(folder) == f"{folder}/{name}: cannot be read (Is a directory), expected a regular file"
 
 
 def test_a_mask_of_another_length(folder):

@@ -2,6 +2,8 @@
 
 import importlib.util
 import io
+import json
+import os
 import pathlib
 import runpy
 import subprocess
@@ -332,3 +334,38 @@ def test_script_names_what_cannot_be_prepared(script, capsys, tmp_path):
             script["prepare"](name, tmp_path, file_format)
         error = capsys.readouterr().err
         assert caught.value.code == 2 and f"error: {name}: " in error and "Traceback" not in error
+
+
+FORMS = {
+    "proto": {"pythonClassName": "evil_features.Boom", "featuresDict": {"features": {}}},
+    "snake case": {"python_class_name": "evil_features.Boom", "featuresDict": {"features": {}}},
+    "before 4.5": {"type": "evil_features.Boom", "content": {}},
+    "message": {
+        "type": "tensorflow_datasets.core.features.text_feature.Text",
+        "content": "{}",
+        "proto_cls": "evil_features.Boom",
+    },
+}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_no_module_of_the_folders_choosing(mini, monkeypatch, form, deep):
+    """Protects the machine: features.json names what tfds imports, and only its own features are."""
+    (mini / "evil_features.py").write_text(f"open({str(mini / 'canary')!r}, 'w')")
+    monkeypatch.syspath_prepend(str(mini))
+    told = FORMS[form]
+    if deep:
+        told = json.loads((mini / "features.json").read_text())
+        told["featuresDict"]["features"]["id"] = FORMS[form]
+    (mini / "features.json").write_text(json.dumps(told))
+    assert "is 'evil_features.Boom', expected a feature of tfds itself" in error_of(mini)
+    assert not (mini / "canary").exists() and "evil_features" not in sys.modules
+
+
+def test_a_pipe_in_the_folder(mini):
+    """Protects from waiting for ever: tfds opens whatever is there."""
+    file = next(mini.glob("mini-train*"), None) or next(mini.glob("*train*"))
+    file.unlink()
+    os.mkfifo(file)
+    assert error_of(mini) == f"{file}: is a pipe, expected a regular file"
