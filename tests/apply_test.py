@@ -55,7 +55,9 @@ def run(tmp_path):
 def seal(workdir):
     """As the end of a run does: the sums of what it has left."""
     sums = {name: file_sum(workdir / name) for name in apply.READ}
-    files.write_sealed(workdir / "summary.json", {"networks": {}, "noise": {}, "labels": {}, "files": sums})
+    files.write_sealed(
+        workdir / "summary.json", {"networks": {}, "noise": {}, "labels": {"accuracy_before": None}, "files": sums}
+    )
 
 
 def written(path):

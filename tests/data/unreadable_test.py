@@ -36,9 +36,8 @@ READERS = {
 }
 
 
-def fail(number):
-    """An `open` and `os.open` that fail so for the files of these tests."""
-    real = builtins.open
+def fail(number, real=builtins.open):
+    """`real` that fails so for the files of these tests."""
 
     def opened(path, *arguments, **options):
         if isinstance(path, str | os.PathLike) and "failing" in str(path):
@@ -57,8 +56,9 @@ def test_readers(tmp_path, monkeypatch, name, number):
         path.with_suffix(suffix).write_bytes(b"x" * 20)
     for place in (builtins, io):
         monkeypatch.setattr(place, "open", fail(number))
-    for function in ("ParquetFile", "read_table"):  # Arrow opens files itself
-        monkeypatch.setattr(parquet, function, lambda path, **options: open(path))  # noqa: SIM115
+    monkeypatch.setattr(os, "open", fail(number, os.open))
+    # Arrow opens files itself.
+    monkeypatch.setattr(parquet, "read_table", lambda path, **options: open(path))  # noqa: SIM115
     with pytest.raises(StorageError, match="cannot be read"):
         READERS[name](path)
 
@@ -71,6 +71,7 @@ def test_no_image_is_skipped(tmp_path, monkeypatch, number, fields):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("L", (4, 4)).save(tmp_path / name)
     monkeypatch.setattr(builtins, "open", fail(number))
+    monkeypatch.setattr(os, "open", fail(number, os.open))
     with pytest.raises(StorageError, match=r"failing\.png: cannot be read"):
         loading.load("folder", tmp_path, **fields)
 
