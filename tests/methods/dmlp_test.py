@@ -296,6 +296,9 @@ def test_labels_of_another_run(run, tmp_path, monkeypatch):
     known = np.load(one / "soft_labels.npy")
     np.save(one / "soft_labels.npy", 0.5 * known + 0.5 * np.eye(10)[known.argmax(1)].astype(np.float32))
     chosen.train.epochs = 2
+    with pytest.raises(UserError, match=r"soft_labels\.npy: not what this run has left"):
+        train.run(chosen, two, quiet=True)
+    (one / "summary.json").unlink()  # a table of one's own has no sums
     with pytest.raises(UserError, match=r"holds a run that began with other data.labels or data.features"):
         train.run(chosen, two, quiet=True)
 
