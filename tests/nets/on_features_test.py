@@ -82,3 +82,16 @@ def test_features_that_are_not_there(tmp_path):
         prepare(config)
     with pytest.raises(UserError, match=r'network in "features_mlq8": "mlq8" is not one of'):
         nets.build("features_mlq8", 2)
+
+
+def test_the_same_however_it_is_run(tmp_path):
+    """Protects features on every way into a step: resident or streamed, split over devices by jit or by pmap."""
+    featured(tmp_path, tiny.config("rate=0.4"))
+    rows = []
+    ways = {}, {"data.pipeline": "stream", "devices": 4}, {"parallel.mode": "pmap", "devices": 4}
+    for number, fields in enumerate(ways):
+        given = {"data.features": str(tmp_path / "features.npy"), "train.epochs": 1, **fields}
+        made = tiny.config(f"{SPEC},bilevel=off", given)
+        summary = train.run(made, tmp_path / str(number), quiet=True)
+        rows.append([summary["networks"][name]["last"] for name in ("teacher", "student")])
+    np.testing.assert_allclose(rows[1:], [rows[0]] * 2, atol=0.01)
