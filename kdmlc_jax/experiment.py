@@ -51,6 +51,7 @@ def describe(dataset: Dataset, batch_size: int) -> Info:
         num_own_given=int((dataset.trusted_given[dataset.splits.trusted] >= 0).sum()),
         # Trusted images that the splits draw are as many of each class, noisy labels are flatter than the true ones.
         class_entropy=min(entropy_of(noisy, classes), entropy_of(trusted, classes)),
+        trusted_of=dict(zip(dataset.class_names, np.bincount(trusted, minlength=classes).tolist(), strict=True)),
     )
 
 

@@ -34,6 +34,7 @@ class Info(NamedTuple):
     num_features: int = 0  # columns of `DatasetView.features`, 0 = none were given
     num_own_given: int = 0  # trusted images whose own given label, the one before it was checked, is known
     class_entropy: float = 0.0  # in nats: of the given labels or of the trusted ones, the lesser; 0 = not known
+    trusted_of: Mapping[str, int] = {}  # trusted images to learn from, of each class by name, in the classes' order
 
     @property
     def is_features(self) -> bool:

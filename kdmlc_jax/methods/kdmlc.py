@@ -131,10 +131,8 @@ class KDMLC(Method):
     ) -> tuple[Scalar, Any]:
         """L_S, and the moved batch statistics."""
         options, n = self.options, len(soft_label)
-        images: Any = batch["image"]
-        if options.mixup > 0:
-            images, mix = augment.mixup(key, images, options.mixup)
-            soft_label, teacher_logits = mix(soft_label), mix(teacher_logits)
+        images, mix = augment.mixup(key, batch["image"], options.mixup)
+        soft_label, teacher_logits = mix(soft_label), mix(teacher_logits)
         if options.trusted_term:
             images = joined([images, batch["trusted_image"]])
         output, batch_stats = train_state.train_forward(student, params, images)

@@ -30,11 +30,6 @@ def build(name: str, num_classes: int, place: str = "network") -> nn.Module:
     raise UserError(f'{place}: "{name}" is not one of {forms}{near}')
 
 
-def sees_features(module: nn.Module) -> bool:
-    """Whether it is shown the features of images that have both."""
-    return getattr(module, "sees", "pixels") == "features"
-
-
 def published() -> dict[str, Published]:
     """How others name the weights of our networks, by network."""
     package = sys.modules[__name__]

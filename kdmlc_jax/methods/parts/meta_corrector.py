@@ -25,10 +25,12 @@ from flax.training.train_state import TrainState
 
 from kdmlc_jax import bilevel, losses, nets, optim, train_state
 from kdmlc_jax.data import augment
+from kdmlc_jax.labels.candidates import FEWEST
 from kdmlc_jax.labels.transition import halfway, transition_matrix, update_joint
 from kdmlc_jax.methods.base import Batch, DatasetView, Info, Metrics, Report
 from kdmlc_jax.methods.parts import corrector_options, known
 from kdmlc_jax.methods.parts.known import Known
+from kdmlc_jax.methods.parts.standing import Standing
 from kdmlc_jax.nets import Output
 from kdmlc_jax.nets.heads.corrector import Corrector
 from kdmlc_jax.shapes import Inputs, Key, Labels, Matrix, Scalar, SoftLabels, joined
@@ -68,9 +70,8 @@ def build(config: Any, info: Info, network: str) -> "MetaCorrector":
         info=info,
         form=form,
         supervised=weight,
-        num_classes=info.num_classes,
+        standing=Standing(info, FEWEST if form == "posterior" else 1),
         real_pairs=corrector_options.real_pairs(options, info.num_own_given, weight),
-        class_entropy=info.class_entropy,
         module=nets.build(config[network].net, info.num_classes, f"{network}.net"),
         tx=optim.build(config.optim, steps),
         rate=optim.schedule(config.optim, steps),
@@ -88,9 +89,8 @@ class MetaCorrector:
     info: Info
     form: str  # of the corrector, see there
     supervised: float
-    num_classes: int
+    standing: Standing
     real_pairs: int  # see `corrector_options`
-    class_entropy: float  # see `Info`
     module: nn.Module
     tx: optax.GradientTransformation
     rate: Callable[[Any], Any]  # the schedule of `tx`
@@ -109,16 +109,22 @@ class MetaCorrector:
             corrector=TrainState.create(apply_fn=self.corrector.apply, params=params, tx=self.corrector_tx),
             bilevel_opt_state=self.bilevel_tx.init(params),
             memory=bilevel.init_memory(params),
-            joint=halfway(self.num_classes) / self.num_classes,
+            joint=halfway(self.info.num_classes) / self.info.num_classes,
             known=known.nothing(self.info) if self.form == "posterior" else None,
         )
 
     def begin(self, state: MetaCorrectorState, view: DatasetView) -> MetaCorrectorState:
         """Before the first step: what is known without the network, where the corrector starts from that."""
+        if self.standing.note:
+            view.note(self.standing.note)
         if state.known is None:
             return state
         there = known.found(view, state.net, self.info)
-        return state.replace(known=there, joint=there.transition / self.num_classes)
+        return state.replace(known=there, joint=there.transition / self.info.num_classes)
+
+    def correction(self, params: Any, output: Output, given_label: Labels, joint: Matrix) -> SoftLabels:
+        """g_α(h, ỹ); the given label itself where it stands."""
+        return self.standing.keep(jnp.exp(self.log_correction(params, output, given_label, joint)), given_label)
 
     def log_correction(self, params: Any, output: Output, given_label: Labels, joint: Matrix) -> SoftLabels:
         """log g_α(h, ỹ), from the network's output for the images."""
@@ -137,7 +143,7 @@ class MetaCorrector:
         if state.known is not None:
             rows = jnp.where(index[:, None] >= 0, state.known.of_noisy(index), output.logits)
             output = output._replace(logits=rows)
-        return jnp.exp(self.log_correction(state.corrector.params, output, given_label, state.joint))
+        return self.correction(state.corrector.params, output, given_label, state.joint)
 
     @property
     def reads_evaluation(self) -> bool:
@@ -174,8 +180,8 @@ class MetaCorrector:
     ) -> SoftLabels:
         """What the network is to learn of the noisy images: labels corrected by g_α; before that as given, or not."""
         if warm_up and state.known is None:
-            return jax.nn.one_hot(given_label, self.num_classes) * (self.options.warm_up_on == "both")
-        return jnp.exp(self.log_correction(corrector_params, output, given_label, state.joint))
+            return jax.nn.one_hot(given_label, self.info.num_classes) * (self.options.warm_up_on == "both")
+        return self.correction(corrector_params, output, given_label, state.joint)
 
     def inner_loss(
         self,
@@ -192,28 +198,22 @@ class MetaCorrector:
         Two forward passes: joined, BatchNorm would tie the trusted images to α, at a ninth more FLOPs.
         """
         noisy_key, trusted_key = jax.random.split(key)
-        images, mix = self.mixed(noisy_key, batch["image"])
+        images, mix = augment.mixup(noisy_key, batch["image"], self.options.teacher_mixup)
         now, batch_stats = train_state.train_forward(state.net, params, images)
         read = jax.lax.stop_gradient(now) if output is None else output
         soft_label = self.target(corrector_params, state, read, batch["label"], warm_up)
         total = jnp.sum(losses.cross_entropy(mix(soft_label), now.logits))
 
-        trusted = jax.nn.one_hot(batch["trusted_label"], self.num_classes)
-        images, mix = self.mixed(trusted_key, batch["trusted_image"])
+        trusted = jax.nn.one_hot(batch["trusted_label"], self.info.num_classes)
+        images, mix = augment.mixup(trusted_key, batch["trusted_image"], self.options.teacher_mixup)
         now, batch_stats = train_state.train_forward(state.net.replace(batch_stats=batch_stats), params, images)
         total += jnp.sum(losses.cross_entropy(mix(trusted), now.logits))
         return total / (len(soft_label) + len(trusted)), (batch_stats, read)
 
-    def mixed(self, key: Key, images: Inputs) -> tuple[Inputs, Callable[[Any], Any]]:
-        """`images` under MixUp, and the function that mixes their targets; both unchanged where it is off."""
-        if self.options.teacher_mixup > 0:
-            return augment.mixup(key, images, self.options.teacher_mixup)
-        return images, lambda target: target
-
     def outer_loss(self, params: Any, net: NetState, batch: Batch) -> Scalar:
         """The meta-loss: CE(y_g, f_w(x_g)), mean over the trusted images of the meta half."""
         output, _ = train_state.train_forward(net, params, batch["meta_image"])
-        return jnp.mean(losses.cross_entropy(jax.nn.one_hot(batch["meta_label"], self.num_classes), output.logits))
+        return jnp.mean(losses.cross_entropy(jax.nn.one_hot(batch["meta_label"], self.info.num_classes), output.logits))
 
     def look_ahead(
         self, state: MetaCorrectorState, batch: Batch, warm_up: bool, key: Key
@@ -284,8 +284,8 @@ class MetaCorrector:
         The entropy of the mean ŷ is told as a share of what is to be expected, so that classes that are unequal are no
         collapse.
         """
-        soft_label = jnp.exp(self.log_correction(state.corrector.params, ahead.aux[1], given_label, state.joint))
-        expected = self.class_entropy or jnp.log(float(self.num_classes))
+        soft_label = self.correction(state.corrector.params, ahead.aux[1], given_label, state.joint)
+        expected = self.info.class_entropy or jnp.log(float(self.info.num_classes))
         return soft_label, {"label_entropy_ratio": losses.entropy(jnp.mean(soft_label, axis=0)) / expected}
 
     def commit(self, state: MetaCorrectorState, ahead: bilevel.LookAhead, given_label: Labels) -> MetaCorrectorState:

@@ -237,12 +237,12 @@ def alarms(soft_label, class_entropy):
     """The lines of the guard for these corrected labels."""
 
     class Fixed(meta_corrector.MetaCorrector):
-        def log_correction(self, *_):
-            return jnp.log(jnp.asarray(soft_label, jnp.float32))
+        def correction(self, *_):
+            return jnp.asarray(soft_label, jnp.float32)
 
     meta, state, batch = build("preset=paper")
     parts = {field.name: getattr(meta, field.name) for field in dataclasses.fields(meta)}
-    fixed = Fixed(**{**parts, "class_entropy": class_entropy})
+    fixed = Fixed(**{**parts, "info": meta.info._replace(class_entropy=class_entropy)})
     ahead = bilevel.LookAhead(None, None, jnp.zeros(()), (None, train_state.evaluate(state.net, batch["image"])))
     _, figures = fixed.corrected(state, ahead, batch["label"])
     return metrics.warnings({name: float(value) for name, value in figures.items()})
