@@ -4,6 +4,7 @@ A `.safetensors` file, or a `.pth`, `.pt` or `.bin` file of torch, read with car
 of is told by the names of its arrays; the tables of names stand with the networks (`nets.published`).
 """
 
+import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -12,20 +13,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdmlc_jax import nets
+from kdmlc_jax.data.formats.files import read_bytes
 from kdmlc_jax.data.formats.safetensors import read_safetensors
 from kdmlc_jax.data.formats.torch_weights import read_weights
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import UserError, reading
+from kdmlc_jax.storage import files
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 ARRAYS = {  # layer of Flax -> {theirs: (collection, ours)}
     "Conv": {"weight": ("params", "kernel")},
     "Depthwise": {"weight": ("params", "kernel")},
+    "Patch": {"weight": ("params", "kernel"), "bias": ("params", "bias")},
+    "Token": {"": ("params", "value")},
+    "Scale": {"gamma": ("params", "gamma")},
+    "LayerNorm": {"weight": ("params", "scale"), "bias": ("params", "bias")},
     "Dense": {"weight": ("params", "kernel"), "bias": ("params", "bias")},
     "BatchNorm": {
         **{"weight": ("params", "scale"), "bias": ("params", "bias")},
         **{"running_mean": ("batch_stats", "mean"), "running_var": ("batch_stats", "var")},
     },
 }
+MAX_CONFIG = 1 << 20  # bytes
 COUNTER = "num_batches_tracked"  # of BatchNorm in torch, which ours does without
 
 
@@ -55,6 +63,7 @@ def read(path: pathlib.Path) -> Weights:
     found = {name.removeprefix("module."): array for name, array in found.items() if not name.endswith(COUNTER)}
     net, about = _recognised(path, found)
     table = _table(about)
+    found = {name: array for name, array in found.items() if name not in about.unseen}
     head = f"{about.layers['Dense_0']}.weight"
     classes = len(found[head]) if head in found and found[head].ndim == 2 else 0
     shapes = _shapes(net, max(classes, 1))
@@ -81,14 +90,33 @@ def read(path: pathlib.Path) -> Weights:
 
 def _recognised(path: pathlib.Path, found: dict[str, np.ndarray]) -> tuple[str, nets.Published]:
     """The network whose table has the most of these names, and the fewest others."""
-    layers = {name.rpartition(".")[0] for name in found}
-    known = nets.published()
-    apart = {net: len(layers ^ {*about.layers.values()}) for net, about in known.items()}
-    net = min(apart, key=lambda name: apart[name])
-    if not layers & {*known[net].layers.values()}:
+    known = [(net, about) for net, ways in nets.published().items() for about in ways]
+    tables = [_table(about).keys() for _, about in known]
+    at = min(range(len(known)), key=lambda at: len(found.keys() ^ tables[at]))
+    if not found.keys() & tables[at]:
         names = ", ".join(repr(name[:80]) for name in [*found][:3])
-        raise UserError(f"{path}: arrays {names} …, of none of the networks {', '.join(known)}")
-    return net, known[net]
+        raise UserError(f"{path}: arrays {names} …, of none of the networks {', '.join(nets.published())}")
+    _check_said(path, known[at][1])
+    return known[at]
+
+
+def _check_said(path: pathlib.Path, about: nets.Published) -> None:
+    """Raises UserError where arrays alike are of two networks, and neither the file's name, nor its folder's, nor the
+    `architecture` in the config.json beside it says that it is ours."""
+    if about.said is None:
+        return
+    ours, other = about.said
+    names = f"{path.absolute().parent.name}/{path.stem}"
+    beside = path.with_name("config.json")
+    if files.exists(beside):
+        with reading(beside, "the description of weights"):
+            names += f" {json.loads(read_bytes(beside, MAX_CONFIG)).get('architecture')}"
+    if ours not in names:
+        known = f'"{other}", which pads its images otherwise' if other in names else "not said which of the two"
+        raise UserError(
+            f"{path}: arrays of {ours} or of {other}, {known}; expected {ours} in the name of the file or of its "
+            'folder, or as the "architecture" of a config.json beside it'
+        )
 
 
 def _table(about: nets.Published) -> dict[str, tuple[str, ...]]:
@@ -97,7 +125,7 @@ def _table(about: nets.Published) -> dict[str, tuple[str, ...]]:
     for layer, theirs in about.layers.items():
         *above, last = layer.split("/")
         for suffix, (collection, ours) in ARRAYS[last.partition("_")[0]].items():
-            table[f"{theirs}.{suffix}"] = (collection, *above, last, ours)
+            table[f"{theirs}.{suffix}" if suffix else theirs] = (collection, *above, last, ours)
     return table
 
 
@@ -105,20 +133,24 @@ def _shapes(net: str, classes: int) -> dict[tuple[str, ...], tuple[int, ...]]:
     """The shapes of our arrays, for images of three channels, their axes in torch's order."""
     module = nets.build(net, classes)
     made = jax.eval_shape(lambda images: module.init(jax.random.key(0), images, train=False), jnp.zeros((1, 64, 64, 3)))
-    theirs = lambda shape: (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]  # noqa: E731
     return {
-        tuple(key.key for key in path): theirs(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(made)
+        tuple(key.key for key in path): _theirs(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(made)
     }
 
 
-def _turned(array: np.ndarray) -> np.ndarray:
+def _theirs(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape in torch's order of axes."""
+    return (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape[::-1] if len(shape) == 2 else shape
+
+
+def _ours(array: np.ndarray) -> np.ndarray:
     """Torch's order of axes to ours: kernels OIHW -> HWIO, matrices transposed."""
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T if array.ndim == 2 else array
 
 
 def _float32(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(_turned(array)).astype(np.float32)
+        values = np.ascontiguousarray(_ours(array)).astype(np.float32)
     if not np.isfinite(values).all():
         raise UserError(f"{path}: {name!r} holds NaN or infinity, expected finite weights")
     if name.endswith("running_var") and (values < 0).any():

@@ -3,7 +3,9 @@
 The references below read the files' own names and order of axes, and pad as the publishers' code does.
 """
 
+import functools
 import importlib.util
+import json
 import pathlib
 
 import jax
@@ -20,13 +22,14 @@ from kdmlc_jax.data.pipeline import stats
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.experiment import Experiment
+from kdmlc_jax.nets import vit as vit_family
 
 RNG = np.random.default_rng(0)
 
 
-def arrays_of(net, classes=7):
+def arrays_of(net, classes=7, way=0):
     """Random weights that keep activations alive, by their published names and in torch's order of axes."""
-    about = nets.published()[net]
+    about = nets.published()[net][way]
     shapes, made = published._shapes(net, classes), {}
     for name, place in published._table(about).items():
         shape = shapes[place]
@@ -77,15 +80,16 @@ def torchvision_resnet(arrays, x):
     return x.mean(axis=(2, 3)) @ arrays["fc.weight"].T + arrays["fc.bias"][None]
 
 
+def padded_far(arrays, x, conv, bn, stride=1):
+    """A layer padded to ⌈side / stride⌉, the odd pixel on the far side."""
+    kernel = arrays[f"{conv}.weight"]
+    lacks = [max((-(-side // stride) - 1) * stride + kernel.shape[2] - side, 0) for side in x.shape[2:]]
+    return norm(convolve(x, kernel, stride, [(lack // 2, lack - lack // 2) for lack in lacks]), arrays, bn, 1e-3)
+
+
 def lite0(arrays, x):
-    """Logits, as efficientnet-lite-pytorch's code goes: padded to ⌈side / stride⌉, the odd pixel on the far side."""
-
-    def layer(x, conv, bn, stride=1):
-        kernel = arrays[f"{conv}.weight"]
-        lacks = [max((-(-side // stride) - 1) * stride + kernel.shape[2] - side, 0) for side in x.shape[2:]]
-        pads = [(lack // 2, lack - lack // 2) for lack in lacks]
-        return norm(convolve(x, kernel, stride, pads), arrays, bn, 1e-3)
-
+    """Logits, as efficientnet-lite-pytorch's code goes."""
+    layer = functools.partial(padded_far, arrays)
     x = jnp.clip(layer(x, "_conv_stem", "_bn0", 2), 0, 6)
     strides = {1: 2, 3: 2, 5: 2, 11: 2}
     for block in range(16):
@@ -99,6 +103,59 @@ def lite0(arrays, x):
     return x.mean(axis=(2, 3)) @ arrays["_fc.weight"].T + arrays["_fc.bias"][None]
 
 
+def timms_lite0(arrays, x):
+    """Logits, as timm's code goes for tf_efficientnet_lite0: a block without expansion has other numbers."""
+    layer = functools.partial(padded_far, arrays)
+    x = jnp.clip(layer(x, "conv_stem", "bn1", 2), 0, 6)
+    for stage in range(7):
+        block = 0
+        while f"blocks.{stage}.{block}.conv_dw.weight" in arrays:
+            here, y, stride = f"blocks.{stage}.{block}", x, 2 if stage in (1, 2, 3, 5) and not block else 1
+            if f"{here}.conv_pwl.weight" in arrays:
+                y = jnp.clip(layer(y, f"{here}.conv_pw", f"{here}.bn1"), 0, 6)
+                y = jnp.clip(layer(y, f"{here}.conv_dw", f"{here}.bn2", stride), 0, 6)
+                y = layer(y, f"{here}.conv_pwl", f"{here}.bn3")
+            else:
+                y = jnp.clip(layer(y, f"{here}.conv_dw", f"{here}.bn1", stride), 0, 6)
+                y = layer(y, f"{here}.conv_pw", f"{here}.bn2")
+            x, block = x + y if x.shape == y.shape else y, block + 1
+    x = jnp.clip(layer(x, "conv_head", "bn2"), 0, 6)
+    return x.mean(axis=(2, 3)) @ arrays["classifier.weight"].T + arrays["classifier.bias"][None]
+
+
+def vit(arrays, x):
+    """Logits, as timm's code goes: how many blocks, and whether scaled, is told by the names."""
+
+    def linear(x, name):
+        return x @ arrays[f"{name}.weight"].T + arrays[f"{name}.bias"].reshape((1,) * (x.ndim - 1) + (-1,))
+
+    def layer_norm(x, name):
+        x = (x - x.mean(axis=-1, keepdims=True)) / jnp.sqrt(x.var(axis=-1, keepdims=True) + 1e-6)
+        return x * arrays[f"{name}.weight"][None, None] + arrays[f"{name}.bias"][None, None]
+
+    kernel = arrays["patch_embed.proj.weight"]
+    patch = kernel.shape[2]
+    x = convolve(x, kernel, patch, "VALID") + arrays["patch_embed.proj.bias"].reshape(1, -1, 1, 1)
+    (batch, width), sides = x.shape[:2], x.shape[2:]
+    place = arrays["pos_embed"]
+    grid = int((place.shape[1] - 1) ** 0.5)
+    spread = jax.image.resize(place[0, 1:].reshape(grid, grid, width), (*sides, width), "cubic").reshape(-1, width)
+    x = x.reshape(batch, width, -1).transpose(0, 2, 1) + spread[None]
+    first = jnp.broadcast_to(arrays["cls_token"] + place[:, :1], (batch, 1, width))
+    x, block = jnp.concatenate([first, x], axis=1), 0
+    while f"blocks.{block}.norm1.weight" in arrays:
+        here = f"blocks.{block}"
+        gammas = [arrays.get(f"{here}.ls{at}.gamma", jnp.ones(width))[None, None] for at in (1, 2)]
+        qkv = linear(layer_norm(x, f"{here}.norm1"), f"{here}.attn.qkv").reshape(batch, -1, 3, 6, width // 6)
+        q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+        weight = jax.nn.softmax(q @ k.swapaxes(2, 3) / (width // 6) ** 0.5)
+        x = x + gammas[0] * linear((weight @ v).swapaxes(1, 2).reshape(x.shape), f"{here}.attn.proj")
+        wide = linear(layer_norm(x, f"{here}.norm2"), f"{here}.mlp.fc1")
+        wide = wide * (1 + jax.scipy.special.erf(wide / 2**0.5)) / 2
+        x, block = x + gammas[1] * linear(wide, f"{here}.mlp.fc2"), block + 1
+    return linear(layer_norm(x, "norm")[:, 0], "head")
+
+
 def written(folder, arrays, name="weights.pth"):
     path = folder / name
     path.write_bytes(torch_bytes.saved(arrays))
@@ -106,24 +163,67 @@ def written(folder, arrays, name="weights.pth"):
 
 
 REFERENCES = {
-    "imagenet_resnet18": (torchvision_resnet, (64, 50)),
-    "imagenet_resnet50": (torchvision_resnet, (33, 64)),
-    "efficientnet_lite0": (lite0, (64, 50)),
+    "imagenet_resnet18": (torchvision_resnet, 0, (64, 50)),
+    "imagenet_resnet50": (torchvision_resnet, 0, (33, 64)),
+    "efficientnet_lite0": (lite0, 0, (64, 50)),
+    "tf_efficientnet_lite0": (timms_lite0, 1, (64, 50)),
+    "deit_small": (vit, 0, (64, 50)),
+    "dinov2_small": (vit, 0, (42, 64)),
 }
 
 
-@pytest.mark.parametrize("net", REFERENCES)
-def test_networks_are_their_publishers(net, tmp_path):
+@pytest.fixture
+def shallow(monkeypatch):
+    """Transformers of two blocks, for time's sake."""
+    monkeypatch.setattr(vit_family, "DEPTH", 2)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_networks_are_their_publishers(name, tmp_path, shallow):
     """Protects every name, axis, stride, padding and epsilon: logits of a file's weights are those of a reference that
     reads the file's own names, for even and odd sides."""
-    arrays, (reference, sides) = arrays_of(net), REFERENCES[net]
-    weights = published.read(written(tmp_path, arrays))
+    net, (reference, way, sides) = name.removeprefix("tf_"), REFERENCES[name]
+    arrays = arrays_of(net, way=way)
+    weights = published.read(written(tmp_path, arrays, f"{name}.pth"))
     assert (weights.net, weights.classes, weights.note) == (net, 7, "")
     images = RNG.normal(size=(2, *sides, 3)).astype(np.float32)
     got = jax.jit(lambda x: nets.build(net, 7).apply(weights.variables, x, train=False).logits)(images)
     want = jax.jit(reference)(arrays, images.transpose(0, 3, 1, 2))
     assert np.std(want) > 1e-2
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
+
+
+def test_arrays_alike_of_two_networks(tmp_path):
+    """Protects from timm's efficientnet_lite0, which pads otherwise than its tf_efficientnet_lite0: one of them has to
+    be said, by the name of the file or of its folder, or beside it."""
+    arrays = arrays_of("efficientnet_lite0", way=1)
+    unsaid = written(tmp_path, arrays, "model.pth")
+    with pytest.raises(UserError, match="or of efficientnet_lite0, not said which of the two; expected tf_efficient"):
+        published.read(unsaid)
+    beside = tmp_path / "config.json"
+    for said, message in {"efficientnet_lite0": "pads its images otherwise", "resnet18": "not said"}.items():
+        beside.write_text(json.dumps({"architecture": said}))
+        with pytest.raises(UserError, match=message):
+            published.read(unsaid)
+    beside.write_text("[1")
+    with pytest.raises(UserError, match=r"config.json: cannot be read as the description of weights"):
+        published.read(unsaid)
+    beside.write_text(json.dumps({"architecture": "tf_efficientnet_lite0.in1k"}))
+    assert published.read(unsaid).about.mean == (0.5,) * 3
+
+
+def test_a_transformer_sees_whole_patches(tmp_path, shallow):
+    """Protects Meta's own file, whose token for masks nothing sees, and images smaller than a patch."""
+    arrays = arrays_of("dinov2_small")
+    headless = {name: array for name, array in arrays.items() if not name.startswith("head.")}
+    weights = published.read(written(tmp_path, headless | {"mask_token": np.zeros((1, 384), np.float32)}))
+    assert (weights.net, weights.classes) == ("dinov2_small", 0)
+    apply = nets.build("dinov2_small", 1).apply
+    images = jnp.asarray(RNG.normal(size=(1, 30, 28, 3)), jnp.float32)
+    whole, cut = (apply(weights.variables, each, train=False).features for each in (images, images[:, :28]))
+    np.testing.assert_allclose(whole, cut, atol=1e-5)
+    with pytest.raises(UserError, match=r"data.image_size: images of 13x28 pixels, expected 14x14 or more"):
+        apply(weights.variables, images[:, :13], train=False)
 
 
 def test_which_network(tmp_path):
@@ -178,8 +278,8 @@ def test_what_does_not_fit(changes, message, small, tmp_path):
 
 def test_another_architecture(tmp_path):
     """Protects a person with a file of something else: what it holds, and the networks that there are."""
-    with pytest.raises(UserError, match=r"arrays 'cls_token' …, of none of the networks efficientnet_lite0, imagenet"):
-        published.read(written(tmp_path, {"cls_token": np.zeros(3)}))
+    with pytest.raises(UserError, match=r"arrays 'cls' …, of none of the networks efficientnet_lite0, imagenet"):
+        published.read(written(tmp_path, {"cls": np.zeros(3)}))
     with pytest.raises(UserError, match=r"absent.pth: no such file"):
         warm_start.seen(tiny.config("method=ce", {"init_from": str(tmp_path / "absent.pth")}))
 

@@ -1,6 +1,7 @@
 """Image networks by name, one family a file: `FORM`, `EXAMPLES` and `build(name, num_classes)`; see `base`, `registry`.
 
-A family whose networks others have published weights of has `published(name) -> Published`, too, for its EXAMPLES.
+A family whose networks others have published weights of has `published(name) -> (Published, …)`, too, for its EXAMPLES:
+one for each way their arrays are named.
 Every one maps f32[B, H, W, K] to logits f32[B, C] and the pooled features f32[B, D] under its last layer. One with
 `sees = "features"` is shown those of images that have them (`shapes.Seen`); all others are shown pixels.
 """
@@ -30,7 +31,7 @@ def build(name: str, num_classes: int, place: str = "network") -> nn.Module:
     raise UserError(f'{place}: "{name}" is not one of {forms}{near}')
 
 
-def published() -> dict[str, Published]:
+def published() -> dict[str, tuple[Published, ...]]:
     """How others name the weights of our networks, by network."""
     package = sys.modules[__name__]
     families = [registry.get(package, "network", family) for family in registry.names(package)]

