@@ -137,8 +137,12 @@ class Experiment:
         def first() -> dict[str, Any]:
             two = jax.tree.map(lambda rows: jnp.zeros(rows.shape, jnp.float32), self.dataset.inputs[np.arange(2)])
             made = self.method.init(stream(self.config.seed, "init"), two)
-            if self.config.teacher.freeze and (net := self.method.networks(made).get("teacher")) is not None:
-                made = train_state.replace_net(made, net, train_state.frozen(net))
+            for name in self.method.networks(made):
+                net = self.method.networks(made)[name]  # of the state as it is now: a network is told by identity
+                if name == "teacher" and self.config.teacher.freeze:
+                    made = train_state.replace_net(made, net, train_state.frozen(net))
+                elif (share := self.config[name].lr_below) < 1:
+                    made = train_state.replace_net(made, net, train_state.slowed(net, share))
             return {"method": made, "step": jnp.zeros((), jnp.int32)}
 
         return jax.jit(first)

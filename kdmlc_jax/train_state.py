@@ -114,20 +114,28 @@ class HeadAlone:
 
 
 @functools.lru_cache
-def of_head(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`tx` for a network's last layer; all else stands still, weight decay included. One object for each `tx`."""
+def of_head(tx: optax.GradientTransformation, below: float = 0.0) -> optax.GradientTransformation:
+    """`tx` for a network's last layer; `below` times its updates for all else, which stands still at 0, weight decay
+    included. One object for each `tx`."""
 
     def parts(params: Any) -> Any:
         head = head_of(params)
         return {name: jax.tree.map(lambda _, own=name == head: own, part) for name, part in params.items()}
 
-    return optax.multi_transform({True: tx, False: optax.set_to_zero()}, parts)
+    rest = optax.chain(tx, optax.scale(below)) if below else optax.set_to_zero()
+    return optax.multi_transform({True: tx, False: rest}, parts)
 
 
 def frozen(net: NetState) -> NetState:
     """`net` of which the last layer alone learns: no gradient, no weight decay, no batch statistic moves the others."""
     tx = of_head(net.tx)
     return net.replace(apply_fn=HeadAlone(net.apply_fn, head_of(net.params)), tx=tx, opt_state=tx.init(net.params))
+
+
+def slowed(net: NetState, below: float) -> NetState:
+    """`net` of which all below the last layer learns at `below` times its learning rate."""
+    tx = of_head(net.tx, below)
+    return net.replace(tx=tx, opt_state=tx.init(net.params))
 
 
 def train_forward(net: NetState, params: Any, images: Inputs) -> tuple[Output, Any]:

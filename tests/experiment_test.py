@@ -125,6 +125,26 @@ def test_a_frozen_teacher(words):
         assert any((a != b).any() for a, b in stats) == (name == "student")
 
 
+def test_networks_learn_more_slowly_below_the_head():
+    """Protects `lr_below` of either network in a step: with next to nothing of it, only the last layer moves much."""
+    words = "method=kdmlc,preset=strong,warm_up=0,teacher=mlp6,student=mlp4"
+    config = tiny.config(words, {"teacher.lr_below": 1e-6, "student.lr_below": 1e-6})
+    made = experiment.Experiment(config, prepare(config))
+    before, carry, (stage, *_) = jax.tree.map(np.array, made.init()), made.init(), made.method.stages
+    (feed,) = made.feeds(stage, 0, 1)
+    carry, _ = made.call(made.compile(stage), carry, feed)
+    for name, net in made.method.networks(before["method"]).items():
+        now = made.method.networks(carry["method"])[name].params
+        moved = {}
+        for layer, part in net.params.items():
+            pairs = zip(*map(jax.tree.leaves, (part, now[layer])), strict=True)
+            moved[layer] = max(np.abs(a - b).max() for a, b in pairs)
+        head = moved.pop(nets.head_of(net.params))
+        assert moved and max(moved.values()) < 1e-4 * head
+    with pytest.raises(UserError, match=r"student.lr_below: 0.0 is outside \[1e-06, 1.0\]"):
+        tiny.config(words, {"student.lr_below": 0.0})
+
+
 def test_what_cannot_be_frozen():
     """Protects from a teacher of random weights, and from a method that learns the layers themselves."""
     with pytest.raises(UserError, match=r"teacher.freeze: random weights would stand still, expected a start"):

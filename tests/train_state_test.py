@@ -143,6 +143,23 @@ def test_one_network_is_replaced(make):
     assert_same(got["b"][0].params, twin.params)
 
 
+def test_slowed():
+    """Protects `lr_below`: the last layer moves as ever, all else by the same share of its own update, momentum and
+    weight decay included."""
+    tx = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.5, momentum=0.9))
+    free = train_state.create(jax.random.key(0), MODULE, tx, IMAGES)
+    slow = train_state.slowed(free, 0.25)
+    assert slow.tx == train_state.slowed(free, 0.25).tx
+    gradient = jax.tree.map(jnp.ones_like, free.params)
+    for _ in range(2):
+        whole, _ = free.tx.update(gradient, free.opt_state, free.params)
+        part, _ = slow.tx.update(gradient, slow.opt_state, free.params)
+        for name, rows in whole.items():
+            share = 1.0 if name == "Dense_0" else 0.25
+            jax.tree.map(lambda a, b, s=share: np.testing.assert_allclose(b, s * a, rtol=1e-6), rows, part[name])
+        free, slow = (net.descend(gradient, net.batch_stats) for net in (free, slow.replace(params=free.params)))
+
+
 def test_frozen():
     """Protects `teacher.freeze`: against weight decay and momentum, on batches whose statistics differ, nothing below
     the last layer moves by a bit, and that moves as logistic regression on the features does."""

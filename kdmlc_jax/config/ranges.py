@@ -33,6 +33,8 @@ RANGES = {
     "parallel.model": (1,),
     "parallel.shard_above": (1,),
     "optim.lr": (0.0,),
+    "teacher.lr_below": (1e-6, 1.0),
+    "student.lr_below": (1e-6, 1.0),
     "optim.weight_decay": (0.0,),
     "optim.clip": (0.0,),
     "optim.momentum": (0.0, 1.0),
