@@ -34,6 +34,8 @@ NUMBERS = {
     "optim.clip": (0.0, 1e6, -0.1, math.inf),
     "optim.momentum": (0.0, 1.0, -0.1, 1.1),
     "optim.warm_up": (0.0, 1.0, -0.1, 1.1),
+    "student.lr_below": (1e-6, 1.0, 0.0, 1.1),
+    "teacher.lr_below": (1e-6, 1.0, 0.0, 1.1),
 }
 
 
