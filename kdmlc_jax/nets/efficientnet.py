@@ -8,6 +8,7 @@ everything a pixel aside. BatchNorm's epsilon is 1e-3.
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -58,6 +59,14 @@ class Depthwise(nn.Module):
             for j in range(size)
         ]
         return sum(shifted[1:], shifted[0])
+
+    def grouped(self, x: Images) -> Float[Array, "B h w K"]:
+        """The same as the one convolution that it is, for programs other than XLA on a CPU; of a network with weights."""
+        kernel, numbers = jnp.asarray(self.get_variable("params", "kernel")), ("NHWC", "HWIO", "NHWC")
+        strides, channels = (self.stride, self.stride), x.shape[-1]
+        return jax.lax.conv_general_dilated(
+            x, kernel, strides, "SAME", dimension_numbers=numbers, feature_group_count=channels
+        )
 
 
 class Block(nn.Module):
