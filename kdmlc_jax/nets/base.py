@@ -28,6 +28,13 @@ class Published(NamedTuple):
     side: int  # of the images, in pixels
 
 
+class Timm(NamedTuple):
+    """A network as timm has it."""
+
+    architecture: str  # for timm.create_model
+    layers: dict[str, str]  # as `Published.layers`
+
+
 def conv(channels: int, kernel: int = 3, stride: int = 1, init: nn.initializers.Initializer = he_fan_out) -> nn.Conv:
     """A convolution without bias, padded by half its kernel on both sides, as in all the papers' networks.
 

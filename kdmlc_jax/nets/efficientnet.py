@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from kdmlc_jax.nets.base import Norm, Output, Published, he_fan_out
+from kdmlc_jax.nets.base import Norm, Output, Published, Timm, he_fan_out
 from kdmlc_jax.shapes import Images
 
 FORM = "efficientnet_lite0"
@@ -129,3 +129,19 @@ def published(name: str) -> Published:
                 layers[f"Block_{number}/BatchNorm_{at}"] = f"{theirs}._bn{norm}"
             number += 1
     return Published(layers, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, side=224)
+
+
+def timm(name: str) -> Timm:
+    """tf_efficientnet_lite0 there, which pads as TensorFlow does; efficientnet_lite0 has its names, but not its pads."""
+    layers = {"Conv_0": "conv_stem", "BatchNorm_0": "bn1", "Conv_1": "conv_head", "BatchNorm_1": "bn2"}
+    layers["Dense_0"] = "classifier"
+    number = 0
+    for stage, (blocks, _, _, expansion, _) in enumerate(STAGES):
+        convs = ["conv_pw", "conv_pwl"] if expansion > 1 else ["conv_pw"]
+        for block in range(blocks):
+            theirs = f"blocks.{stage}.{block}"
+            layers[f"Block_{number}/Depthwise_0"] = f"{theirs}.conv_dw"
+            layers |= {f"Block_{number}/Conv_{at}": f"{theirs}.{conv}" for at, conv in enumerate(convs)}
+            layers |= {f"Block_{number}/BatchNorm_{at}": f"{theirs}.bn{at + 1}" for at in range(len(convs) + 1)}
+            number += 1
+    return Timm("tf_efficientnet_lite0", layers)
