@@ -19,7 +19,7 @@ SHOWN = 100  # names of classes, at most
 
 def text(value: Any) -> str:
     """A value in a line of Markdown that says nothing to Markdown or HTML, and nothing unseen to a reader."""
-    marked = re.sub(r"([\\`*_{}\[\]()#+\-.!|~>$:@/])", r"\\\1", one_line(value))
+    marked = re.sub(r"([\\`*_{}\[\]#|~$@]|:(?=//))", r"\\\1", one_line(value))
     return html.escape(marked, quote=False)
 
 

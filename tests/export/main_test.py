@@ -86,7 +86,7 @@ def test_the_card_says_only_what_it_means(exported):
     assert model["results"][0]["metrics"][0] == {"type": "accuracy", "value": 0.5}
     assert model["results"][0]["dataset"]["name"] == "data <i> | set\\n# head"
     assert not re.search(r"<(?!!)|^# head|^license|(?<!\\)`x|(?<!\\)\[y", text, re.MULTILINE)
-    assert "&lt;script&gt;alert\\(1\\)&lt;\\/script&gt;, cat \\| dog" in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;, cat \\| dog, ---\\\\nlicense: mit, \\`x\\` \\[y\\](z), 猫." in text
     assert "0.200 (90 % interval 0.100 to 0.300)" in text and "six months" in text and "| student | this one | " in text
 
 

@@ -83,15 +83,15 @@ def ran(function, x):
     return session(graph_bytes).run(None, {"x": x})[0]
 
 
-SCALE = np.linspace(0.5, 2, 4).astype(np.float32)
+SCALE = np.linspace(0.5, 2, 4).astype(np.float32)[None]
 FUNCTIONS = {
     "a layer used twice is not changed": lambda x: (y := x @ jnp.eye(4, 4) * 2) * SCALE + y,
     "the constant first": lambda x: SCALE - x @ jnp.eye(4, 4),
     "division": lambda x: (x @ jnp.eye(4, 4) - SCALE) / SCALE,
-    "a constant by row": lambda x: x @ jnp.eye(4, 4) + SCALE[None, :1],
+    "a constant by row": lambda x: x @ jnp.eye(4, 4) + SCALE[:, :1],
     "a constant of the batch": lambda x: jnp.concatenate([x, jnp.full((x.shape[0], 2), 3.0)], axis=1),
-    "turned": lambda x: jnp.transpose(x[:, None, :] * SCALE[:, None], (0, 2, 1)).reshape(x.shape[0], -1),
-    "least and greatest": lambda x: jnp.clip(x, -0.5, SCALE) + jnp.minimum(x, 0.25) + jnp.maximum(0.1, x),
+    "turned": lambda x: jnp.transpose(x[:, None, :] * SCALE[None], (0, 2, 1)).reshape(x.shape[0], -1),
+    "least and greatest": lambda x: jnp.minimum(jnp.maximum(x, -0.5), SCALE) + jnp.minimum(x, 0.25) + jnp.maximum(0.1, x),
     "powers": lambda x: x**3 + jnp.square(x) + jax.lax.rsqrt(jnp.abs(x) + 1),
     "conditions": lambda x: jnp.where((x > 0) & (x != SCALE), x, -x),
     "activations": lambda x: jnp.tanh(x) + jax.nn.sigmoid(x) + jax.nn.gelu(x, approximate=False),

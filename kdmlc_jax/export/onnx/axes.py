@@ -56,10 +56,11 @@ def reduction(op: str, call: Call) -> list[Any]:
 
 def product(call: Call) -> list[Any]:
     """[B, K] times [K, N]."""
-    ((left,), (right,)), (lots, _) = call.params["dimension_numbers"]
+    (lefts, rights), (lots, _) = call.params["dimension_numbers"]
     shapes = [tuple(aval.shape) for aval in call.before]
-    if [len(shape) for shape in shapes] != [2, 2] or lots:
+    if [len(shape) for shape in shapes] != [2, 2] or lots or len(lefts) != 1:
         raise call.graph.refuse(f"dot_general of {shapes[0]} and {shapes[1]}")
+    left, right = lefts[0], rights[0]
     names = [call.graph.stored(call.value(0), (1 - left, left)), call.graph.stored(call.value(1), (right, 1 - right))]
     return call.add("Gemm", names)
 
