@@ -23,7 +23,7 @@ def deployed(name, shape=(16, 16, 3), classes=("a", "b", "c", "d", "e"), rows=60
             return (0.5 + rng.random(leaf.shape)).astype(np.float32)
         if last == "reach":
             return rng.integers(3, 51, leaf.shape).astype(np.float32)
-        wide = 0.2 if leaf.ndim == 1 else max(1, np.prod(leaf.shape[:-1])) ** -0.5
+        wide = 0.2 if leaf.ndim == 1 else (1.4 if leaf.ndim == 4 else 1.0) * np.prod(leaf.shape[:-1]) ** -0.5
         array = (wide * rng.normal(size=leaf.shape)).astype(np.float32)
         return np.abs(array) if rows == len(array) and name.startswith("nearest") and last == "kernel" else array
 

@@ -90,7 +90,9 @@ def head(network: Deployed, name: str, summary: dict) -> str:
 
 def scores(name: str, summary: dict) -> str:
     """The run's figures of its networks."""
-    rows = ["| network | | weights | test, last epoch | test, best by validation | balanced | agrees with validation labels |"]
+    rows = [
+        "| network | | weights | test, last epoch | test, best by validation | balanced | agrees with validation labels |"
+    ]
     rows.append("|---|---|---|---|---|---|---|")
     for role, found in summary["networks"].items():
         figures = [found.get(key) for key in ("last", "best_val", "balanced_accuracy", "validation_given")]
@@ -103,7 +105,9 @@ def scores(name: str, summary: dict) -> str:
 def learned(summary: dict) -> str:
     """The data, their noise, and what became of the labels."""
     data, noise, labels = (summary.get(part) or {} for part in ("data", "noise", "labels"))
-    counts = ", ".join(f"{data[part]} {part}" for part in ("noisy", "trusted", "held_out", "validation") if part in data)
+    counts = ", ".join(
+        f"{data[part]} {part}" for part in ("noisy", "trusted", "held_out", "validation") if part in data
+    )
     low, high = noise.get("interval") or (None, None)
     between = f" (90 % interval {number(low)} to {number(high)})" if low is not None else ""
     verdict = (summary.get("verdict") or {}).get("text", "")

@@ -17,6 +17,7 @@ import numpy as np
 
 
 def onnxruntime(path):
+    """ONNX by onnxruntime: its version, and the network as a function."""
     import onnxruntime as reader
 
     session = reader.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -25,6 +26,7 @@ def onnxruntime(path):
 
 
 def jax(path):
+    """StableHLO by JAX: its version, and the network as a function."""
     import jax as reader
     from jax import export
 
@@ -34,6 +36,7 @@ def jax(path):
 
 
 def ai_edge_litert(path):
+    """TFLite by LiteRT: its version, and the network as a function."""
     from importlib.metadata import version
 
     from ai_edge_litert.interpreter import Interpreter
@@ -72,7 +75,9 @@ def timm(path):
 
     with open(f"{path}/config.json") as file:
         config = json.load(file)
-    model = reader.create_model(config["architecture"], num_classes=config["num_classes"], **config.get("model_args", {}))
+    model = reader.create_model(
+        config["architecture"], num_classes=config["num_classes"], **config.get("model_args", {})
+    )
     weights = {name: torch.from_numpy(array.copy()) for name, array in arrays(f"{path}/model.safetensors").items()}
     model.load_state_dict(weights)
     model.eval()
@@ -87,6 +92,7 @@ def timm(path):
 
 
 def main(kind, path, expected):
+    """Compares, times, and prints."""
     with np.load(expected) as file:
         wanted = {name: file[name] for name in file.files}
     if kind == "numpy":
@@ -95,7 +101,9 @@ def main(kind, path, expected):
         far = max(float(np.abs(found[name] - wanted[name]).max(initial=0)) for name in found) if same else None
         said = {"version": np.__version__, "difference": far, "milliseconds": None}
     else:
-        version, call = {"onnxruntime": onnxruntime, "jax": jax, "ai_edge_litert": ai_edge_litert, "timm": timm}[kind](path)
+        version, call = {"onnxruntime": onnxruntime, "jax": jax, "ai_edge_litert": ai_edge_litert, "timm": timm}[kind](
+            path
+        )
         inputs, want = wanted["inputs"], wanted["probabilities"]
         both = np.concatenate([call(inputs), call(inputs[:1])])
         far = float(np.abs(both - np.concatenate([want, want[:1]])).max())

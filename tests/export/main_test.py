@@ -39,7 +39,10 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     saved(folder, "student", "cnn4")
     saved(folder, "teacher", "cnn16")
-    summary = said.summary("data <i> | set\n# head", 100, 20) | {"labels": {"accuracy_before": 0.6}, "deployed": "student"}
+    summary = said.summary("data <i> | set\n# head", 100, 20) | {
+        "labels": {"accuracy_before": 0.6},
+        "deployed": "student",
+    }
     summary["networks"]["teacher"] = {"name": "cnn16", "parameters": 7, "last": None}
     sums = {f"{net}/{name}": "" for net in ("student", "teacher") for name in ("network.json", "weights.msgpack")}
     summary["files"] = {name: checksums.file_sum(folder / name) for name in sums}
@@ -142,7 +145,10 @@ def test_a_file_that_answers_otherwise_is_not_left(run, tmp_path, monkeypatch):
     """Protects the promise "read back": a wrong file, and one that cannot be read, end the command; nothing is left."""
     other = untrained.deployed("cnn4", (8, 8, 1), NAMES)
     other.variables["params"]["Dense_0"]["bias"][0] += 0.01
-    for content, words in ((onnx.encode(other)[onnx.FILE], r"reads \S+ from ours"), (b"none", "cannot be read|cannot read")):
+    for content, words in (
+        (onnx.encode(other)[onnx.FILE], r"reads \S+ from ours"),
+        (b"none", "cannot be read|cannot read"),
+    ):
         monkeypatch.setattr(onnx, "encode", lambda network, content=content: {onnx.FILE: content})
         with pytest.raises(StorageError, match=words) as error:
             main(["--workdir", str(run), "--to", "onnx", "--out", str(tmp_path / "out")])
@@ -159,7 +165,9 @@ def test_without_a_reader_it_says_so(run, tmp_path, monkeypatch, capsys):
     assert "not checked" in (tmp_path / "out" / "MODEL_CARD.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["imagenet_resnet18", "imagenet_resnet50", "efficientnet_lite0", "resnet20", "nearest51"])
+@pytest.mark.parametrize(
+    "name", ["imagenet_resnet18", "imagenet_resnet50", "efficientnet_lite0", "resnet20", "nearest51"]
+)
 def test_arrays_are_named_as_timm_has_them(name, tmp_path):
     """Protects other people's programs: names, OIHW, types; all arrays, each the same numbers."""
     shape = (1, 1, 7) if name == "nearest51" else (16, 16, 3)
@@ -168,7 +176,9 @@ def test_arrays_are_named_as_timm_has_them(name, tmp_path):
     (tmp_path / "m.safetensors").write_bytes(content[safetensors.FILE])
     found, config = read_safetensors(tmp_path / "m.safetensors"), json.loads(content[safetensors.CONFIG])
     ours = network.variables["params"]
-    assert len(found) == sum(len(list(untrained.jax.tree.leaves(network.variables[part]))) for part in network.variables)
+    assert len(found) == sum(
+        len(list(untrained.jax.tree.leaves(network.variables[part]))) for part in network.variables
+    )
     if "Conv_0" in ours:
         first = {"imagenet_resnet18": "conv1", "imagenet_resnet50": "conv1", "efficientnet_lite0": "conv_stem"}
         kernel = found[f"{first.get(name, 'Conv_0')}.weight"]
@@ -177,7 +187,11 @@ def test_arrays_are_named_as_timm_has_them(name, tmp_path):
         weights = published.read(tmp_path / "m.safetensors")
         untrained.jax.tree.map(np.testing.assert_array_equal, weights.variables, network.variables)
         assert weights.net == name
-    theirs = {"imagenet_resnet18": "resnet18", "imagenet_resnet50": "resnet50", "efficientnet_lite0": "tf_efficientnet_lite0"}
+    theirs = {
+        "imagenet_resnet18": "resnet18",
+        "imagenet_resnet50": "resnet50",
+        "efficientnet_lite0": "tf_efficientnet_lite0",
+    }
     assert config["architecture"] == theirs.get(name, name)
     assert config["architecture_of"] == ("timm" if name in theirs else "kdmlc_jax")
     assert config["pretrained_cfg"]["input_size"] == [shape[2], *shape[:2]] and config["label_names"] == list("abcde")

@@ -91,10 +91,12 @@ FUNCTIONS = {
     "a constant by row": lambda x: x @ jnp.eye(4, 4) + SCALE[:, :1],
     "a constant of the batch": lambda x: jnp.concatenate([x, jnp.full((x.shape[0], 2), 3.0)], axis=1),
     "turned": lambda x: jnp.transpose(x[:, None, :] * SCALE[None], (0, 2, 1)).reshape(x.shape[0], -1),
-    "least and greatest": lambda x: jnp.minimum(jnp.maximum(x, -0.5), SCALE) + jnp.minimum(x, 0.25) + jnp.maximum(0.1, x),
+    "least and greatest": lambda x: (
+        jnp.minimum(jnp.maximum(x, -0.5), SCALE) + jnp.minimum(x, 0.25) + jnp.maximum(0.1, x)
+    ),
     "powers": lambda x: x**3 + jnp.square(x) + jax.lax.rsqrt(jnp.abs(x) + 1),
     "conditions": lambda x: jnp.where((x > 0) & (x != SCALE), x, -x),
-    "activations": lambda x: jnp.tanh(x) + jax.nn.sigmoid(x) + jax.nn.gelu(x, approximate=False),
+    "activations": lambda x: jnp.tanh(x) + jax.nn.sigmoid(x) + jax.lax.erf(x),
     "pads and parts": lambda x: jnp.pad(jax.lax.slice(x, (0, 1), (x.shape[0], 4), (1, 2)), ((0, 0), (1, 2))),
 }
 

@@ -51,5 +51,7 @@ def meaning(network: Deployed) -> str:
         return "features as the training ones, not normalised; that is done inside"
     height, width, channels = network.shape
     colours = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
-    scaled = ", of the largest centred square, scaled with antialiasing" if network.about.get("resize") != "none" else ""
+    scaled = (
+        ", of the largest centred square, scaled with antialiasing" if network.about.get("resize") != "none" else ""
+    )
     return f"{colours} pixels 0 to 255, {height} x {width}, channels last{scaled}; normalised inside"

@@ -171,7 +171,10 @@ TABLE: dict[str, Callable[[Call], list[Any]]] = {
     **{"broadcast_in_dim": broadcast, "reshape": reshape, "squeeze": reshape, "expand_dims": reshape},
     **{"transpose": transpose, "slice": cut, "pad": pad, "concatenate": concatenate, "dot_general": product},
     **{"conv_general_dilated": convolution, "reduce_window_max": max_pool, "iota": iota, "dim_as_value": batch_size},
-    **{name: functools.partial(reduction, op) for name, op in (("reduce_sum", "ReduceSum"), ("reduce_max", "ReduceMax"))},
+    **{
+        name: functools.partial(reduction, op)
+        for name, op in (("reduce_sum", "ReduceSum"), ("reduce_max", "ReduceMax"))
+    },
     **{"reduce_min": functools.partial(reduction, "ReduceMin"), "top_k": top_k, "gather": gather},
     "scatter-add": scatter_add,
 }

@@ -106,9 +106,7 @@ class Graph:
         """The name of a shape, i64[rank]."""
         if all(isinstance(dim, int) for dim in shape):
             return self.constant(np.array(shape, np.int64))
-        parts = [
-            self.constant(np.array([dim], np.int64)) if isinstance(dim, int) else self.size(dim) for dim in shape
-        ]
+        parts = [self.constant(np.array([dim], np.int64)) if isinstance(dim, int) else self.size(dim) for dim in shape]
         return parts[0] if len(parts) == 1 else self.add("Concat", parts, axis=0)[0]
 
     def size(self, dim: Dim) -> str:
