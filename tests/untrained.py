@@ -17,13 +17,15 @@ def deployed(name, shape=(16, 16, 3), classes=("a", "b", "c", "d", "e"), rows=60
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     shapes = jax.eval_shape(lambda image: module.init(jax.random.key(0), image, train=False), image)
 
+    gain = 1.4 if name == "efficientnet_lite0" else 1.0  # without shortcuts activations die, with them they explode
+
     def drawn(path, leaf):
         last = path[-1].key
         if last in ("var", "scale"):
             return (0.5 + rng.random(leaf.shape)).astype(np.float32)
         if last == "reach":
             return rng.integers(3, 51, leaf.shape).astype(np.float32)
-        wide = 0.2 if leaf.ndim == 1 else (1.4 if leaf.ndim == 4 else 1.0) * np.prod(leaf.shape[:-1]) ** -0.5
+        wide = 0.2 if leaf.ndim == 1 else gain * np.prod(leaf.shape[:-1]) ** -0.5
         array = (wide * rng.normal(size=leaf.shape)).astype(np.float32)
         return np.abs(array) if rows == len(array) and name.startswith("nearest") and last == "kernel" else array
 

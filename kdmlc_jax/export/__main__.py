@@ -3,8 +3,8 @@
     python -m kdmlc_jax.export --workdir runs/photos --to onnx,safetensors
     python -m kdmlc_jax.export --workdir runs/photos --to onnx,stablehlo,safetensors,tflite --network teacher --out big
 
-Every file is read back in a fresh process that imports nothing of this package, and its answers are held to ours, before
-the folder gets its name.
+Every file is read back in a fresh process that imports nothing of this package, and its answers are held to ours,
+before the folder gets its name.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     there = [name for name in summary["networks"] if files.exists(flags.workdir / name)]
     if not there:
         raise UserError(f"{flags.workdir}: no network in it, expected student/ or teacher/")
-    usual = summary.get("deployed") if summary.get("deployed") in there else there[0]
+    usual = next((each for each in there if each == summary.get("deployed")), there[0])
     name = choose("--network", flags.network or usual, tuple(there))
     left = [f"{each}/{file}" for each in there for file in ("network.json", "weights.msgpack")]
     for line in finished.check_files(flags.workdir, summary, left):

@@ -76,30 +76,39 @@ def head(network: Deployed, name: str, summary: dict) -> str:
     names = [text(each) for each in network.about["class_names"]]
     more = f", … ({len(names)} in all, in network.json)" if len(names) > SHOWN else ""
     shape = " x ".join(map(str, network.shape))
+    is_scaled = network.about.get("resize") == "centre_square"
+    sizes = "the largest centred square, scaled with antialiasing" if is_scaled else "not seen in training"
     what = "features" if network.takes_features else "pixels 0 to 255, channels last"
     return f"""# {text(network.about["net"])}, {text(name)} of a run on {text(summary.get("dataset"))}
 
-{network.parameters:,} weights, trained on labels that are partly wrong with kdmlc\\_jax {text(kdmlc_jax.__version__)}
+{network.parameters:,} weights, trained on labels that are partly wrong with {text(kdmlc_jax.__name__)} {text(kdmlc_jax.__version__)}
 (method {text(summary.get("method"))}, seed {text(summary.get("seed"))}).
 
 * Input: {what}, {shape}, {network.dtype}, any number at once; normalisation is inside. Images of another size:
-  {"the largest centred square, scaled with antialiasing" if network.about.get("resize") == "centre_square" else "not seen in training"}.
+  {sizes}.
 * Output: probabilities of {len(names)} classes, in this order: {", ".join(names[:SHOWN])}{more}.
 """
 
 
 def scores(name: str, summary: dict) -> str:
     """The run's figures of its networks."""
-    rows = [
-        "| network | | weights | test, last epoch | test, best by validation | balanced | agrees with validation labels |"
-    ]
+    rows = ["| network | | weights | last epoch | best by validation | balanced | of validation labels |"]
     rows.append("|---|---|---|---|---|---|---|")
     for role, found in summary["networks"].items():
         figures = [found.get(key) for key in ("last", "best_val", "balanced_accuracy", "validation_given")]
         this = "this one" if role == name else ""
         cells = [text(role), this, f"{found.get('parameters', 0):,}", *map(number, figures)]
         rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(["## Scores", "", "Accuracies are fractions; a dash is what could not be known.", "", *rows, ""])
+    return "\n".join(
+        [
+            "## Scores",
+            "",
+            "Accuracies on the test part, as fractions; a dash is what could not be known.",
+            "",
+            *rows,
+            "",
+        ]
+    )
 
 
 def learned(summary: dict) -> str:

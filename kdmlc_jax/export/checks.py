@@ -48,7 +48,8 @@ def expected(network: Deployed, path: pathlib.Path) -> None:
 
 def expected_arrays(network: Deployed, path: pathlib.Path) -> None:
     """Writes the arrays of a network by their published names."""
-    np.savez(path, **published.arrays(network.about["net"], network.variables))
+    arrays: dict[str, Any] = {**published.arrays(network.about["net"], network.variables)}
+    np.savez(path, **arrays)
 
 
 def read_back(kind: str, path: pathlib.Path, answers: pathlib.Path) -> Check:

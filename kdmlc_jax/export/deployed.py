@@ -46,7 +46,7 @@ class Deployed(NamedTuple):
         mean, std = (jnp.asarray(self.about[name], jnp.float32) for name in ("mean", "std"))
         images = inputs.reshape(inputs.shape[0], *self.about["image_shape"])
         with nn.intercept_methods(as_convolutions):
-            output = self.module.apply(self.variables, augment.normalise(images, mean, std), train=False)
+            output: Any = self.module.apply(self.variables, augment.normalise(images, mean, std), train=False)
         return jax.nn.softmax(output.logits)
 
     def examples(self, count: int) -> np.ndarray:

@@ -61,7 +61,7 @@ class Depthwise(nn.Module):
         return sum(shifted[1:], shifted[0])
 
     def grouped(self, x: Images) -> Float[Array, "B h w K"]:
-        """The same as the one convolution that it is, for programs other than XLA on a CPU; of a network with weights."""
+        """The same as the one convolution that it is, for other programs than XLA on a CPU; it needs weights."""
         kernel, numbers = jnp.asarray(self.get_variable("params", "kernel")), ("NHWC", "HWIO", "NHWC")
         strides, channels = (self.stride, self.stride), x.shape[-1]
         return jax.lax.conv_general_dilated(
@@ -132,7 +132,7 @@ def published(name: str) -> Published:
 
 
 def timm(name: str) -> Timm:
-    """tf_efficientnet_lite0 there, which pads as TensorFlow does; efficientnet_lite0 has its names, but not its pads."""
+    """tf_efficientnet_lite0 there, which pads as TensorFlow does; efficientnet_lite0 has its names, not its pads."""
     layers = {"Conv_0": "conv_stem", "BatchNorm_0": "bn1", "Conv_1": "conv_head", "BatchNorm_1": "bn2"}
     layers["Dense_0"] = "classifier"
     number = 0

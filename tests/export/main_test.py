@@ -8,6 +8,7 @@ import shutil
 
 import finished as said
 import numpy as np
+import optax
 import pytest
 import untrained
 from jax import export as jax_export
@@ -26,10 +27,8 @@ NAMES = ["<script>alert(1)</script>", "cat | dog", "---\nlicense: mit", "`x` [y]
 
 def saved(folder, name, net, shape=(8, 8, 1)):
     network = untrained.deployed(net, shape, NAMES)
-    state = NetState.__new__(NetState)
-    for field, value in {"ema": None, "params": network.variables["params"]}.items():
-        object.__setattr__(state, field, value)
-    object.__setattr__(state, "batch_stats", network.variables["batch_stats"])
+    weights = {"params": network.variables["params"], "batch_stats": network.variables["batch_stats"]}
+    state = NetState(step=0, apply_fn=network.module.apply, tx=optax.identity(), opt_state=(), ema=None, **weights)
     networks.save(folder / name, state, network.about)
 
 

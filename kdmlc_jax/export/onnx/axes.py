@@ -30,6 +30,7 @@ def widened(call: Call, value: Value | np.ndarray, rank: int, axes: tuple[int, .
 
 
 def reshape(call: Call) -> list[Any]:
+    """Other lengths, the batch's being what is left."""
     sizes = [dim if isinstance(dim, int) else -1 for dim in call.outs[0].shape]
     if sizes.count(-1) > 1:
         raise call.graph.refuse(f"reshape to {call.outs[0].shape}")
@@ -66,6 +67,7 @@ def product(call: Call) -> list[Any]:
 
 
 def convolution(call: Call) -> list[Any]:
+    """Conv, its axes stored with channels first."""
     left, right, out = call.params["dimension_numbers"]
     if call.params["batch_group_count"] != 1 or set(call.params["lhs_dilation"]) != {1}:
         raise call.graph.refuse("a convolution of groups of the batch or of a spread input")
@@ -81,6 +83,7 @@ def convolution(call: Call) -> list[Any]:
 
 
 def max_pool(call: Call) -> list[Any]:
+    """MaxPool over two axes, stored last."""
     value, window, padding = call.value(), call.params["window_dimensions"], call.params["padding"]
     inside = [axis for axis, length in enumerate(window) if length > 1]
     dilated = {*call.params["base_dilation"], *call.params["window_dilation"]} != {1}
@@ -98,6 +101,7 @@ def max_pool(call: Call) -> list[Any]:
 
 
 def pad(call: Call) -> list[Any]:
+    """Pad, of axes wherever they are stored."""
     value, edges = call.value(), call.params["padding_config"]
     if any(inner for _, _, inner in edges):
         raise call.graph.refuse("padding between the elements")
@@ -106,6 +110,7 @@ def pad(call: Call) -> list[Any]:
 
 
 def cut(call: Call) -> list[Any]:
+    """Slice, of axes wherever they are stored."""
     value, starts, ends = call.value(), call.params["start_indices"], call.params["limit_indices"]
     steps = call.params["strides"] or (1,) * len(starts)
     axes = [
@@ -119,6 +124,7 @@ def cut(call: Call) -> list[Any]:
 
 
 def concatenate(call: Call) -> list[Any]:
+    """Concat, in JAX's order of axes."""
     names = [call.name(place) for place in range(len(call.given))]
     return call.add("Concat", names, axis=call.params["dimension"])
 
@@ -133,11 +139,13 @@ def iota(call: Call) -> list[Any]:
 
 
 def batch_size(call: Call) -> list[Any]:
+    """The number of rows as a scalar."""
     name = call.graph.add("Squeeze", [call.graph.size(call.params["dim"])])[0]
     return call.add("Cast", [name], to=number_of(call.graph, call.outs[0].dtype))
 
 
 def top_k(call: Call) -> list[Any]:
+    """TopK: values and their places, the greatest first."""
     shape, axis = tuple(call.outs[0].shape), call.params.get("axis", len(call.outs[0].shape) - 1)
     values, places = call.graph.add("TopK", [call.name(), call.numbers([call.params["k"]])], outputs=2, axis=axis)
     places = call.graph.add("Cast", [places], to=number_of(call.graph, call.outs[1].dtype))[0]

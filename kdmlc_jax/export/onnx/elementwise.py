@@ -38,22 +38,27 @@ def by_element(graph: Graph, op: str, given: Sequence[Value | np.ndarray], **att
 
 
 def operator(op: str, call: Call) -> list[Any]:
+    """One that ONNX has."""
     return [by_element(call.graph, op, call.given)]
 
 
 def same(call: Call) -> list[Any]:
+    """What changes nothing."""
     return list(call.given)
 
 
 def rsqrt(call: Call) -> list[Any]:
+    """1 / sqrt(x)."""
     return [by_element(call.graph, "Reciprocal", [by_element(call.graph, "Sqrt", call.given)])]
 
 
 def not_equal(call: Call) -> list[Any]:
+    """x ≠ y."""
     return [by_element(call.graph, "Not", [by_element(call.graph, "Equal", call.given)])]
 
 
 def integer_pow(call: Call) -> list[Any]:
+    """x to a whole power; x times x where it is 2."""
     x, power = call.given[0], call.params.get("y", 2)
     if power == 2:
         return [by_element(call.graph, "Mul", [x, x])]
@@ -86,11 +91,13 @@ def minimum(call: Call) -> list[Any]:
 
 
 def clamp(call: Call) -> list[Any]:
+    """x between two bounds."""
     low, x, high = call.given
     return [by_element(call.graph, "Min", [by_element(call.graph, "Max", [low, x]), high])]
 
 
 def cast(call: Call) -> list[Any]:
+    """x as another type."""
     return [by_element(call.graph, "Cast", call.given[:1], to=number_of(call.graph, call.params["new_dtype"]))]
 
 
