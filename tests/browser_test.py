@@ -27,7 +27,9 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.mark.skipif(not CHROMIUM or not ORT, reason="no Chromium, or KDMLC_ORT_WEB does not name onnxruntime-web's dist")
+@pytest.mark.skipif(
+    not CHROMIUM or not ORT, reason="no Chromium, or KDMLC_ORT_WEB does not name onnxruntime-web's dist"
+)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_page_answers_as_here(channels, tmp_path):
     """Protects who ships to browsers: the same probabilities, to the last digit shown; class names are no markup."""

@@ -3,8 +3,8 @@
     python -I reader.py onnxruntime model.onnx expected.npz
 
 expected.npz has the inputs and the probabilities that they have (of weights alone: the arrays by name). Prints, as
-JSON, how far the file's answers are from those, for all inputs together and for the first alone; the reader's version; and
-the median time of a single input in milliseconds.
+JSON, how far the file's answers are from those, for all inputs together and for the first alone; the reader's version;
+and the median time of a single input in milliseconds.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Image networks by name, one family a file: `FORM`, `EXAMPLES` and `build(name, num_classes)`; see `base`, `registry`.
 
-A family whose networks others have published weights of has `published(name) -> Published`, too, for its EXAMPLES; one whose
-networks timm has, `timm(name) -> Timm`.
+A family whose networks others have published weights of has `published(name) -> Published`, too, for its EXAMPLES; one
+whose networks timm has, `timm(name) -> Timm`.
 Every one maps f32[B, H, W, K] to logits f32[B, C] and the pooled features f32[B, D] under its last layer. One with
 `sees = "features"` is shown those of images that have them (`shapes.Seen`); all others are shown pixels.
 """

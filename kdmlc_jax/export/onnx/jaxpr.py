@@ -41,9 +41,10 @@ def follow(graph: Graph, jaxpr: Any, consts: Sequence[Any], given: Sequence[Any]
     """The outputs of a jaxpr, whose inputs are values, or arrays where they are constants."""
     known = dict(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
     known |= dict(zip(jaxpr.invars, given, strict=True))
-    look = lambda atom: (
-        np.asarray(atom.val, getattr(atom.aval, "dtype", None)) if isinstance(atom, Literal) else known[atom]
-    )  # noqa: E731
+
+    def look(atom: Any) -> Any:
+        return np.asarray(atom.val, getattr(atom.aval, "dtype", None)) if isinstance(atom, Literal) else known[atom]
+
     for equation in jaxpr.eqns:
         outcome = computed(graph, equation, [look(atom) for atom in equation.invars])
         known.update(zip(equation.outvars, outcome, strict=True))
