@@ -76,12 +76,13 @@ def head(network: Deployed, name: str, summary: dict) -> str:
     names = [text(each) for each in network.about["class_names"]]
     more = f", … ({len(names)} in all, in network.json)" if len(names) > SHOWN else ""
     shape = " x ".join(map(str, network.shape))
+    made_with = f"{text(kdmlc_jax.__name__)} {text(kdmlc_jax.__version__)}"
     is_scaled = network.about.get("resize") == "centre_square"
     sizes = "the largest centred square, scaled with antialiasing" if is_scaled else "not seen in training"
     what = "features" if network.takes_features else "pixels 0 to 255, channels last"
     return f"""# {text(network.about["net"])}, {text(name)} of a run on {text(summary.get("dataset"))}
 
-{network.parameters:,} weights, trained on labels that are partly wrong with {text(kdmlc_jax.__name__)} {text(kdmlc_jax.__version__)}
+{network.parameters:,} weights, trained on labels that are partly wrong, with {made_with}
 (method {text(summary.get("method"))}, seed {text(summary.get("seed"))}).
 
 * Input: {what}, {shape}, {network.dtype}, any number at once; normalisation is inside. Images of another size:
