@@ -88,6 +88,29 @@ def read(path: pathlib.Path) -> Weights:
     return Weights(net, about, classes, variables, f"{', '.join(kinds)} taken as float32" if kinds else "")
 
 
+def arrays(net: str, variables: Any) -> dict[str, np.ndarray]:
+    """The inverse of `read`: all arrays of a network by timm's names, their axes in torch's order.
+
+    Those of a network that timm has not are called by our layers and torch's words: "Conv_0.weight".
+    """
+    theirs = nets.timm(net)
+    names = {place: name for name, place in _table(theirs).items()} if theirs else {}
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        place = tuple(key.key for key in path)
+        array = np.asarray(leaf, np.float32)
+        turned = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T if array.ndim == 2 else array
+        found[names.get(place) or _own_name(place)] = np.ascontiguousarray(turned)
+    return found
+
+
+def _own_name(place: tuple[str, ...]) -> str:
+    collection, *above, last = place
+    kind = above[-1].partition("_")[0] if above else ""
+    words = {ours: word for word, ours in ARRAYS.get(kind, {}).items()}
+    return ".".join([*above, words.get((collection, last), last)])
+
+
 def _recognised(path: pathlib.Path, found: dict[str, np.ndarray]) -> tuple[str, nets.Published]:
     """The network whose table has the most of these names, and the fewest others."""
     known = [(net, about) for net, ways in nets.published().items() for about in ways]
@@ -119,7 +142,7 @@ def _check_said(path: pathlib.Path, about: nets.Published) -> None:
         )
 
 
-def _table(about: nets.Published) -> dict[str, tuple[str, ...]]:
+def _table(about: nets.Published | nets.Timm) -> dict[str, tuple[str, ...]]:
     """Their arrays' names -> the path of ours."""
     table = {}
     for layer, theirs in about.layers.items():

@@ -31,6 +31,14 @@ class Published(NamedTuple):
     said: tuple[str, str] | None = None  # (theirs, another's): names that one has to have said where arrays are alike
 
 
+class Timm(NamedTuple):
+    """A network as timm has it."""
+
+    architecture: str  # for timm.create_model
+    layers: dict[str, str]  # as `Published.layers`
+    arguments: dict[str, bool] = {}  # of timm.create_model, beside those that say classes and channels
+
+
 def conv(channels: int, kernel: int = 3, stride: int = 1, init: nn.initializers.Initializer = he_fan_out) -> nn.Conv:
     """A convolution without bias, padded by half its kernel on both sides, as in all the papers' networks.
 

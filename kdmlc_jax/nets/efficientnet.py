@@ -8,11 +8,12 @@ everything a pixel aside. BatchNorm's epsilon is 1e-3.
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from kdmlc_jax.nets.base import Norm, Output, Published, he_fan_out
+from kdmlc_jax.nets.base import Norm, Output, Published, Timm, he_fan_out
 from kdmlc_jax.shapes import Images
 
 FORM = "efficientnet_lite0"
@@ -58,6 +59,14 @@ class Depthwise(nn.Module):
             for j in range(size)
         ]
         return sum(shifted[1:], shifted[0])
+
+    def grouped(self, x: Images) -> Float[Array, "B h w K"]:
+        """The same as the one convolution that it is, for other programs than XLA on a CPU; it needs weights."""
+        kernel, numbers = jnp.asarray(self.get_variable("params", "kernel")), ("NHWC", "HWIO", "NHWC")
+        strides, channels = (self.stride, self.stride), x.shape[-1]
+        return jax.lax.conv_general_dilated(
+            x, kernel, strides, "SAME", dimension_numbers=numbers, feature_group_count=channels
+        )
 
 
 class Block(nn.Module):
@@ -110,25 +119,34 @@ def published(name: str) -> tuple[Published, ...]:
     """
     layers = {"Conv_0": "_conv_stem", "BatchNorm_0": "_bn0", "Conv_1": "_conv_head", "BatchNorm_1": "_bn1"}
     layers["Dense_0"] = "_fc"
-    timms = {"Conv_0": "conv_stem", "BatchNorm_0": "bn1", "Conv_1": "conv_head", "BatchNorm_1": "bn2"}
-    timms["Dense_0"] = "classifier"
     number = 0
-    for stage, (blocks, _, _, expansion, _) in enumerate(STAGES):
-        wide = expansion > 1
-        for block in range(blocks):
-            theirs, its = f"_blocks.{number}", f"blocks.{stage}.{block}"
+    for blocks, _, _, expansion, _ in STAGES:
+        convs = ["_expand_conv", "_project_conv"][expansion == 1 :]
+        for _ in range(blocks):
+            theirs = f"_blocks.{number}"
             layers[f"Block_{number}/Depthwise_0"] = f"{theirs}._depthwise_conv"
-            timms[f"Block_{number}/Depthwise_0"] = f"{its}.conv_dw"
-            convs = {"_expand_conv": "conv_pw", "_project_conv": "conv_pwl"} if wide else {"_project_conv": "conv_pw"}
-            for at, (conv, timm_conv) in enumerate(convs.items()):
-                layers[f"Block_{number}/Conv_{at}"] = f"{theirs}.{conv}"
-                timms[f"Block_{number}/Conv_{at}"] = f"{its}.{timm_conv}"
-            for at in range(2 + wide):
-                layers[f"Block_{number}/BatchNorm_{at}"] = f"{theirs}._bn{at + (not wide)}"
-                timms[f"Block_{number}/BatchNorm_{at}"] = f"{its}.bn{at + 1}"
+            layers |= {f"Block_{number}/Conv_{at}": f"{theirs}.{conv}" for at, conv in enumerate(convs)}
+            for at, norm in enumerate(range(3 - len(convs) - 1, 3)):
+                layers[f"Block_{number}/BatchNorm_{at}"] = f"{theirs}._bn{norm}"
             number += 1
-    said = ("tf_efficientnet_lite0", "efficientnet_lite0")
+    named, alike = timm(name), "efficientnet_lite0"
     return (
         Published(layers, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, side=224),
-        Published(timms, mean=(0.5,) * 3, std=(0.5,) * 3, side=224, said=said),
+        Published(named.layers, mean=(0.5,) * 3, std=(0.5,) * 3, side=224, said=(named.architecture, alike)),
     )
+
+
+def timm(name: str) -> Timm:
+    """tf_efficientnet_lite0 there, which pads as TensorFlow does; efficientnet_lite0 has its names, not its pads."""
+    layers = {"Conv_0": "conv_stem", "BatchNorm_0": "bn1", "Conv_1": "conv_head", "BatchNorm_1": "bn2"}
+    layers["Dense_0"] = "classifier"
+    number = 0
+    for stage, (blocks, _, _, expansion, _) in enumerate(STAGES):
+        convs = ["conv_pw", "conv_pwl"] if expansion > 1 else ["conv_pw"]
+        for block in range(blocks):
+            theirs = f"blocks.{stage}.{block}"
+            layers[f"Block_{number}/Depthwise_0"] = f"{theirs}.conv_dw"
+            layers |= {f"Block_{number}/Conv_{at}": f"{theirs}.{conv}" for at, conv in enumerate(convs)}
+            layers |= {f"Block_{number}/BatchNorm_{at}": f"{theirs}.bn{at + 1}" for at in range(len(convs) + 1)}
+            number += 1
+    return Timm("tf_efficientnet_lite0", layers)

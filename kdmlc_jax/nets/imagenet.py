@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from kdmlc_jax.nets.base import IMAGENET_MEAN, IMAGENET_STD, Norm, Output, Published, conv
+from kdmlc_jax.nets.base import IMAGENET_MEAN, IMAGENET_STD, Norm, Output, Published, Timm, conv
 from kdmlc_jax.shapes import Images
 
 FORM = "imagenet_resnet<18|34|50>"
@@ -84,3 +84,8 @@ def published(name: str) -> tuple[Published, ...]:
                 layers[f"Block_{number}/BatchNorm_{at}"] = norm_name
             number += 1
     return (Published(layers, IMAGENET_MEAN, IMAGENET_STD, side=224),)
+
+
+def timm(name: str) -> Timm:
+    """resnet18, resnet34 and resnet50 there, by the same names."""
+    return Timm(name.removeprefix("imagenet_"), published(name)[0].layers)

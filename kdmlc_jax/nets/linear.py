@@ -17,7 +17,7 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, images: Images, train: bool) -> Output:
         """Logits [B, C] and features [B, H·W·K]."""
-        x = images.reshape(len(images), -1)
+        x = images.reshape(images.shape[0], -1)
         return Output(nn.Dense(self.num_classes)(x), x)
 
 

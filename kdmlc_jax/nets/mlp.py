@@ -23,7 +23,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, images: Images, train: bool) -> Output:
         """Logits [B, C] and features [B, width] of flattened images."""
-        x = images.reshape(len(images), -1)
+        x = images.reshape(images.shape[0], -1)
         for _ in range(2):
             x = nn.Dense(self.width, use_bias=False, kernel_init=nn.initializers.he_normal())(x)
             x = nn.relu(Norm(use_running_average=not train)(x))

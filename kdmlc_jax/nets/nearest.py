@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -31,17 +32,17 @@ class Nearest(nn.Module):
     @nn.compact
     def __call__(self, images: Images, train: bool) -> Output:
         """Logits [B, C] and features [B, H·W·K]."""
-        x = images.reshape(len(images), -1)
+        x = images.reshape(images.shape[0], -1)
         if self.is_initializing():
             rows = self.param("rows", nn.initializers.zeros, (self.count, x.shape[1]))
             reach = self.param("reach", nn.initializers.ones, (self.count,))
         else:
             rows, reach = (jnp.asarray(self.get_variable("params", name)) for name in ("rows", "reach"))
         count = len(rows)
-        _, near = neighbours.nearest(rows, min(self.most, count), len(x), x)
-        k = jnp.minimum(reach[near[:, 0]], near.shape[1])
+        near = neighbours.nearest_at_once(rows, min(self.most, count), x)
+        k = jnp.minimum(reach[jax.lax.index_in_dim(near, 0, 1, keepdims=False)], near.shape[1])
         voting = jnp.where(jnp.arange(near.shape[1])[None] < k[:, None], 1.0, 0.0)
-        chosen = jnp.zeros((len(x), count)).at[jnp.arange(len(x))[:, None], near].add(voting)
+        chosen = jnp.zeros((x.shape[0], count)).at[jnp.arange(x.shape[0])[:, None], near].add(voting)
         # Positive before it is fitted: votes are counted, and their logarithm is taken.
         votes = nn.Dense(self.num_classes, use_bias=False, kernel_init=nn.initializers.uniform(1.0))(chosen)
         return Output(jnp.log(neighbours.believed(votes, k)), x)

@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -27,7 +28,7 @@ class BasicBlock(nn.Module):
         y = Norm(use_running_average=not train)(conv(self.channels)(y))
         added = self.channels - x.shape[-1]
         if added or self.stride > 1:
-            x = x[:, :: self.stride, :: self.stride]
+            x = jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, self.stride, self.stride, 1))
             x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (added // 2, added - added // 2)))
         return nn.relu(x + y)
 

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from kdmlc_jax.errors import UserError
-from kdmlc_jax.nets.base import IMAGENET_MEAN, IMAGENET_STD, Output, Published
+from kdmlc_jax.nets.base import IMAGENET_MEAN, IMAGENET_STD, Output, Published, Timm
 from kdmlc_jax.shapes import Images
 
 WIDTH, HEADS, DEPTH = 384, 6, 12
@@ -127,3 +127,9 @@ def published(name: str) -> tuple[Published, ...]:
     layers |= {f"Block_{at}/{ours}": f"blocks.{at}.{theirs}" for at in range(DEPTH) for ours, theirs in inner.items()}
     unseen = ("mask_token",) if FORMS[name].scale else ()
     return (Published(layers, IMAGENET_MEAN, IMAGENET_STD, side=224, unseen=unseen),)
+
+
+def timm(name: str) -> Timm:
+    """The same names there."""
+    there = {"deit_small": "deit_small_patch16_224", "dinov2_small": "vit_small_patch14_dinov2"}
+    return Timm(there[name], published(name)[0].layers, {"dynamic_img_size": True})
