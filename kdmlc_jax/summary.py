@@ -23,6 +23,8 @@ from kdmlc_jax.methods.base import Report
 if TYPE_CHECKING:
     from kdmlc_jax.experiment import Experiment
 
+VERSIONS = ("kdmlc-jax", "jax", "flax", "optax", "numpy")
+
 
 def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, workdir: pathlib.Path) -> dict:
     """Corrects the labels, writes all outputs, and returns the summary.
@@ -56,7 +58,7 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
         "data_digests": progress["data"],
         "dataset": data.name,
         "seed": config.seed,
-        "versions": {package: importlib.metadata.version(package) for package in ("jax", "flax", "optax", "numpy")},
+        "versions": {package: importlib.metadata.version(package) for package in VERSIONS},
         "device": device(experiment),
         "noise": {
             "kind": config.noise.kind,
@@ -69,6 +71,7 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
         "deployed": method.traits.deployed,
         "networks": nets_summary,
         "diagnostics": {name: value.tolist() for name, value in report.figures.items()},
+        "panels": [panel._asdict() for panel in method.traits.panels],
         "notes": progress["notes"],
         "data": {
             **{name: len(rows) for name, rows in data.splits._asdict().items()},
@@ -162,12 +165,18 @@ def verdict_summary(assessment: Assessment, deployed: dict, progress: dict) -> d
     figures = {name: as_json(value) for name, value in dataclasses.asdict(verdict).items()}
     candidates = [{name: as_json(value) for name, value in c._asdict().items()} for c in chosen.candidates]
     judged = {"threshold": as_json(chosen.threshold), "candidates": candidates}
+    held = assessment.held
+    seen = {
+        "depths": [{name: as_json(value) for name, value in depth._asdict().items()} for depth in held.depths],
+        "reliability": metrics.reliability(held.confidence, held.right, held.weight),
+    }
     return {
         "assessed": True,
         "text": verdict.text() + more,
         "apply": verdict.apply,
         **figures,
         **judged,
+        **seen,
         "doubts": doubts,
     }
 

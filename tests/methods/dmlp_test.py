@@ -69,7 +69,7 @@ def begun():
         [],
         [],
     )
-    method = dataclasses.replace(made, purifier=lambda *arrays: handed.append(arrays) or SOFT)
+    method = dataclasses.replace(made, purifier=lambda *arrays, watch: handed.append(arrays) or SOFT)
     return method, method.stages[0].begin(start(method), view(notes=notes)), notes, handed
 
 
@@ -181,14 +181,14 @@ def test_another_method_sees_the_purified_labels():
     its epochs are counted from its own first one; its flags of purified labels are none of those given."""
     toy, handed = Toy(), []
     learner = contrastive.build(optax.identity(), CLASSES, 0.5, 0.01)
-    purifier = lambda *arrays: handed.append(arrays) or SOFT  # noqa: E731
+    purifier = lambda *arrays, watch: handed.append(arrays) or SOFT  # noqa: E731
     method = DMLP(toy.traits, INFO, (toy,), learner, 2, Streams(), purifier, believes_labels=False)
     label = SOFT.argmax(axis=1)
     first, one, two = method.stages
     assert [(stage.name, stage.epochs) for stage in (first, one, two)] == [("simclr", 2), ("one", 2), ("two", 3)]
 
     history = [{"stage": "simclr"}, {"stage": "simclr"}, {"stage": "one"}]
-    state = DMLPState((toy.init(None, None),), {}, Bank(jnp.full((ROWS, CLASSES), 1 / CLASSES)))
+    state = DMLPState((toy.init(None, None),), {}, Bank(jnp.full((ROWS, CLASSES), 1 / CLASSES)), jnp.zeros((2, 3)))
     seen = view()._replace(history=history)
     state = two.begin(one.begin(state, seen), seen)
     assert len(handed) == 1 and state.parts[0]["begun"] and len(toy.looks) == 2
