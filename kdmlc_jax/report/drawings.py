@@ -75,6 +75,41 @@ def curves(
     return _frame(body, title, HEIGHT + 15 * -(-len(drawn) // 2) + 4)
 
 
+def sparkline(values: Sequence[float], title: str) -> Markup:
+    """One small line from 0 to 1; "" for fewer than two values."""
+    if len(values) < 2:
+        return Markup("")
+    step = -(-len(values) // MOST_POINTS)
+    points = " ".join(f"{176 * i / (len(values) - 1):.1f},{30 - 28 * values[i]:.1f}" for i in range(0, len(values), step))
+    head = f'<svg class="spark" viewBox="0 0 176 32" role="img" aria-label="{escape(title)}">'
+    return Markup(f'{head}<path class="axis" d="M0 31H176"/><polyline class="c0" points="{points}"/></svg>')
+
+
+def spread(rows: Sequence[tuple[str, Sequence[float]]], title: str) -> Markup:
+    """A line for each name: its values as dots, their mean as a stroke; "" where there are none."""
+    known = [value for _, values in rows for value in values]
+    if not known:
+        return Markup("")
+    low, high = min(known), max(known)
+    left, step = 190, 18
+    x = lambda value: left + (2 * WIDTH - left - 12) * (value - low) / ((high - low) or 1.0)  # noqa: E731
+    bottom = step * len(rows) + 8
+    body = f'<path class="axis" fill="none" d="M{left} {bottom}H{2 * WIDTH - 12}"/>'
+    body += f'<text x="{left}" y="{bottom + 14}">{low:.3f}</text>'
+    body += f'<text x="{2 * WIDTH - 12}" y="{bottom + 14}" text-anchor="end">{high:.3f}</text>'
+    for number, (name, values) in enumerate(rows):
+        y = step * number + 14
+        body += f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{escape(name[:32])}</text>'
+        body += f'<path class="axis" fill="none" d="M{left} {y}H{2 * WIDTH - 12}"/>'
+        for value in values:
+            body += f'<circle class="fill" opacity=".6" cx="{x(value):.1f}" cy="{y}" r="4"><title>{value:.4f}</title>'
+            body += "</circle>"
+        if values:
+            body += f'<path class="c1 solid" d="M{x(sum(values) / len(values)):.1f} {y - 7}v14"/>'
+    head = f'<svg class="spread" viewBox="0 0 {2 * WIDTH} {bottom + 20}" role="img" aria-label="{escape(title)}">'
+    return Markup(f"{head}{body}</svg>")
+
+
 def histogram(
     values: Float[np.ndarray, " n"], title: str, bins: int = 20, marks: Mapping[str, float] = {}
 ) -> Markup:
@@ -120,7 +155,7 @@ def heat_map(matrix: Float[np.ndarray, "C C"], names: Sequence[str], title: str)
             body += f'<rect class="fill" x="{x:.1f}" y="{y:.1f}" width="{cell - 1:.1f}" height="{cell - 1:.1f}" '
             body += f'opacity="{max(0.04, min(1.0, value)):.2f}"><title>{tip}</title></rect>'
             if classes <= 12:
-                light = ' class="on"' if value > 0.5 else ""
+                light = ' class="on"' if value > 0.65 else ""
                 body += f'<text{light} x="{x + cell / 2:.1f}" y="{y + cell / 2 + 4:.1f}" text-anchor="middle">'
                 body += f"{value:.2f}</text>" if classes <= 6 else f"{100 * value:.0f}</text>"
         if classes <= 20:

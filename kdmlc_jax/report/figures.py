@@ -69,7 +69,7 @@ def depths(columns: Columns, listed: Int[np.ndarray, " n"], verdict: dict) -> li
             continue
         believed, known = float(wrong[:k].mean()), held.get(k)
         share = known["wrong"] if known and known["wrong"]["estimate"] is not None else None
-        said = "not asked: no trusted image is held out"
+        said = "nothing: none is held out" if verdict["assessed"] else "not assessed"
         if share:
             said = f"{percent(share['estimate'])} (90 % interval {percent(share['low'])} to {percent(share['high'])})"
         elif known:

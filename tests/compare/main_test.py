@@ -61,8 +61,9 @@ def test_what_names_a_row(tmp_path, monkeypatch):
     arguments = ["method=mlc,network=student,ema=0.5,bilevel=off"]
     (cell,) = cells_of(["configs/digits.py:rate=0.2"], arguments, [3], {})
     made = command.run_cell(cell, tmp_path)
-    assert made == {"method": "mlc", "label": "ema=0.5 bilevel=off", "config": "digits,rate=0.2"}
-    folder = tmp_path / "digits,rate=0.2" / "mlc,network=student,ema=0.5,bilevel=off" / "seed3"
+    place = "digits,rate=0.2/mlc,network=student,ema=0.5,bilevel=off/seed3"
+    assert made == {"method": "mlc", "label": "ema=0.5 bilevel=off", "config": "digits,rate=0.2", "folder": place}
+    folder = tmp_path / place
     assert ran == [(cell.config, folder, "mlc network=student ema=0.5 bilevel=off seed 3")]
 
 
