@@ -277,6 +277,17 @@ def test_report(walked):
     assert all(np.isfinite(value).all() for value in report.figures.values())
 
 
+def test_panels_name_what_a_run_leaves(walked):
+    """Protects a run's page from pictures of nothing: each panel is of figures, columns or metrics that are there."""
+    method = walked.experiment.method
+    report = method.report(final(walked))
+    places = {"curve": {*report.figures, *walked.metrics}, "histogram": {*report.columns}}
+    for panel in method.traits.panels:
+        assert panel.title and panel.kind in PANELS
+        assert {*panel.of} <= places.get(panel.kind, {*report.figures}) and panel.of
+        assert {panel.mark, panel.over} - {""} <= {*report.figures}
+
+
 # Those that say something; what the others' reports hold is nothing.
 REPORTS = {"wann": "columns", "mlc": "transition", "kdmlc": "transition", "linear": "transition"}
 REPORTS |= {"blind_kd": "columns", "aml_kd": "columns", "dmlp": "columns"}

@@ -211,7 +211,10 @@ def test_another_method_sees_the_purified_labels():
     beliefs = method.correct(state, images, given, jnp.array([50, -1]))
     np.testing.assert_array_equal(beliefs.argmax(axis=1), [label[50], 1])
     report = method.report(state)
-    assert set(report.columns) == {"purified_label", "purified_confidence", "own"} and set(report.figures) == {"figure"}
+    assert set(report.columns) == {"purified_label", "purified_confidence", "own"}
+    assert report.figures.keys() == {"figure", "purification_epoch", "labels_replaced", "largest_belief"}
+    assert report.figures["purification_epoch"].tolist() == [0, 0] and report.figures["labels_replaced"][0] == 0
+    assert report.figures["labels_replaced"][1] == pytest.approx(np.mean(label != GIVEN))
 
 
 def test_networks_and_their_order():
