@@ -18,6 +18,7 @@ from kdmlc_jax import bilevel, config, methods, parallel, train_state
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.data.splits import Splits
 from kdmlc_jax.experiment import Experiment
+from kdmlc_jax.methods.base import PANELS
 from kdmlc_jax.storage.checkpoint import Checkpoints
 
 # The first is the one that devices and hidden truth are tried on. What costs most to compile (MixUp's Beta, a stage
