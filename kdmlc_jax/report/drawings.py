@@ -32,6 +32,7 @@ def curves(
     title: str,
     over: Sequence[float] = (),
     marks: Mapping[str, float] = {},
+    borders: Mapping[str, float] = {},
     span: tuple[float, float] | None = None,
     unit: str = "epoch",
 ) -> Markup:
@@ -41,7 +42,7 @@ def curves(
       lines: by name, which stands below the plot with the line's stroke; the first MOST_LINES are drawn.
       title: for who cannot see it.
       over: f[n], where the points stand; default 1 … n.
-      marks: vertical lines, by what they are.
+      marks, borders: vertical lines, by what they are: with that beside them, and thin ones.
       span: lowest and highest value; default those of the lines.
       unit: of `over`.
     """
@@ -57,9 +58,12 @@ def curves(
     x = lambda value: LEFT + (WIDTH - LEFT - 8) * (value - first) / ((last - first) or 1.0)  # noqa: E731
     y = lambda value: 8 + (bottom - 8) * (1 - (value - low) / ((high - low) or 1.0))  # noqa: E731
     body = _axes(low, high, f"{unit} {first:g}", f"{last:g}")
-    for name, value in marks.items():
+    for name, value in {**borders, **marks}.items():
         if first <= value <= last:
-            body += f'<path class="mark" d="M{x(value):.1f} 8V{bottom}"><title>{escape(name)}</title></path>'
+            kind = "mark" if name in marks else "border"
+            body += f'<path class="{kind}" d="M{x(value):.1f} 8V{bottom}"><title>{escape(name)}</title></path>'
+            body += f'<text x="{x(value) + 3:.1f}" y="18">{escape(name)}</text>' * (name in marks)
+    across = 1 if any(len(name) > 20 for name in drawn) else 2  # names beside each other
     for number, (name, line) in enumerate(drawn.items()):
         points = [(at[i], v) for i, v in enumerate(line) if v is not None]
         points = points[:: -(-len(points) // MOST_POINTS)]
@@ -68,11 +72,11 @@ def curves(
         body += f'<circle class="c{number}" cx="{path.split(",")[0]}" cy="{y(points[0][1]):.1f}" r="2"/>' * (
             len(points) == 1
         )
-        row, column = divmod(number, 2)
+        row, column = divmod(number, across)
         level, start = HEIGHT + 12 + 15 * row, 8 + column * WIDTH // 2
         body += f'<path class="c{number}" d="M{start} {level - 4}h22"/>'
-        body += f'<text x="{start + 27}" y="{level}">{escape(name[:24])}</text>'
-    return _frame(body, title, HEIGHT + 15 * -(-len(drawn) // 2) + 4)
+        body += f'<text x="{start + 27}" y="{level}">{escape(name[:44])}</text>'
+    return _frame(body, title, HEIGHT + 15 * -(-len(drawn) // across) + 4)
 
 
 def sparkline(values: Sequence[float], title: str) -> Markup:

@@ -33,16 +33,16 @@ def changes(history: Sequence[dict]) -> dict[str, float]:
 
 def learning(summary: dict, history: Sequence[dict]) -> list[dict]:
     """Curves of the networks, and what each has memorised."""
-    found, names, marks = [], list(summary["networks"]), changes(history)
+    found, names, borders = [], list(summary["networks"]), changes(history)
     for end, caption in CURVES.items():
         lines = {name: [row.get(f"{name}_{end}") for row in history] for name in names}
-        found += figure(drawings.curves(lines, caption, marks=marks), caption)
+        found += figure(drawings.curves(lines, caption, borders=borders), caption)
     fits = {
         f"{name}, {kind} labels": [row.get(f"{name}_fit_{kind}_true") for row in history]
         for name in names
         for kind in ("right", "wrong")
     }
-    return found + figure(drawings.curves(fits, MEMORISED, marks=marks, span=(0.0, 1.0)), MEMORISED)
+    return found + figure(drawings.curves(fits, MEMORISED, borders=borders, span=(0.0, 1.0)), MEMORISED)
 
 
 def calibration(summary: dict, columns: Columns, asked: Bool[np.ndarray, " N"]) -> list[dict]:
@@ -131,7 +131,7 @@ def panel_of(
     # A method counts its epochs from the first that has these metrics.
     own = [row for row in history if any(name in row for name in wanted)]
     lines = {name: [row.get(name) for row in own] for name in wanted}
-    return figure(drawings.curves(lines, title, marks=marks | changes(own)), "")
+    return figure(drawings.curves(lines, title, marks=marks, borders=changes(own)), "")
 
 
 def listed(name: str, value: Any, names: Sequence[str]) -> list[list[str]]:

@@ -1,6 +1,8 @@
 """The comparison as a command: one tiny table over two seeds, and what ends before the first run."""
 
 import json
+import re
+import urllib.parse
 
 import numpy as np
 import pytest
@@ -42,6 +44,9 @@ def test_comparison_writes_the_table(compared):
     assert row["last"]["mean"] == pytest.approx(sum(last) / 2)
     assert row["last"]["std"] == pytest.approx(abs(last[0] - last[1]) / 2**0.5)
     assert (workdir / "table.md").read_text() == markdown(rows)
+    page = (workdir / "comparison.html").read_text()
+    links = re.findall(r'href="\./([^"]+)"', page)
+    assert len(links) == 2 and all((workdir / urllib.parse.unquote(link)).exists() for link in links)
 
 
 def test_second_comparison_trains_nothing(compared, monkeypatch, capsys):
