@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from kdmlc_jax import metrics, outputs, parallel
 from kdmlc_jax.assess import Assessment, assess
 from kdmlc_jax.data import noise, pipeline
+from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.labels import decide
 from kdmlc_jax.labels.detection import detection
 from kdmlc_jax.labels.posterior import Interval
@@ -73,11 +74,7 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
         "diagnostics": {name: value.tolist() for name, value in report.figures.items()},
         "panels": [panel._asdict() for panel in method.traits.panels],
         "notes": progress["notes"],
-        "data": {
-            **{name: len(rows) for name, rows in data.splits._asdict().items()},
-            "skipped": len(data.skipped),
-            "duplicates": data.duplicates and data.duplicates._asdict(),
-        },
+        "data": counted_data(data),
         "labels": label_summary(table, data.truth[rows], own.argmax(axis=1)),
         "changes": progress["changes"],
         "seconds": progress["seconds"],
@@ -87,6 +84,12 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
     result = outputs.Result(config, data, rows, beliefs, table, nets, fixed, history, summary)
     parallel.on_main(lambda: summary.update(files=outputs.write_all(result, workdir)))
     return summary
+
+
+def counted_data(data: Dataset) -> dict:
+    """How many images each split has, and how many there are copies of or could not be read."""
+    sizes = {name: len(rows) for name, rows in data.splits._asdict().items()}
+    return {**sizes, "skipped": len(data.skipped), "duplicates": data.duplicates and data.duplicates._asdict()}
 
 
 def counted(experiment: "Experiment", history: list[dict]) -> list[dict]:

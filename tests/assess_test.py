@@ -223,9 +223,7 @@ def test_parts_that_cannot_be(fields, says):
 def test_features_of_ones_own_serve_any_method(tmp_path, monkeypatch):
     """Protects what rows are known by: `data.features` where they are given, in the order of the images."""
     seen = []
-    monkeypatch.setattr(
-        assess, "vouch", lambda noisy, given, trusted, *args, **rest: refused(seen, noisy, trusted)
-    )
+    monkeypatch.setattr(assess, "vouch", lambda noisy, given, trusted, *args, **rest: refused(seen, noisy, trusted))
     made = experiment(f"{CE},epochs=1")
     features = np.arange(2.0 * len(made.dataset.ids), dtype=np.float32).reshape(-1, 2)
     made.dataset, splits = made.dataset._replace(features=features), made.dataset.splits

@@ -19,8 +19,8 @@ DETAILS = (*LABELS, "rate_realised", "rate_estimated", "seconds")
 def aggregate(summaries: Sequence[dict]) -> list[dict]:
     """One row per config, method, options, noise and network: {"mean", "std"} of each metric over the seeds.
 
-    `options` are those the method was named with; `runs` the seed, the folder and the network's figures of each. std is the sample standard deviation, None for a
-    single seed; a metric that some seed lacks is None.
+    `options` are those the method was named with; `runs` holds the seed, the folder and the network's figures of each
+    run. std is the sample standard deviation, None for a single seed; a metric that some seed lacks is None.
     """
     groups: dict[tuple, list[tuple[dict, dict]]] = {}
     for summary in summaries:

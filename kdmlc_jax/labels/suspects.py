@@ -1,4 +1,4 @@
-"""How right the list of suspected labels is, from its head down, as held-out trusted rows tell; and how sure beliefs are.
+"""How right the list of suspected labels is from its head down, as held-out trusted rows tell, and how sure beliefs.
 
 A held-out row plays a noisy one under every label that T̂ might give it (`decide.Answers`): of the labels that would
 stand in the list, some would be wrong. Rows are held to be drawn as the noisy ones are.
@@ -19,7 +19,7 @@ FEW = 5.0  # with fewer held-out rows' worth in the list nothing is said of it
 class Depth(NamedTuple):
     """The head of the list: its first `count` labels."""
 
-    count: int
+    first: int
     wrong: Interval  # share of them that are wrong, with its 90 % interval; NaN where too little is known
     worth: float  # so many held-out rows would stand there
 

@@ -48,8 +48,8 @@ PURIFIERS: dict[str, Callable] = {"fixed": purify, "release": partial(purify_rel
 PURIFICATION = Panel(
     *("Purification", "curve", ("labels_replaced", "largest_belief")),
     over="purification_epoch",
-    note="Share of the labels replaced, and mean of the largest belief, by the purifier's epoch; the last step is where "
-    "the given labels come in as evidence.",
+    note="Share of the labels replaced, and mean of the largest belief, by the purifier's epoch; the last step is "
+    "where the given labels come in as evidence.",
 )
 
 

@@ -2,10 +2,11 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from markupsafe import Markup
 
 from kdmlc_jax.data.dataset import Dataset
@@ -50,10 +51,7 @@ def page(
     listed = figures.in_doubt(columns, asked)
     shown, names = listed[:images], dataset.class_names
     items, trusted = gallery.gallery(dataset, rows, columns, beliefs, shown, network, folder_of(config))
-    verdict, count = summary["verdict"], figures.mistaken(columns, asked, len(names))
-    deployed = summary["networks"].get(summary.get("deployed"), {})
-    known = figures.depths(columns, listed, verdict)
-    run = gallery.run_of(summary, columns, shown)
+    known, run = figures.depths(columns, listed, summary["verdict"]), gallery.run_of(summary, columns, shown)
     depths = [{name: each[name] for name in ("count", "prior", "prior_worth")} for each in known]
     return rendered(
         "page.html.j2",
@@ -61,20 +59,9 @@ def page(
         title=f"Labels of {summary['dataset']}",
         name=summary["dataset"],
         counts=figures.counts(summary),
-        verdict=verdict["text"],
-        cards=figures.cards(summary, columns, asked),
         depths=known,
-        assessed=verdict["assessed"],
         suspected=len(listed),
         shown=len(shown),
-        classes=names,
-        matrix=figures.matrix(count),
-        pairs=figures.pairs(count),
-        class_head=figures.CLASS_HEAD,
-        class_rows=figures.shown(figures.class_rows(columns, asked, listed, dataset, deployed)),
-        deployed=summary.get("deployed", ""),
-        tested="test part" if dataset.test_images is not None else "validation images, by their given labels",
-        balanced=figures.number(deployed.get("balanced_accuracy")),
         compared=figures.compared(summary, baselines) if baselines else [],
         slot=[Markup(each) for each in SLOT],
         copies=copies.section(dataset, near_copies),
@@ -85,7 +72,34 @@ def page(
         provenance=provenance.rows(summary),
         config=provenance.config_text(dict(config) if config else None),
         data=embedded({"run": run, "classes": list(names), "items": items, "trusted": trusted, "depths": depths}),
+        **tables(dataset, columns, asked, listed, summary),
     )
+
+
+def tables(
+    dataset: Dataset,
+    columns: figures.Columns,
+    asked: Bool[np.ndarray, " N"],
+    listed: Int[np.ndarray, " n"],
+    summary: dict,
+) -> dict[str, Any]:
+    """What the template says of the labels `asked` for, of which `listed` are in doubt, and of each class."""
+    verdict, count = summary["verdict"], figures.mistaken(columns, asked, len(dataset.class_names))
+    deployed = summary["networks"].get(summary.get("deployed"), {})
+    rows = figures.class_rows(columns, asked, listed, dataset, deployed)
+    return {
+        "verdict": verdict["text"],
+        "assessed": verdict["assessed"],
+        "cards": figures.cards(summary, columns, asked),
+        "classes": dataset.class_names,
+        "matrix": figures.matrix(count),
+        "pairs": figures.pairs(count),
+        "class_head": figures.CLASS_HEAD,
+        "class_rows": figures.shown(rows),
+        "deployed": summary.get("deployed", ""),
+        "tested": "test part" if dataset.test_images is not None else "validation images, by their given labels",
+        "balanced": figures.number(deployed.get("balanced_accuracy")),
+    }
 
 
 def folder_of(config: Mapping | None) -> pathlib.Path | None:

@@ -84,7 +84,9 @@ def sparkline(values: Sequence[float], title: str) -> Markup:
     if len(values) < 2:
         return Markup("")
     step = -(-len(values) // MOST_POINTS)
-    points = " ".join(f"{176 * i / (len(values) - 1):.1f},{30 - 28 * values[i]:.1f}" for i in range(0, len(values), step))
+    points = " ".join(
+        f"{176 * i / (len(values) - 1):.1f},{30 - 28 * values[i]:.1f}" for i in range(0, len(values), step)
+    )
     head = f'<svg class="spark" viewBox="0 0 176 32" role="img" aria-label="{escape(title)}">'
     return Markup(f'{head}<path class="axis" d="M0 31H176"/><polyline class="c0" points="{points}"/></svg>')
 
@@ -114,9 +116,7 @@ def spread(rows: Sequence[tuple[str, Sequence[float]]], title: str) -> Markup:
     return Markup(f"{head}{body}</svg>")
 
 
-def histogram(
-    values: Float[np.ndarray, " n"], title: str, bins: int = 20, marks: Mapping[str, float] = {}
-) -> Markup:
+def histogram(values: Float[np.ndarray, " n"], title: str, bins: int = 20, marks: Mapping[str, float] = {}) -> Markup:
     """Of values in [0, 1], with vertical lines at `marks`."""
     count, _ = np.histogram(values, bins, (0.0, 1.0))
     top, width = max(1, int(count.max())), (WIDTH - LEFT - 8) / bins

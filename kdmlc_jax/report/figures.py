@@ -62,7 +62,7 @@ def depths(columns: Columns, listed: Int[np.ndarray, " n"], verdict: dict) -> li
     `prior` and `worth` are what a reviewer's own decisions are added to: a share, and so many labels' worth of it.
     """
     wrong = 1.0 - columns["p_given"][listed]
-    held = {depth["count"]: depth for depth in verdict.get("depths", ())}
+    held = {depth["first"]: depth for depth in verdict.get("depths", ())}
     found = []
     for k in sorted({*DEPTHS, len(wrong)} | held.keys()):
         if not 0 < k <= len(wrong):
@@ -195,5 +195,3 @@ def in_doubt(columns: Columns, asked: Bool[np.ndarray, " N"]) -> Int[np.ndarray,
     order = np.lexsort((columns["id"][doubtful].astype(str), columns["label_score"][doubtful]))
     rows: Int[np.ndarray, " n"] = doubtful[order]
     return rows
-
-

@@ -49,5 +49,7 @@ def watched(text: str, name: object) -> str:
     """`text`, with a warning where a page of that name is large."""
     size = len(text.encode())
     if size > LARGE:
-        print(f"warning: {name}: {size / 1e6:.0f} MB, a browser may be slow with it; show fewer images", file=sys.stderr)
+        print(
+            f"warning: {name}: {size / 1e6:.0f} MB, a browser may be slow with it; show fewer images", file=sys.stderr
+        )
     return text

@@ -1,5 +1,6 @@
 """The plots of a page: how a run has learned, what was memorised, how sure it is, T̂, and the method's own panels."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ def figure(svg: Markup, caption: str, title: str = "") -> list[dict]:
 def changes(history: Sequence[dict]) -> dict[str, float]:
     """Where a stage begins, by its name, between two epochs."""
     stages = [row.get("stage", "") for row in history]
-    return {f"{b} begins": i + 0.5 for i, (a, b) in enumerate(zip(stages, stages[1:], strict=False), 1) if a != b}
+    return {f"{b} begins": i + 0.5 for i, (a, b) in enumerate(itertools.pairwise(stages), 1) if a != b}
 
 
 def learning(summary: dict, history: Sequence[dict]) -> list[dict]:
@@ -122,8 +123,8 @@ def panel_of(
         made = (square(np.asarray(figures[name], float), names, title) for name in wanted if name in figures)
         return [each for one in made for each in one]
     if kind == "histogram":
-        rows = [np.asarray(columns[name], float) for name in wanted if name in columns]
-        return [p for v in rows for p in figure(drawings.histogram(v[np.isfinite(v)], title, marks=marks), "")]
+        known = [np.asarray(columns[name], float) for name in wanted if name in columns]
+        return [p for v in known for p in figure(drawings.histogram(v[np.isfinite(v)], title, marks=marks), "")]
     lines = {name: figures[name] for name in wanted if name in figures}
     if lines:
         svg = drawings.curves(lines, title, over=figures.get(panel["over"], ()), marks=marks)

@@ -38,11 +38,11 @@ def test_held_out_rows_foretell_how_many_of_the_first_are_wrong(score):
     found = decide.answers(p, label, PAIR, PAIR)
     counts = (1000, 3000, len(scores))
     got = suspects.depths(found, found, scores.astype(np.float32), score, (*counts, len(scores) + 1))
-    assert [each.count for each in got] == list(counts)
+    assert [each.first for each in got] == list(counts)
     for each in got:
-        assert each.wrong.estimate == pytest.approx(wrong[: each.count].mean(), abs=0.03)
+        assert each.wrong.estimate == pytest.approx(wrong[: each.first].mean(), abs=0.03)
         assert each.wrong.low < each.wrong.estimate < each.wrong.high
-        assert each.worth == pytest.approx(6000 * each.count / 20_000, rel=0.1)
+        assert each.worth == pytest.approx(6000 * each.first / 20_000, rel=0.1)
     assert wrong[:1000].mean() > wrong.mean() + 0.03  # the head is better than the whole, or order would not matter
 
 

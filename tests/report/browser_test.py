@@ -24,7 +24,7 @@ def page(tmp_path_factory):
     dataset, rows, beliefs, summary, history = finished.made()
     folder = tmp_path_factory.mktemp("page")
     summary["verdict"]["depths"] = [
-        {"count": 8, "wrong": {"estimate": 0.5, "low": 0.3, "high": 0.7}, "worth": 8.0},
+        {"first": 8, "wrong": {"estimate": 0.5, "low": 0.3, "high": 0.7}, "worth": 8.0},
     ]
     text = report.page(dataset, np.arange(46), rows, beliefs, summary, history, folder)
     (folder / "report.html").write_text(text)

@@ -109,8 +109,8 @@ def test_what_is_expected_of_the_head_of_the_list():
     """Protects the first figures a person reads: beliefs' mean, what held-out images say or that they say nothing, and
     what a reviewer's own decisions are added to."""
     columns = {"p_given": np.linspace(0.0, 0.6, 130)}
-    held = {"count": 100, "wrong": {"estimate": 0.8, "low": 0.6, "high": 0.95}, "worth": 12.5}
-    few = {"count": 50, "wrong": {"estimate": None, "low": None, "high": None}, "worth": 2.0}
+    held = {"first": 100, "wrong": {"estimate": 0.8, "low": 0.6, "high": 0.95}, "worth": 12.5}
+    few = {"first": 50, "wrong": {"estimate": None, "low": None, "high": None}, "worth": 2.0}
     found = figures.depths(columns, np.arange(130), {"assessed": True, "depths": [few, held]})
     assert [each["count"] for each in found] == [50, 100, 130]
     assert found[0]["held"].startswith("too few") and found[2]["held"].startswith("nothing")
@@ -166,7 +166,7 @@ def test_copies_are_shown_with_their_labels():
 
 def test_calibration_and_what_was_memorised():
     """Protects the diagrams: bins as the summary has them, curves of right and wrong labels, none where unknown."""
-    dataset, rows, _, summary, _ = made()
+    _, rows, _, summary, _ = made()
     columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in rows.column_names}
     bins = {"ece": 0.125, "bins": [{"count": 8.0, "confidence": 0.5, "right": 0.625}]}
     summary = {**summary, "deployed": "student"}
@@ -193,8 +193,8 @@ PANELS = (
 
 
 def test_panels_are_drawn_of_what_a_run_leaves():
-    """Protects methods' own pictures: by kind, of figures, columns or epochs, none of what is not there; the line stands
-    where the figure says, in epochs of the method's own."""
+    """Protects methods' own pictures: by kind, of figures, columns or epochs, none of what is not there; the line
+    stands where the figure says, in epochs of the method's own."""
     figured = {"epoch": -2, "threshold": 0.25, "at": [0, 20, 100], "replaced": [0.0, 0.5, 0.25], "rate": 0.5}
     figured |= {"square": np.eye(3).tolist(), "rates": [0.1, 0.3, 0.2]}
     history = [{"stage": "first"}, *({"stage": "then", "confidence": value} for value in (0.1, 0.9, 0.4))]

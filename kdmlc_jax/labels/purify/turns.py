@@ -83,7 +83,7 @@ def take_turns(
             labels[k] = options.keep * labels[k] + (1 - options.keep) * jnp.exp(log_beliefs[k])
         labels.reverse()
         if watch is not None:
-            watch(start + steps, (sum(labels) / len(labels))[:-1])
+            watch(start + steps, jnp.mean(jnp.stack(labels), axis=0)[:-1])
     of_trusted = [head_logits(w[0], twin.view, twin.view.trusted) for w, twin in zip(weights, twins, strict=True)]
     heads = [Head(belief[:total], z, rate) for belief, z, rate in zip(log_beliefs, of_trusted, rates, strict=True)]
     return labels, heads
