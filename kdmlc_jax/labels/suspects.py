@@ -17,7 +17,7 @@ FEW = 5.0  # with fewer held-out rows' worth in the list nothing is said of it
 
 
 class Depth(NamedTuple):
-    """The head of the list: its first `count` labels."""
+    """The head of the list: its `first` labels."""
 
     first: int
     wrong: Interval  # share of them that are wrong, with its 90 % interval; NaN where too little is known
