@@ -44,7 +44,9 @@ def main(argv: list[str]) -> None:
         history = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     columns, beliefs = label_table.whole(workdir)
     config = config_lib.read(workdir / "config.json")
-    dataset = prepare(config)
+    read = config.copy_and_resolve_references()
+    read.data.pipeline, read.data.resident_mb = "stream", 0.0  # few images are shown
+    dataset = prepare(read)
     finished.check_data(dataset, workdir, summary)
     rows, table = np.concatenate(dataset.splits), pa.table(columns)
     text = report.page(
