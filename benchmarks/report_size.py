@@ -56,7 +56,9 @@ def measured(words: list[str]) -> dict:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(words)} ended with {status}:\n{said}")
-    return {"seconds": round(time.perf_counter() - start, 1), "peak_mib": round(usage.ru_maxrss / 1024), "said": said}
+    seconds, busy = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+    figures = {"seconds": round(seconds, 1), "cpu_seconds": round(busy, 1), "peak_mib": round(usage.ru_maxrss / 1024)}
+    return figures | {"said": said}
 
 
 def row(count: int, place: pathlib.Path) -> dict:
@@ -67,7 +69,7 @@ def row(count: int, place: pathlib.Path) -> dict:
     trained = measured([*run, *(f"--config.{flag}" for flag in FLAGS)])
     page = measured([sys.executable, "-c", TIMED, "--workdir", str(workdir)])
     drawn = float(page["said"].partition("drawn in")[2].split()[0])
-    figures = {"seconds": page["seconds"], "draw_seconds": round(drawn, 1), "peak_mib": page["peak_mib"]}
+    figures = {name: page[name] for name in ("seconds", "cpu_seconds", "peak_mib")} | {"draw_seconds": round(drawn, 1)}
     size = (workdir / "report.html").stat().st_size
     return {"images": count, **figures, "page_mb": round(size / 1e6, 2), "run_seconds": trained["seconds"]}
 
