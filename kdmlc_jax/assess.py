@@ -15,6 +15,8 @@ from kdmlc_jax.data.sources.base import Images
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.labels.linear import NEVER, log_softmax
 from kdmlc_jax.labels.pooling import Folds, Network, log
+from kdmlc_jax.labels.suspects import Held, in_doubt, told
+from kdmlc_jax.labels.table import believed_columns
 from kdmlc_jax.labels.vouch import Vouched, vouch
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 AXES = 256  # principal ones of the pixels
 SAMPLE = 2_000  # images that these come from
+DEPTHS = (50, 100, 500)  # of the list of suspected labels
 
 
 class Assessment(NamedTuple):
@@ -29,6 +32,7 @@ class Assessment(NamedTuple):
 
     vouched: Vouched | None
     why_not: str = ""
+    held: Held = Held()  # what held-out trusted images say of the list of suspected labels
 
 
 def fold_dir(workdir: pathlib.Path, fold: int) -> pathlib.Path:
@@ -69,7 +73,7 @@ def assess(experiment: "Experiment", state: Any, believed: Int[np.ndarray, " N"]
         network = Network(beliefs[: len(unsure)], beliefs[len(unsure) :], fresh, held)
         proposals = {config.method.name: believed}
 
-    def judged() -> Vouched | str:
+    def judged() -> Assessment:
         asked = fold_networks(experiment, state, workdir, unsure, known, fresh) if crossed else network
         own, classes = data.trusted_given[known], len(data.class_names)
         if data.features is not None:
@@ -77,7 +81,7 @@ def assess(experiment: "Experiment", state: Any, believed: Int[np.ndarray, " N"]
         else:
             noisy, trusted = vectors(data.images, unsure, known)
         try:
-            return vouch(
+            found = vouch(
                 *(noisy, data.reported_label[unsure], trusted, data.given_label[known], classes),
                 own_given=own if (own >= 0).any() else None,
                 network=asked,
@@ -86,10 +90,18 @@ def assess(experiment: "Experiment", state: Any, believed: Int[np.ndarray, " N"]
                 seed=config.seed,
             )
         except UserError as error:
-            return str(error)
+            return Assessment(None, str(error))
+        # Answers are as many as trusted rows times classes: they stay where they were made.
+        return Assessment(found._replace(drawn=None, held=None), held=of_suspected(found, data.reported_label[unsure]))
 
-    found = parallel.decide(judged)
-    return Assessment(None, found) if isinstance(found, str) else Assessment(found)
+    return parallel.decide(judged)
+
+
+def of_suspected(found: Vouched, given: Int[np.ndarray, " N"]) -> Held:
+    """What held-out trusted images say of the labels that `found` suspects."""
+    score = believed_columns(given, found.posterior, found.score)["label_score"]
+    doubtful = in_doubt(found.suggested, given, found.decision)
+    return told(found.drawn, found.held, score[doubtful], found.score, sorted({*DEPTHS, int(doubtful.sum())}))
 
 
 def check_folds(config: ConfigDict, workdir: pathlib.Path) -> list[str]:

@@ -5,10 +5,12 @@ import sys
 
 from ml_collections import ConfigDict
 
-from kdmlc_jax import closing, parallel, train, warm_start
+from kdmlc_jax import closing, finished, parallel, report, train, warm_start
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.config.words import expand, short, slug
-from kdmlc_jax.errors import NoTrustedError
+from kdmlc_jax.errors import NoTrustedError, reading
+from kdmlc_jax.outputs.report import NAME
+from kdmlc_jax.storage import door, files
 
 
 def baseline(config: ConfigDict, arguments: str) -> ConfigDict:
@@ -26,6 +28,18 @@ def baseline(config: ConfigDict, arguments: str) -> ConfigDict:
     return made
 
 
+def cells(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[str, str, pathlib.Path]]:
+    """The label, the arguments and the folder of each baseline."""
+    found = [(label, arguments) for label, method in config.baselines for arguments in expand(method)]
+    return [(label, arguments, workdir / "baselines" / slug(short(arguments))) for label, arguments in found]
+
+
+def ended(config: ConfigDict, workdir: pathlib.Path) -> list[dict]:
+    """The summaries of those baselines that have ended, each with its `label`."""
+    found = ((label, finished.read(folder)) for label, _, folder in cells(config, workdir))
+    return [summary | {"label": label} for label, summary in found if summary is not None]
+
+
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains `config` in `workdir` and its baselines below it, and prints what a newcomer wants to know.
 
@@ -34,15 +48,25 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     config = warm_start.seen(config)  # of a size of images that all share
     summaries = [train.run(config, workdir, title=config.method.name) | {"label": config.method.name}]
     left_out: dict[str, NoTrustedError] = {}
-    for label, method in config.baselines:
-        for arguments in expand(method):
-            folder = workdir / "baselines" / slug(short(arguments))
-            try:
-                summary = train.run(baseline(config, arguments), folder, title=label)
-                summaries.append(summary | {"label": label})
-            except NoTrustedError as error:
-                left_out[label] = error
+    for label, arguments, folder in cells(config, workdir):
+        try:
+            summaries.append(train.run(baseline(config, arguments), folder, title=label) | {"label": label})
+        except NoTrustedError as error:
+            left_out[label] = error
     if parallel.is_main():
         for label, reason in left_out.items():
             print(f"baseline left out: {label} ({reason})", file=sys.stderr)
+        show(summaries, workdir)
         print(closing.report(summaries, workdir))
+
+
+def show(summaries: list[dict], workdir: pathlib.Path) -> None:
+    """Puts the baselines into the page of the run, which was written before them."""
+    page = workdir / NAME
+    if len(summaries) < 2 or not files.exists(page):
+        return
+    with reading(page, "the page of a run"):
+        before = door.read_text(page)
+    after = report.with_baselines(before, summaries[0], summaries[1:])
+    if after != before:
+        finished.renew(workdir, NAME, after)

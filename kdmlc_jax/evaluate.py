@@ -119,15 +119,22 @@ class Evaluator:
         return row
 
     def by_class(self, state: Any) -> dict[str, dict]:
-        """`metrics.by_class` of each network on the test set, on the validation images by given label without one."""
+        """`metrics.by_class` of each network on the test set, on the validation images by given label without one; on a
+        test set also the `reliability` of its softmax, with the name of that part."""
         data, part = self.dataset, self.dataset.splits.validation
         images, rows, label = data.inputs, part, data.given_label[part]
         if data.test_inputs is not None:
             images, rows, label = data.test_inputs, np.arange(len(data.test_label)), data.test_label
         if not len(rows):
             return {}
-        found = self.predicted(state, images, rows)
-        return {name: metrics.by_class(guess, label, data.class_names) for name, guess in found.items()}
+        found = {}
+        for name, logits in self.logits(state, images, rows).items():
+            guess = logits.argmax(axis=1)
+            found[name] = metrics.by_class(guess, label, data.class_names)
+            if data.test_inputs is not None:
+                sure = 1.0 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1, dtype=np.float64)
+                found[name]["reliability"] = metrics.reliability(sure, guess == label)
+        return found
 
     def beliefs(self, state: Any, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n C"]:
         """The method's beliefs f32[n, C] on training images `rows`."""

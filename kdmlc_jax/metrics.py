@@ -130,13 +130,40 @@ def network_summary(history: list[dict], network: str, select_on: str) -> dict[s
     return {"last": test[-1], "last5": float(np.mean(test[-5:])), **best, **validation}
 
 
-def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float | None:
-    """ECE: mean distance of confidence f[N] and share right bool[N] over `bins` equal bins, weighted by their rows.
+def reliability(
+    confidence: np.ndarray, right: np.ndarray, weight: np.ndarray | None = None, bins: int = 15
+) -> dict[str, Any]:
+    """How sure a classifier is and how often it is right, over `bins` equal bins of its confidence that are not empty.
 
-    None for no rows (Guo et al. 2017, arXiv 1706.04599).
+    ece is the expected calibration error, the mean distance of the two weighted by rows (Guo et al. 2017, arXiv
+    1706.04599); None for no rows.
+
+    Args:
+      confidence: f[N] in [0, 1].
+      right: bool[N].
+      weight: f[N]; None = 1 each.
+
+    Returns:
+      {"ece", "bins": [{"count", "confidence", "right"}]}, as JSON.
     """
-    if not len(right):
-        return None
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    parts = [bin_of == b for b in np.unique(bin_of)]
-    return float(sum(abs(confidence[p].mean() - right[p].mean()) * p.mean() for p in parts))
+    bin_of = np.minimum((np.asarray(confidence) * bins).astype(int), bins - 1)
+    weight = np.ones(len(confidence)) if weight is None else weight
+    parts = [np.flatnonzero((bin_of == one) & (weight > 0)) for one in np.unique(bin_of)]
+    found = [
+        {
+            "count": float(weight[part].sum()),
+            "confidence": float(np.average(confidence[part], weights=weight[part])),
+            "right": float(np.average(right[part], weights=weight[part])),
+        }
+        for part in parts
+        if len(part)
+    ]
+    total = sum(each["count"] for each in found)
+    gaps = [abs(each["confidence"] - each["right"]) * each["count"] for each in found]
+    return {"ece": sum(gaps) / total if total else None, "bins": found}
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float | None:
+    """The ece of `reliability`."""
+    ece: float | None = reliability(confidence, right, None, bins)["ece"]
+    return ece

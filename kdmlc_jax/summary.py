@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from kdmlc_jax import metrics, outputs, parallel
 from kdmlc_jax.assess import Assessment, assess
 from kdmlc_jax.data import noise, pipeline
+from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.labels import decide
 from kdmlc_jax.labels.detection import detection
 from kdmlc_jax.labels.posterior import Interval
@@ -22,6 +23,8 @@ from kdmlc_jax.methods.base import Report
 
 if TYPE_CHECKING:
     from kdmlc_jax.experiment import Experiment
+
+VERSIONS = ("kdmlc-jax", "jax", "flax", "optax", "numpy")
 
 
 def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, workdir: pathlib.Path) -> dict:
@@ -56,7 +59,7 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
         "data_digests": progress["data"],
         "dataset": data.name,
         "seed": config.seed,
-        "versions": {package: importlib.metadata.version(package) for package in ("jax", "flax", "optax", "numpy")},
+        "versions": {package: importlib.metadata.version(package) for package in VERSIONS},
         "device": device(experiment),
         "noise": {
             "kind": config.noise.kind,
@@ -69,12 +72,9 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
         "deployed": method.traits.deployed,
         "networks": nets_summary,
         "diagnostics": {name: value.tolist() for name, value in report.figures.items()},
+        "panels": [panel._asdict() for panel in method.traits.panels],
         "notes": progress["notes"],
-        "data": {
-            **{name: len(rows) for name, rows in data.splits._asdict().items()},
-            "skipped": len(data.skipped),
-            "duplicates": data.duplicates and data.duplicates._asdict(),
-        },
+        "data": counted_data(data),
         "labels": label_summary(table, data.truth[rows], own.argmax(axis=1)),
         "changes": progress["changes"],
         "seconds": progress["seconds"],
@@ -84,6 +84,12 @@ def finish(experiment: "Experiment", state: Any, epoch: int, progress: dict, wor
     result = outputs.Result(config, data, rows, beliefs, table, nets, fixed, history, summary)
     parallel.on_main(lambda: summary.update(files=outputs.write_all(result, workdir)))
     return summary
+
+
+def counted_data(data: Dataset) -> dict:
+    """How many images each split has, and how many there are copies of or could not be read."""
+    sizes = {name: len(rows) for name, rows in data.splits._asdict().items()}
+    return {**sizes, "skipped": len(data.skipped), "duplicates": data.duplicates and data.duplicates._asdict()}
 
 
 def counted(experiment: "Experiment", history: list[dict]) -> list[dict]:
@@ -162,12 +168,18 @@ def verdict_summary(assessment: Assessment, deployed: dict, progress: dict) -> d
     figures = {name: as_json(value) for name, value in dataclasses.asdict(verdict).items()}
     candidates = [{name: as_json(value) for name, value in c._asdict().items()} for c in chosen.candidates]
     judged = {"threshold": as_json(chosen.threshold), "candidates": candidates}
+    held = assessment.held
+    seen = {
+        "depths": [{name: as_json(value) for name, value in depth._asdict().items()} for depth in held.depths],
+        "reliability": metrics.reliability(held.confidence, held.right, held.weight),
+    }
     return {
         "assessed": True,
         "text": verdict.text() + more,
         "apply": verdict.apply,
         **figures,
         **judged,
+        **seen,
         "doubts": doubts,
     }
 

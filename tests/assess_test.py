@@ -93,6 +93,12 @@ def experiment(arguments, **fields):
     return Experiment(config := tiny.config(arguments, {HELD: 0.2}), prepare(config)._replace(**fields))
 
 
+def refused(seen, *values):
+    """What stands for `vouch` where only what it is given counts: notes it, and vouches for nothing."""
+    seen.extend(values)
+    raise UserError("no")
+
+
 def assessed(made, workdir):
     splits = made.dataset.splits
     believed = made.dataset.given_label[np.concatenate([splits.noisy, splits.validation])]
@@ -137,7 +143,7 @@ def test_a_network_taught_corrected_labels_is_not_asked(monkeypatch, tmp_path):
     """Protects from held-out images that have helped to correct the labels of another run: what has learned from those
     does not judge."""
     asked = []
-    monkeypatch.setattr(assess, "vouch", lambda *args, network, **rest: asked.append(network) or "no")
+    monkeypatch.setattr(assess, "vouch", lambda *args, network, **rest: refused(asked, network))
     made = experiment(f"{CE},epochs=1")
     assessed(made, tmp_path)
     count = len(made.dataset.splits.noisy)
@@ -176,7 +182,7 @@ def test_cross_fitting_asks_all_trusted_images(tmp_path, monkeypatch):
     """Protects `data.cross_fit`: each run below holds out its part, the run itself none; one that has finished is not
     made again; a row is asked of the networks that have not learned from it, as their runs have left them."""
     asked = []
-    monkeypatch.setattr(assess, "vouch", lambda *args, network, **rest: asked.append(network) or "no")
+    monkeypatch.setattr(assess, "vouch", lambda *args, network, **rest: refused(asked, network))
     config = tiny.config("method=ce,train_on=both,teacher=mlp8,student=mlp8,epochs=1,trusted=40,cross_fit=2")
     first = config.copy_and_resolve_references()
     first.data.fold = 0
@@ -217,9 +223,7 @@ def test_parts_that_cannot_be(fields, says):
 def test_features_of_ones_own_serve_any_method(tmp_path, monkeypatch):
     """Protects what rows are known by: `data.features` where they are given, in the order of the images."""
     seen = []
-    monkeypatch.setattr(
-        assess, "vouch", lambda noisy, given, trusted, *args, **rest: seen.extend([noisy, trusted]) or "no"
-    )
+    monkeypatch.setattr(assess, "vouch", lambda noisy, given, trusted, *args, **rest: refused(seen, noisy, trusted))
     made = experiment(f"{CE},epochs=1")
     features = np.arange(2.0 * len(made.dataset.ids), dtype=np.float32).reshape(-1, 2)
     made.dataset, splits = made.dataset._replace(features=features), made.dataset.splits

@@ -18,6 +18,7 @@ from kdmlc_jax import bilevel, config, methods, parallel, train_state
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.data.splits import Splits
 from kdmlc_jax.experiment import Experiment
+from kdmlc_jax.methods.base import PANELS
 from kdmlc_jax.storage.checkpoint import Checkpoints
 
 # The first is the one that devices and hidden truth are tried on. What costs most to compile (MixUp's Beta, a stage
@@ -275,6 +276,17 @@ def test_report(walked):
         assert column.shape == (NOISY,) and np.isfinite(column).all()
         assert (np.asarray(column).dtype == bool) or name != "is_label_issue"
     assert all(np.isfinite(value).all() for value in report.figures.values())
+
+
+def test_panels_name_what_a_run_leaves(walked):
+    """Protects a run's page from pictures of nothing: each panel is of figures, columns or metrics that are there."""
+    method = walked.experiment.method
+    report = method.report(final(walked))
+    places = {"curve": {*report.figures, *walked.metrics}, "histogram": {*report.columns}}
+    for panel in method.traits.panels:
+        assert panel.title and panel.kind in PANELS
+        assert {*panel.of} <= places.get(panel.kind, {*report.figures}) and panel.of
+        assert {panel.mark, panel.over} - {""} <= {*report.figures}
 
 
 # Those that say something; what the others' reports hold is nothing.

@@ -7,7 +7,7 @@ A method whose `network` is not said runs on the student's and on the teacher's 
 arguments is the cell's seed (`dmlp:init_from=runs/simclr/seed{seed}`). Finished cells are read, cut ones go on.
 A comparison on features (`data.source=features`) begins with the methods that need no training there, named or not:
 whether anything more pays is seen at once.
-`table.json` and `table.md` give mean ± sample standard deviation over the seeds.
+`table.json`, `table.md` and a page, `comparison.html`, give mean ± sample standard deviation over the seeds.
 """
 
 import argparse
@@ -18,9 +18,11 @@ from collections.abc import Mapping, Sequence
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.cli import add_launch, guarded, parse, start
 from kdmlc_jax.compare.grid import Cell, cells_of
+from kdmlc_jax.compare.page import PAGE, comparison
 from kdmlc_jax.compare.table import aggregate, markdown
 from kdmlc_jax.config.words import expand, short
 from kdmlc_jax.errors import NoTrustedError, UserError
+from kdmlc_jax.report.pages import watched
 from kdmlc_jax.storage import files
 
 
@@ -31,7 +33,7 @@ def compare(
     overrides: Mapping[str, str],
     workdir: pathlib.Path,
 ) -> str:
-    """Runs all cells, writes table.json and table.md at the end, and returns the table."""
+    """Runs all cells, writes table.json, table.md and comparison.html at the end, and returns the table."""
     from kdmlc_jax import parallel
 
     if workdir.is_dir():
@@ -53,6 +55,8 @@ def compare(
         with files.locked(workdir):
             files.write_json(workdir / "table.json", rows)
             files.write_text(workdir / "table.md", table)
+            told = {label: str(reason) for label, reason in left_out.items()}
+            files.write_text(workdir / PAGE, watched(comparison(rows, workdir, told), workdir / PAGE))
         for label, reason in left_out.items():
             print(f"left out: {label} ({reason})", file=sys.stderr)
     return table
@@ -75,7 +79,7 @@ def run_cell(cell: Cell, workdir: pathlib.Path) -> dict:
     options = [part for part in cell.arguments.split(",")[1:] if not part.startswith("network=")]
     title = f"{short(cell.arguments).replace(',', ' ')} seed {cell.config.seed}"
     summary = train.run(cell.config, workdir / cell.folder, title=title)
-    return summary | {"label": " ".join(options), "config": cell.data}
+    return summary | {"label": " ".join(options), "config": cell.data, "folder": cell.folder.as_posix()}
 
 
 def main(argv: list[str]) -> None:
@@ -104,6 +108,7 @@ def main(argv: list[str]) -> None:
     table = compare(flags.config, flags.methods.split(), seeds, overrides, pathlib.Path(flags.workdir))
     if parallel.is_main():
         print(table)
+        print(f"look: {flags.workdir}/{PAGE}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ DETAILS = (*LABELS, "rate_realised", "rate_estimated", "seconds")
 def aggregate(summaries: Sequence[dict]) -> list[dict]:
     """One row per config, method, options, noise and network: {"mean", "std"} of each metric over the seeds.
 
-    `options` are those the method was named with. std is the sample standard deviation, None for a
-    single seed; a metric that some seed lacks is None.
+    `options` are those the method was named with; `runs` holds the seed, the folder and the network's figures of each
+    run. std is the sample standard deviation, None for a single seed; a metric that some seed lacks is None.
     """
     groups: dict[tuple, list[tuple[dict, dict]]] = {}
     for summary in summaries:
@@ -33,12 +33,19 @@ def aggregate(summaries: Sequence[dict]) -> list[dict]:
     for (config, dataset, method, options, kind, rate, network), cells in groups.items():
         row = {"config": config, "dataset": dataset, "method": method, "options": options, "noise": kind, "rate": rate}
         row |= {"network": network, "architecture": cells[0][1]["name"], "n_seeds": len(cells)}
+        row["runs"] = [run_of(*cell) for cell in cells]
         for name in METRICS:
             row[name] = mean_std([result[name] for _, result in cells])
         for name in DETAILS:
             row[name] = mean_std([detail(summary, name) for summary, _ in cells])
         rows.append(row)
     return rows
+
+
+def run_of(summary: dict, result: dict) -> dict:
+    """One run of a row; folders are below the comparison's."""
+    figures = {name: result[name] for name in ("last", "best_val")}
+    return {"seed": summary["seed"], "folder": summary["folder"], **figures}
 
 
 def detail(summary: dict, name: str) -> float | None:

@@ -95,41 +95,21 @@ def describe_run(config: Any, dataset: Any, told: tuple[str, ...]) -> Iterator[s
 
 def near_copies(source: Any, dataset: Any) -> Iterator[str]:
     """Images that are nearly others, re-encoded or resized, where that would mislead; nothing is done about them."""
-    from kdmlc_jax.data.images import copies, near
+    from kdmlc_jax.data.images import near
 
-    parts = [part for part in (source.train, source.test) if part is not None]
-    if parts[0].images.dtype != np.uint8:
+    if source.train.images.dtype != np.uint8:
         return
     if not near.is_known():
         yield '  near-copies (re-encoded, resized) were not looked for: pip install "kdmlc-jax[copies]"'
         return
-    hashes, small = (np.concatenate(each) for each in zip(*(near.describe(part.images) for part in parts), strict=True))
-    found = near.pairs(hashes, small)
-    exact = np.concatenate([copies.digests(part.images) for part in parts])
-    found = found[exact[found[:, 0]] != exact[found[:, 1]]]
-    count, splits = len(dataset.ids), dataset.splits
-    role = np.full(len(hashes), "unused", object)
-    role[count:] = "test"
-    for name, rows in splits._asdict().items():
-        role[rows] = "trusted" if name == "held_out" else name
+    kinds = near.misleading(dataset)
     names = np.concatenate([np.asarray(dataset.ids, object), np.asarray(_test_names(source), object)])
-    labels = np.concatenate([dataset.given_label, dataset.test_label])
-    one, other = role[found[:, 0]], role[found[:, 1]]
-    differ = labels[found[:, 0]] != labels[found[:, 1]]
-    learnt = ("noisy", "trusted", "validation")
-    kinds = {
-        "a test and a training image": (other == "test") & np.isin(one, learnt),
-        "a trusted or validation image and one of another part": np.isin(one, learnt)
-        & np.isin(other, learnt)
-        & (one != other),
-        "two training images with different labels": (one == "noisy") & (other == "noisy") & differ,
-    }
-    if not any(rows.any() for rows in kinds.values()):
+    if not any(len(pairs) for pairs in kinds.values()):
         yield "  no near-copies (re-encoded, resized) of test, trusted or otherwise labelled images"
-    for kind, rows in kinds.items():
-        some = [f"{names[i]} and {names[j]}" for i, j in found[rows][:3]]
-        if rows.any():
-            yield f"  warning: near-copies: {rows.sum()} pairs of {kind}, e.g. {'; '.join(some)}; look at them"
+    for kind, pairs in kinds.items():
+        some = [f"{names[i]} and {names[j]}" for i, j in pairs[:3]]
+        if len(pairs):
+            yield f"  warning: near-copies: {len(pairs)} pairs of {kind}, e.g. {'; '.join(some)}; look at them"
 
 
 def _test_names(source: Any) -> list[str]:

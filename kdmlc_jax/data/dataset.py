@@ -38,6 +38,8 @@ class Dataset(NamedTuple):
     test_features: np.ndarray | None = None  # f32[M, D], where that is so
     scale: tuple[np.ndarray, np.ndarray] | None = None  # mean and std f32[K] of `data`; None = the images' own
     side: int = 0  # what images were scaled to, see `images.decode.decode`; 0 = they came in their size
+    # i64[N] and i64[M], equal numbers for images of equal content, see `images.copies.groups`
+    copies: tuple[np.ndarray, np.ndarray] | None = None
     pixels: str | None = None  # digest of all images' contents, see `images.copies.digest`
 
     @property

@@ -124,6 +124,7 @@ def from_source(config: Any, source: Source) -> Dataset:
             *(copied.notes() if copied else ()),
         ),
         duplicates=copied,
+        copies=None if group is None else (group, test_group),
         scale=scale_of(config.data, train.images.shape[-1]),
         side=scaled_to(source.train.images, config.data),
         pixels=copies.digest(content),

@@ -38,6 +38,8 @@ class Vouched(NamedTuple):
     chosen: Chosen  # what `corrected` comes from, and all that was judged
     verdict: Verdict
     score: str  # what ranks wrong labels first: p_given or margin
+    drawn: decide.Answers | None = None  # held-out rows, given labels drawn from T̂; None where none are held out
+    held: decide.Answers | None = None  # the same with as little noise as may be
 
 
 def rate_interval(crossed: Crossed, label: Int[np.ndarray, " M"], given_label: Int[np.ndarray, " N"]) -> Interval:
@@ -155,7 +157,8 @@ def vouch(
         verdict = explained(verdict, asked, precision, whole, trusted_label, useless)
     right, given_right = (q[rows, label] for label in (corrected, given_label))
     found = full.noise.transition
-    return Vouched(suggested, corrected, decision, right, given_right, q, found, asked.chosen, verdict, asked.score)
+    about = asked.chosen, verdict, asked.score, asked.drawn, asked.held
+    return Vouched(suggested, corrected, decision, right, given_right, q, found, *about)
 
 
 def counted(decision: np.ndarray, changed: Bool[np.ndarray, " N"], asked: Asked) -> Verdict:

@@ -25,7 +25,7 @@ warm-up, 20 of 240 epochs on the first labels, is left out, and MixUp's weight i
 (`data.augment.mixup`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -40,7 +40,7 @@ from kdmlc_jax.errors import UserError, choose, in_range
 from kdmlc_jax.methods.base import Batch, DatasetView, Info, Metrics, Report, Stage
 from kdmlc_jax.methods.parts import ambiguity, noisy_teacher
 from kdmlc_jax.methods.parts.noisy_teacher import NoisyTeacher
-from kdmlc_jax.methods.parts.propagated import PropagatedLabels, Propagation, decided, unpropagated
+from kdmlc_jax.methods.parts.propagated import PANELS, PropagatedLabels, Propagation, decided, unpropagated
 from kdmlc_jax.shapes import Features, Inputs, Key, Labels, Logits, PerImage, Scalar, SoftLabels, joined
 from kdmlc_jax.train_state import NetState
 
@@ -135,6 +135,7 @@ class AmlKD(NoisyTeacher):
     mixup: float
     propagation: Propagation
 
+    traits = replace(NoisyTeacher.traits, panels=PANELS)
     closed_weight = staticmethod(ambiguity.closed_weight)
 
     @property
@@ -187,7 +188,8 @@ class AmlKD(NoisyTeacher):
             mixed = images, mix(jax.nn.one_hot(state.labels.label.rows[batch["index"]], self.num_classes))
         value_and_grad = jax.value_and_grad(self.loss, has_aux=True)
         (loss, (batch_stats, _)), gradient = value_and_grad(state.student.params, state, batch, mixed)
-        return state.replace(student=state.student.descend(gradient, batch_stats)), {"loss": loss}
+        metrics = {"loss": loss} | state.labels.shares(batch["index"], batch["label"])
+        return state.replace(student=state.student.descend(gradient, batch_stats)), metrics
 
     def begin(self, state: AmlKDState, view: DatasetView) -> AmlKDState:
         """Stage 2: from the teacher's own seeds."""

@@ -90,6 +90,27 @@ class Stage(NamedTuple):
     every: int = 0  # `begin` again after so many epochs of the stage, 0 = only before the first
 
 
+class Panel(NamedTuple):
+    """A picture of the method's own on a run's page, declared: what is drawn is what the run leaves under these names.
+
+    kind and what `of` names:
+      curve: `Report.figures` f32[n]; else metrics of its steps, by epoch. One scale for all.
+      histogram: a column of `Report.columns` with values in [0, 1].
+      matrix: a figure f32[C, C].
+      table: figures f32[] or small arrays.
+    """
+
+    title: str
+    kind: str
+    of: tuple[str, ...]
+    mark: str = ""  # a figure f32[]; a line stands where its absolute value is
+    over: str = ""  # of a curve: a figure f32[n], from the left to the right; "" = 1 … n
+    note: str = ""  # what it tells, a sentence
+
+
+PANELS = ("curve", "histogram", "matrix", "table")
+
+
 @dataclass(frozen=True)
 class Traits:
     """What the house must know of a method besides its functions."""
@@ -101,6 +122,7 @@ class Traits:
     takes_teacher: bool = False  # whether "teacher" may come trained from another run (`teacher.run`); it stands still
     pretrained: bool = False  # whether `init_from`, where it is given, must hold all networks
     preparing: tuple[str, ...] = ()  # stages of whose epochs last5, best_val and best_test do not speak
+    panels: tuple[Panel, ...] = ()  # what a run's page draws beside what it draws of every method
 
 
 # The columns of `labels.table` that `Report.columns` may speak in the place of.

@@ -110,7 +110,7 @@ class BlindKDState(struct.PyTreeNode):
 class BlindKD(Method):
     """Teacher and student, and how their labels are split."""
 
-    traits = Traits(deployed="student", ensemble="agreement")
+    traits = Traits(deployed="student", ensemble="agreement", panels=label_split.PANELS)
     criterion: ClassVar[str] = "variance"  # Otsu's
 
     teacher: nn.Module

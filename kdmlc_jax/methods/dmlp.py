@@ -31,8 +31,9 @@ from ml_collections import ConfigDict
 from kdmlc_jax import methods, optim, train_state
 from kdmlc_jax.errors import choose, in_range
 from kdmlc_jax.labels.purify import purify
+from kdmlc_jax.labels.purify.options import PurifyOptions
 from kdmlc_jax.labels.purify.release import purify_release
-from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Report, Stage, Streams, Traits
+from kdmlc_jax.methods.base import Batch, DatasetView, Info, Method, Metrics, Panel, Report, Stage, Streams, Traits
 from kdmlc_jax.methods.parts import contrastive
 from kdmlc_jax.methods.parts.contrastive import Contrastive, ContrastiveState, joint_features
 from kdmlc_jax.methods.parts.fitted import flattened
@@ -44,6 +45,12 @@ THEN = ("ce", "kdmlc", "mlc", "blind_kd")
 RECIPES = {"cifar10": {"method.ssl_epochs": 200}}  # at batch 100
 # With the release's own ridge, 0, one dead feature is the end.
 PURIFIERS: dict[str, Callable] = {"fixed": purify, "release": partial(purify_release, ridge=1e-6)}
+PURIFICATION = Panel(
+    *("Purification", "curve", ("labels_replaced", "largest_belief")),
+    over="purification_epoch",
+    note="Share of the labels replaced, and mean of the largest belief, by the purifier's epoch; the last step is "
+    "where the given labels come in as evidence.",
+)
 
 
 def default_config(preset: str = "") -> ConfigDict:
@@ -79,6 +86,7 @@ def make(config: Any, info: Info) -> "DMLP":
             needs_trusted=True,
             pretrained=not ready,
             preparing=(SSL,),
+            panels=(PURIFICATION, *parts[0].traits.panels),
         ),
         info=info,
         parts=parts,
@@ -87,6 +95,8 @@ def make(config: Any, info: Info) -> "DMLP":
         streams=Streams(noisy=config.train.batch_size, trusted=config.train.trusted_batch_size, views=True),
         purifier=partial(purifier, num_classes=info.num_classes, epochs=options.purify_epochs, seed=config.seed),
         believes_labels=options.then == "ce",
+        purify_epochs=options.purify_epochs,
+        points=2 + -(-options.purify_epochs // PurifyOptions.exchange_every),
     )
 
 
@@ -120,6 +130,7 @@ class DMLPState(struct.PyTreeNode):
     parts: tuple[Any, ...]  # of each method, its state
     contrastive: dict[str, ContrastiveState]  # by network; empty without stage 1
     soft_label: Bank  # f32[N, C]; even before the labels are purified
+    trace: jax.Array  # f32[points, 3] of stage 2: epoch, share of labels replaced, mean of the largest belief
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +145,8 @@ class DMLP(Method):
     streams: Streams  # of stage 1
     purifier: Callable[..., np.ndarray]  # (features, given labels, trusted features, trusted labels) -> f32[N, C]
     believes_labels: bool  # whether the purified labels are the beliefs, not what stage 3 makes of them
+    purify_epochs: int = 0
+    points: int = 2  # of the trace: the start, each exchange, the end
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -151,7 +164,7 @@ class DMLP(Method):
     def init(self, key: Key, images: Inputs) -> DMLPState:
         made = tuple(part.init(jax.random.fold_in(key, number), images) for number, part in enumerate(self.parts))
         even = jnp.full((self.info.num_noisy, self.info.num_classes), 1.0 / self.info.num_classes)
-        state = DMLPState(made, {}, Bank(even))
+        state = DMLPState(made, {}, Bank(even), jnp.zeros((self.points, 3)))
         if not self.ssl_epochs:
             return state
         return state.replace(contrastive=self.learner.init_all(key, self.encoders(state), images))
@@ -177,12 +190,24 @@ class DMLP(Method):
         """Stage 2."""
         rows = view.features or {split: view.map(split, self.features, state) for split in ("noisy", "trusted")}
         arrays = rows["noisy"], view.given_label, rows["trusted"], view.trusted_label
-        soft = view.decide(lambda: self.purifier(*arrays))
-        other = float(np.mean(soft.argmax(axis=1) != view.given_label))
-        view.note(
-            f"dmlp: {other:.1%} of the labels replaced; the largest belief is {soft.max(axis=1).mean():.2f} on average"
-        )
-        return state.replace(soft_label=Bank(jnp.asarray(soft)))
+        soft, trace = view.decide(lambda: self.watched(*arrays))
+        other, sure = trace[-1, 1:]
+        view.note(f"dmlp: {other:.1%} of the labels replaced; the largest belief is {sure:.2f} on average")
+        return state.replace(soft_label=Bank(jnp.asarray(soft)), trace=jnp.asarray(trace))
+
+    def watched(self, features: np.ndarray, given: np.ndarray, *trusted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The purified labels f32[N, C] and the trace; points that a purifier does not show are as the end."""
+        seen = [(0.0, 0.0, 1.0)]
+
+        def watch(epoch: int, soft: Any) -> None:
+            labels = np.asarray(soft)
+            replaced = float(np.mean(labels.argmax(axis=1) != given))
+            seen.append((float(epoch), replaced, float(labels.max(axis=1).mean())))
+
+        soft = self.purifier(features, given, *trusted, watch=watch)
+        watch(self.purify_epochs, soft)
+        ends = [seen[-1]] * (self.points - len(seen))
+        return soft, np.array([*seen, *ends][: self.points], np.float32)
 
     def begin(self, inner: tuple[Stage, ...], purifies: bool, state: DMLPState, view: DatasetView) -> DMLPState:
         """Purifies, before the first of stage 3's stages; then the parts look at the set with purified labels."""
@@ -230,7 +255,9 @@ class DMLP(Method):
         soft = state.soft_label.rows
         label = jnp.argmax(soft, axis=1).astype(jnp.int32)
         columns = {"purified_label": label, "purified_confidence": jnp.max(soft, axis=1), **found.columns}
-        return Report(columns=columns, figures=found.figures)
+        names = ("purification_epoch", "labels_replaced", "largest_belief")
+        traced = dict(zip(names, state.trace.T, strict=True))
+        return Report(columns=columns, figures={**found.figures, **traced})
 
 
 def view_of_purified(view: DatasetView, label: np.ndarray) -> DatasetView:

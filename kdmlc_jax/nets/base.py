@@ -1,6 +1,6 @@
 """What the families share: their output, the one convolution, the one normalisation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ class Timm(NamedTuple):
 
     architecture: str  # for timm.create_model
     layers: dict[str, str]  # as `Published.layers`
-    arguments: dict[str, bool] = {}  # of timm.create_model, beside those that say classes and channels
+    arguments: Mapping[str, bool] = {}  # of timm.create_model, beside those that say classes and channels
 
 
 def conv(channels: int, kernel: int = 3, stride: int = 1, init: nn.initializers.Initializer = he_fan_out) -> nn.Conv:

@@ -97,8 +97,9 @@ class ViT(nn.Module):
             least = f"images of {images.shape[1]}x{images.shape[2]} pixels, expected {patch}x{patch} or more"
             raise UserError(f"data.image_size: {least}, a patch of the network")
         z = nn.Conv(WIDTH, (patch, patch), patch, "VALID", kernel_init=normal, name="Patch_0")(images)
-        first = jnp.broadcast_to(Token(1)(), (len(images), 1, WIDTH))
-        z = jnp.concatenate([first, z.reshape(len(images), -1, WIDTH)], axis=1)
+        batch = images.shape[0]  # may be a symbol
+        first = jnp.broadcast_to(Token(1)(), (batch, 1, WIDTH))
+        z = jnp.concatenate([first, z.reshape(batch, sides[0] * sides[1], WIDTH)], axis=1)
         position = Token(1 + grid * grid)()
         if sides != (grid, grid):
             spread = position[:, 1:].reshape(1, grid, grid, WIDTH)

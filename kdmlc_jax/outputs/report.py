@@ -4,6 +4,7 @@ import pathlib
 
 from kdmlc_jax import report
 from kdmlc_jax.outputs.base import Result
+from kdmlc_jax.report.pages import watched
 from kdmlc_jax.storage import files
 
 NAME = "report.html"
@@ -11,6 +12,6 @@ NAME = "report.html"
 
 def write(result: Result, workdir: pathlib.Path) -> None:
     """See `report.page`."""
-    dataset, table, beliefs = result.dataset, result.table, result.beliefs
-    text = report.page(dataset, result.rows, table, beliefs, result.summary, result.history, workdir)
-    files.write_text(workdir / NAME, text)
+    dataset, table, beliefs, config = result.dataset, result.table, result.beliefs, result.config.to_dict()
+    page = report.page(dataset, result.rows, table, beliefs, result.summary, result.history, workdir, config=config)
+    files.write_text(workdir / NAME, watched(page, workdir / NAME))

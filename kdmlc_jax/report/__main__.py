@@ -19,6 +19,9 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a finished run")
     parser.add_argument("--images", type=int, default=200, help="so many suspected labels (default: 200)")
+    parser.add_argument(
+        "--near-copies", action="store_true", help="look for re-encoded and resized images; reads all (extra copies)"
+    )
     parser.add_argument("--out", type=pathlib.Path, help="default: report.html in the workdir")
     flags = parser.parse_args(argv)
     in_range("--images", flags.images, 0, 100_000)
@@ -26,9 +29,10 @@ def main(argv: list[str]) -> None:
 
     import pyarrow as pa
 
-    from kdmlc_jax import finished, report
+    from kdmlc_jax import baselines, finished, report
     from kdmlc_jax.data.prepare import prepare
     from kdmlc_jax.outputs.report import NAME
+    from kdmlc_jax.report.pages import watched
     from kdmlc_jax.storage import files
     from kdmlc_jax.storage import labels as label_table
 
@@ -39,15 +43,24 @@ def main(argv: list[str]) -> None:
     with reading(workdir / "metrics.jsonl", "the figures of a run's epochs"):
         history = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     columns, beliefs = label_table.whole(workdir)
-    dataset = prepare(config_lib.read(workdir / "config.json"))
+    config = config_lib.read(workdir / "config.json")
+    read = config.copy_and_resolve_references()
+    read.data.pipeline, read.data.resident_mb = "stream", 0.0  # few images are shown
+    dataset = prepare(read)
     finished.check_data(dataset, workdir, summary)
-    rows = np.concatenate(dataset.splits)
-    text = report.page(dataset, rows, pa.table(columns), beliefs, summary, history, workdir, flags.images)
+    rows, table = np.concatenate(dataset.splits), pa.table(columns)
+    text = report.page(
+        *(dataset, rows, table, beliefs, summary, history, workdir, flags.images),
+        config=config.to_dict(),
+        baselines=baselines.ended(config, workdir),
+        near_copies=flags.near_copies,
+    )
     out = flags.out or workdir / NAME
     if out.resolve() == (workdir / NAME).resolve():
         finished.renew(workdir, NAME, text)
     else:
         files.write_text(out, text)
+    watched(text, out)
     print(f"{out}: {len(text) / 1e6:.1f} MB")
 
 

@@ -28,7 +28,8 @@
     mark(last[0]);
     tell();
   };
-  // Wilson's 90 % interval
+  const percent = (share) => `${Math.round(100 * share)} %`;
+  // Wilson's 90 % interval; counts may be parts of one
   const interval = (right, all) => {
     const z = 1.645, p = right / all, d = 1 + z * z / all;
     const mid = (p + z * z / (2 * all)) / d, half = z / d * Math.sqrt(p * (1 - p) / all + z * z / (4 * all * all));
@@ -45,8 +46,23 @@
       text += `; of ${judged.length} judged, ${wrong} labels were wrong and ${right} suggestions right (${Math.round(100 * right / judged.length)} %, 90 % interval ${low}–${high})`;
     }
     at("progress").textContent = text + ".";
+    for (const node of document.querySelectorAll("[data-depth]")) estimate(node, data.depths[Number(node.dataset.depth)]);
+  };
+  // Of the first k labels: those judged count as they are, the others by held-out images and the judged ones together.
+  const estimate = (node, depth) => {
+    const judged = data.items.filter((item) => item.rank <= depth.count && decided.has(item.id) && decided.get(item.id).decision !== "unsure");
+    if (!judged.length) { node.textContent = "–"; return; }
+    const wrong = judged.filter((item) => decided.get(item.id).label !== item.given).length;
+    const rows = depth.prior_worth + judged.length, known = depth.prior * depth.prior_worth + wrong;
+    const left = depth.count - judged.length, of = (share) => (wrong + left * share) / depth.count;
+    const [low, high] = interval(known, rows).map((v) => percent(of(v / 100)));
+    node.textContent = left ? `${percent(of(known / rows))} (${low} to ${high}); ${wrong} of ${judged.length} judged` : `${percent(wrong / judged.length)}, all judged`;
   };
   const cards = new Map();
+  // Options are made when they are needed: of many classes and cards they are too many.
+  const fill = (select) => {
+    if (select.options.length < 2) data.classes.forEach((text, number) => select.append(make("option", { value: String(number), textContent: text })));
+  };
   const mark = (id) => {
     const card = cards.get(id);
     if (!card) return;
@@ -54,9 +70,28 @@
     if (now) card.dataset.decided = now.decision; else delete card.dataset.decided;
     for (const button of card.querySelectorAll("button[data-act]")) button.setAttribute("aria-pressed", String(Boolean(now && now.decision === button.dataset.act)));
     const other = card.querySelector("select");
+    if (now && now.decision === "other") fill(other);
     other.value = now && now.decision === "other" ? String(now.label) : "";
+    card.querySelector("input").value = now && now.note ? now.note : "";
   };
-  const act = (item, decision, label) => set(item.id, { decision, label });
+  const act = (item, decision, label) => set(item.id, { decision, label, note: (decided.get(item.id) || {}).note || "" });
+  const remark = (item, note) => {
+    const now = decided.get(item.id);
+    if (now || note) set(item.id, { ...(now || { decision: "unsure", label: item.given }), note });
+  };
+  const copy = async (button, text) => {
+    try { await navigator.clipboard.writeText(text); } catch {
+      const field = make("textarea", { value: text });
+      document.body.append(field);
+      field.select();
+      document.execCommand("copy");
+      field.remove();
+      button.focus();
+    }
+    const before = button.textContent;
+    button.textContent = "copied";
+    setTimeout(() => { button.textContent = before; }, 900);
+  };
   const acts = {
     accept: (item) => act(item, "accept", item.suggested),
     keep: (item) => act(item, "keep", item.given),
@@ -68,9 +103,9 @@
     const name = data.classes;
     if (item.image) node.append(make("img", { className: "main", src: item.image, alt: `given ${name[item.given]}, suggested ${name[item.suggested]}`, loading: "lazy" }));
     node.append(make("div", { className: "names", textContent: `${name[item.given]} → ${name[item.suggested]}` }));
-    node.append(make("div", { className: "dim", textContent: `rank ${item.rank}; given label right ${item.own}, suggestion ${item.sure}; ${item.decision}` }));
-    const id = make("button", { type: "button", className: "id", textContent: item.id, title: "copy" });
-    id.addEventListener("click", () => navigator.clipboard && navigator.clipboard.writeText(item.id));
+    node.append(make("div", { className: "dim", textContent: `${item.rank}. given label right ${item.own.toFixed(2)}, suggestion ${item.sure.toFixed(2)}; ${item.decision}` }));
+    const id = make("button", { type: "button", className: "id", textContent: item.id, title: `copy ${item.path}` });
+    id.addEventListener("click", () => copy(id, item.path));
     node.append(id);
     if (item.near.length) {
       const near = make("div", { className: "near" });
@@ -89,9 +124,14 @@
     }
     const other = make("select", {}, make("option", { value: "", textContent: "other…" }));
     other.setAttribute("aria-label", "another class");
-    name.forEach((text, number) => other.append(make("option", { value: String(number), textContent: text })));
+    for (const kind of ["focus", "pointerdown"]) other.addEventListener(kind, () => fill(other));
     other.addEventListener("change", () => (other.value === "" ? set(item.id, undefined) : act(item, "other", Number(other.value))));
     row.append(other);
+    const note = make("input", { type: "text", placeholder: "note", maxLength: 500 });
+    note.setAttribute("aria-label", "note");
+    note.addEventListener("change", () => remark(item, note.value));
+    note.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === "Escape") node.focus(); });
+    row.append(note);
     node.append(row);
     node.addEventListener("keydown", (event) => {
       if (event.target !== node || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -100,6 +140,8 @@
       if (step && node[step]) node[step].focus();
       else if (run) { run(item); if (node.nextElementSibling) node.nextElementSibling.focus(); }
       else if (event.key === "o") other.focus();
+      else if (event.key === "n") note.focus();
+      else if (event.key === "c") copy(id, item.path);
       else if (event.key === "z") undo();
       else return;
       event.preventDefault();
@@ -113,21 +155,26 @@
     const found = data.items.filter((item) =>
       (given === "" || item.given === Number(given)) && (suggested === "" || item.suggested === Number(suggested)) &&
       (show === "" || (show === "open" ? !decided.has(item.id) : item.decision === show)) && item.id.toLowerCase().includes(text));
+    const by = at("sort").value;
+    if (by === "sure") found.sort((a, b) => b.sure - a.sure || a.rank - b.rank);
+    else if (by === "id") found.sort((a, b) => a.id.localeCompare(b.id, undefined, { numeric: true }));
+    else if (by !== "rank") found.sort((a, b) => a[by] - b[by] || a.rank - b.rank);
     at("gallery").replaceChildren(...found.slice(0, shown).map(card));
     at("more").hidden = found.length <= shown;
     tell();
   };
-  for (const id of ["given", "suggested", "show"]) at(id).addEventListener("change", () => { shown = PAGE; draw(); });
+  for (const id of ["given", "suggested", "show", "sort"]) at(id).addEventListener("change", () => { shown = PAGE; draw(); });
   at("search").addEventListener("input", () => { shown = PAGE; draw(); });
   at("more").addEventListener("click", () => { shown += PAGE; draw(); });
   at("undo").addEventListener("click", undo);
-  for (const button of document.querySelectorAll(".matrix button")) {
+  for (const button of document.querySelectorAll("button.filter")) {
     button.addEventListener("click", () => {
       at("given").value = button.dataset.given;
       at("suggested").value = button.dataset.suggested;
       shown = PAGE;
       draw();
       at("h-gallery").scrollIntoView();
+      if (at("gallery").firstElementChild) at("gallery").firstElementChild.focus({ preventScroll: true });
     });
   }
   const cell = (text) => `"${String(text).replaceAll('"', '""')}"`;
@@ -135,7 +182,7 @@
     const lines = [["id", "decision", "label", "given_label", "note"].map(cell).join(",")];
     for (const item of data.items) {
       const now = decided.get(item.id);
-      if (now) lines.push([item.id, now.decision, data.classes[now.label], data.classes[item.given], ""].map(cell).join(","));
+      if (now) lines.push([item.id, now.decision, data.classes[now.label], data.classes[item.given], now.note || ""].map(cell).join(","));
     }
     const link = make("a", { href: URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" })), download: "corrections.csv" });
     link.click();

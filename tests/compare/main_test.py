@@ -1,6 +1,8 @@
 """The comparison as a command: one tiny table over two seeds, and what ends before the first run."""
 
 import json
+import re
+import urllib.parse
 
 import numpy as np
 import pytest
@@ -42,6 +44,9 @@ def test_comparison_writes_the_table(compared):
     assert row["last"]["mean"] == pytest.approx(sum(last) / 2)
     assert row["last"]["std"] == pytest.approx(abs(last[0] - last[1]) / 2**0.5)
     assert (workdir / "table.md").read_text() == markdown(rows)
+    page = (workdir / "comparison.html").read_text()
+    links = re.findall(r'href="\./([^"]+)"', page)
+    assert len(links) == 2 and all((workdir / urllib.parse.unquote(link)).exists() for link in links)
 
 
 def test_second_comparison_trains_nothing(compared, monkeypatch, capsys):
@@ -61,8 +66,9 @@ def test_what_names_a_row(tmp_path, monkeypatch):
     arguments = ["method=mlc,network=student,ema=0.5,bilevel=off"]
     (cell,) = cells_of(["configs/digits.py:rate=0.2"], arguments, [3], {})
     made = command.run_cell(cell, tmp_path)
-    assert made == {"method": "mlc", "label": "ema=0.5 bilevel=off", "config": "digits,rate=0.2"}
-    folder = tmp_path / "digits,rate=0.2" / "mlc,network=student,ema=0.5,bilevel=off" / "seed3"
+    place = "digits,rate=0.2/mlc,network=student,ema=0.5,bilevel=off/seed3"
+    assert made == {"method": "mlc", "label": "ema=0.5 bilevel=off", "config": "digits,rate=0.2", "folder": place}
+    folder = tmp_path / place
     assert ran == [(cell.config, folder, "mlc network=student ema=0.5 bilevel=off seed 3")]
 
 

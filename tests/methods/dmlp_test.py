@@ -69,7 +69,7 @@ def begun():
         [],
         [],
     )
-    method = dataclasses.replace(made, purifier=lambda *arrays: handed.append(arrays) or SOFT)
+    method = dataclasses.replace(made, purifier=lambda *arrays, watch: handed.append(arrays) or SOFT)
     return method, method.stages[0].begin(start(method), view(notes=notes)), notes, handed
 
 
@@ -94,7 +94,7 @@ def test_process_0_decides(begun):
     """Protects runs on several processes from labels that differ: what all of them take is what `decide` hands out."""
     method, state, _, _ = begun
     sent = SOFT[::-1].copy()
-    got = method.stages[0].begin(state, view(decide=lambda fn: sent))
+    got = method.stages[0].begin(state, view(decide=lambda fn: (sent, fn()[1])))
     np.testing.assert_array_equal(got.soft_label.rows, sent)
 
 
@@ -181,14 +181,14 @@ def test_another_method_sees_the_purified_labels():
     its epochs are counted from its own first one; its flags of purified labels are none of those given."""
     toy, handed = Toy(), []
     learner = contrastive.build(optax.identity(), CLASSES, 0.5, 0.01)
-    purifier = lambda *arrays: handed.append(arrays) or SOFT  # noqa: E731
+    purifier = lambda *arrays, watch: handed.append(arrays) or SOFT  # noqa: E731
     method = DMLP(toy.traits, INFO, (toy,), learner, 2, Streams(), purifier, believes_labels=False)
     label = SOFT.argmax(axis=1)
     first, one, two = method.stages
     assert [(stage.name, stage.epochs) for stage in (first, one, two)] == [("simclr", 2), ("one", 2), ("two", 3)]
 
     history = [{"stage": "simclr"}, {"stage": "simclr"}, {"stage": "one"}]
-    state = DMLPState((toy.init(None, None),), {}, Bank(jnp.full((ROWS, CLASSES), 1 / CLASSES)))
+    state = DMLPState((toy.init(None, None),), {}, Bank(jnp.full((ROWS, CLASSES), 1 / CLASSES)), jnp.zeros((2, 3)))
     seen = view()._replace(history=history)
     state = two.begin(one.begin(state, seen), seen)
     assert len(handed) == 1 and state.parts[0]["begun"] and len(toy.looks) == 2
@@ -211,7 +211,10 @@ def test_another_method_sees_the_purified_labels():
     beliefs = method.correct(state, images, given, jnp.array([50, -1]))
     np.testing.assert_array_equal(beliefs.argmax(axis=1), [label[50], 1])
     report = method.report(state)
-    assert set(report.columns) == {"purified_label", "purified_confidence", "own"} and set(report.figures) == {"figure"}
+    assert set(report.columns) == {"purified_label", "purified_confidence", "own"}
+    assert report.figures.keys() == {"figure", "purification_epoch", "labels_replaced", "largest_belief"}
+    assert report.figures["purification_epoch"].tolist() == [0, 0] and report.figures["labels_replaced"][0] == 0
+    assert report.figures["labels_replaced"][1] == pytest.approx(np.mean(label != GIVEN))
 
 
 def test_networks_and_their_order():

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html.parser
 import json
+import pathlib
 import re
 
 import finished
@@ -12,50 +13,14 @@ import pyarrow as pa
 import pytest
 
 from kdmlc_jax import report
-from kdmlc_jax.data.dataset import Dataset
+from kdmlc_jax.data.images.copies import Duplicates
 from kdmlc_jax.data.images.thumbnails import data_uri
 from kdmlc_jax.data.splits import Splits
-from kdmlc_jax.labels.table import Decided, table
-from kdmlc_jax.report import drawings
+from kdmlc_jax.labels.table import table
+from kdmlc_jax.methods.base import Panel
+from kdmlc_jax.report import copies, drawings, figures, pages, plots
 
-HOSTILE = ("</script><script>alert(1)</script>", "<img src=x onerror=alert(2)>", "a\"'&b")
-
-
-def made(features=True):
-    """A run's remains: 40 noisy and 6 trusted images, three classes with hostile names, every fifth label wrong."""
-    rng = np.random.default_rng(0)
-    true = np.arange(46) % 3
-    given = np.where((np.arange(46) % 5 == 0) & (np.arange(46) < 40), (true + 1) % 3, true).astype(np.int32)
-    images = rng.integers(0, 256, (46, 8, 8, 3)).astype(np.uint8)
-    ids = np.array([f"{HOSTILE[i % 3]}/{i}" for i in range(46)])
-    none = np.zeros(0, int)
-    splits = Splits(np.arange(40), np.arange(40, 46), none, none)
-    dataset = Dataset(
-        *(
-            "set <b>",
-            HOSTILE,
-            images,
-            given,
-            given,
-            np.full(46, -1),
-            np.full(46, -1),
-            splits,
-            None,
-            none,
-            None,
-            None,
-            ids,
-        ),
-        features=np.eye(3, dtype=np.float32)[true] if features else None,
-    )
-    beliefs = np.full((46, 3), 0.05)
-    beliefs[np.arange(46), true] = 0.9
-    names = np.repeat(["noisy", "trusted"], [40, 6])
-    decision = np.where((given != true) & (names == "noisy"), "review", "keep")
-    rows = table(ids, names, given, beliefs, HOSTILE, {}, Decided(given, decision, "p_given"))
-    summary = finished.summary(dataset.name, 40, 6)
-    history = [{"student_test": 0.4, "student_validation_given": None}, {"student_test": 0.5}]
-    return dataset, rows, beliefs, summary, history
+HOSTILE, made = finished.HOSTILE, finished.made
 
 
 class Elements(html.parser.HTMLParser):
@@ -96,7 +61,7 @@ def test_the_page_needs_and_allows_nothing_from_outside(page):
     policy = next(a["content"] for tag, a in elements.tags if a.get("http-equiv") == "Content-Security-Policy")
     for tag, attributes in elements.tags:
         for name in ("src", "href"):
-            assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
+            assert attributes.get(name, "data:").startswith(("data:", "#h-")), (tag, attributes)
     style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
     for kind, text in (("style", style), ("script", elements.scripts[-1])):
         assert f"{kind}-src 'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" in policy
@@ -117,21 +82,157 @@ def test_the_gallery_holds_the_labels_in_doubt(page):
 
 
 def test_figures_are_those_of_the_table():
-    """Protects the matrix, the classes and the depths from other counts than the table's."""
+    """Protects the matrix, the list and the classes from other counts than the table's."""
     dataset, rows, _, _, _ = made()
     columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in rows.column_names}
     asked = columns["split"] == "noisy"
-    count = {(r["number"], c["number"]): c["count"] for r in report.matrix(columns, asked, 3) for c in r["cells"]}
+    drawn = figures.matrix(figures.mistaken(columns, asked, 3))
+    count = {(r["number"], c["number"]): c["count"] for r in drawn for c in r["cells"]}
     for given in range(3):
         for suggested in range(3):
             mine = (columns["given_label"] == given) & (columns["suggested_label"] == suggested) & asked
             assert count[given, suggested] == (mine.sum() if given != suggested else 0)
-    classes = report.class_rows(columns, asked, dataset)
-    assert sum(row["given"] for row in classes) == 40 and sum(row["suspected"] for row in classes) == 8
-    assert [row["trusted"] for row in classes] == [2, 2, 2]
-    columns["p_given"] = np.full(46, 0.25)
-    many = {name: np.tile(values, 2) for name, values in columns.items()}
-    assert report.depths(many, np.tile(asked, 2)) == [{"count": 50, "share": "75%"}]
+    listed = figures.in_doubt(columns, asked)
+    assert sorted(listed) == list(range(0, 40, 5)) and (np.diff(columns["label_score"][listed]) >= 0).all()
+    of = {"count": 7, "precision": 0.5, "recall": None, "f1": 0.25}
+    classes = figures.class_rows(columns, asked, listed, dataset, {"classes": {HOSTILE[1]: of}})
+    head = dict(zip(figures.CLASS_HEAD, zip(*classes, strict=True), strict=True))
+    assert head["class"] == HOSTILE and sum(head["images"]) == 40 and sum(head["flagged"]) == 8
+    wrong = [1 - columns["p_given"][asked & (columns["given_label"] == c)].mean() for c in range(3)]
+    assert head["share"] == pytest.approx(wrong) and head["trusted"] == (2, 2, 2)
+    assert head["precision"] == (None, 0.5, None) and head["tested on"] == (None, 7, None)
+    texts = [[cell["text"] for cell in row] for row in figures.shown(classes)]
+    assert texts[1][6:] == ["7", "0.500", "–", "0.250"] and texts[0][6:] == ["–"] * 4
+
+
+def test_what_is_expected_of_the_head_of_the_list():
+    """Protects the first figures a person reads: beliefs' mean, what held-out images say or that they say nothing, and
+    what a reviewer's own decisions are added to."""
+    columns = {"p_given": np.linspace(0.0, 0.6, 130)}
+    held = {"first": 100, "wrong": {"estimate": 0.8, "low": 0.6, "high": 0.95}, "worth": 12.5}
+    few = {"first": 50, "wrong": {"estimate": None, "low": None, "high": None}, "worth": 2.0}
+    found = figures.depths(columns, np.arange(130), {"assessed": True, "depths": [few, held]})
+    assert [each["count"] for each in found] == [50, 100, 130]
+    assert found[0]["held"].startswith("too few") and found[2]["held"].startswith("nothing")
+    assert found[1]["held"] == "80 % (90 % interval 60 % to 95 %)" and found[1]["worth"] == "12.5"
+    assert (found[1]["prior"], found[1]["prior_worth"]) == (0.8, 12.5)
+    assert found[0]["prior"] == pytest.approx(1 - columns["p_given"][:50].mean()) and found[0]["prior_worth"] == 2.0
+    assert figures.depths(columns, np.arange(0), {"assessed": False}) == []
+
+
+def test_many_classes_are_listed_not_drawn():
+    """Protects the page's size: of a thousand classes the pairs that occur most, and no million cells."""
+    count = np.zeros((1000, 1000), int)
+    count[3, 7], count[900, 1] = 5, 9
+    assert figures.matrix(count) == []
+    first = {"given": 900, "suggested": 1, "count": 9}
+    assert figures.pairs(count) == [first, {"given": 3, "suggested": 7, "count": 5}]
+    names = [f"class {c}" for c in range(1000)]
+    (drawn,) = plots.square(count / 10, names, "T")
+    assert not drawn["svg"] and drawn["rows"] == [["class 900 → class 1", "0.900"], ["class 3 → class 7", "0.500"]]
+
+
+def test_networks_stand_beside_those_of_the_baselines():
+    """Protects the comparison on the page: all networks, best first, also where the baselines end after the page."""
+    dataset, rows, beliefs, summary, history = made()
+    linear = {"name": "<b>", "parameters": 9, "last": 0.75, "balanced_accuracy": 0.7, "best_val": None}
+    other = {"label": HOSTILE[0], "method": "linear", "networks": {"student": linear}}
+    words = np.arange(46), rows, beliefs, summary, history, pathlib.Path("none")
+    alone, both = report.page(dataset, *words), report.page(dataset, *words, baselines=[other])
+    assert "Beside what needs no method" not in alone
+    assert report.with_baselines(alone, summary, [other]).split() == both.split()
+    assert report.with_baselines(both, summary, [other]) == report.with_baselines(alone, summary, [other])
+    assert both.index("0.750") < both.index("this run") and "<b>" not in both
+    assert report.with_baselines("of an older version", summary, [other]) == "of an older version"
+
+
+def test_copies_are_shown_with_their_labels():
+    """Protects from copies that mislead: contents with two labels and images that are in the test part, by name."""
+    dataset, *_ = made()
+    content = np.arange(46)
+    content[[5, 6]], content[9] = 4, 60
+    groups = content, np.array([60, 61])
+    given = dataset.given_label.copy()
+    given[4:7] = [0, 0, 2]
+    changed = dataset._replace(given_label=given, copies=groups, test_images=dataset.images[:2], test_label=given[:2])
+    found = copies.section(changed._replace(duplicates=Duplicates(2, 1, 0, 1, 1)), near_copies=False)
+    two, leaked = found["groups"]
+    assert [item["id"] for item in two["items"]] == [str(dataset.ids[row]) for row in (4, 5, 6)]
+    assert [item["label"] for item in two["items"]] == [HOSTILE[0], HOSTILE[0], HOSTILE[2]]
+    assert [item["id"] for item in leaked["items"]] == [str(dataset.ids[9]), "test image 0"]
+    assert "1 training images are also in the test part" in found["lines"][1]
+    assert copies.section(dataset, near_copies=False)["groups"] == []
+
+
+def test_calibration_and_what_was_memorised():
+    """Protects the diagrams: bins as the summary has them, curves of right and wrong labels, none where unknown."""
+    _, rows, _, summary, _ = made()
+    columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in rows.column_names}
+    bins = {"ece": 0.125, "bins": [{"count": 8.0, "confidence": 0.5, "right": 0.625}]}
+    summary = {**summary, "deployed": "student"}
+    plain = plots.calibration(summary, columns, columns["split"] == "noisy")
+    summary["networks"]["student"]["reliability"] = summary["verdict"]["reliability"] = bins
+    drawn = plots.calibration(summary, columns, columns["split"] == "noisy")
+    assert len(drawn) == len(plain) + 2 and "error 0.125, of 8 images" in drawn[0]["caption"]
+    assert "sure 0.50, right 0.62" in drawn[0]["svg"]
+    rows = [{"stage": "a", "student_fit_right_true": 0.5, "student_fit_wrong_true": 0.25}, {"stage": "b"}]
+    (memorised,) = plots.learning(summary, rows)
+    assert "student, wrong labels" in memorised["svg"] and "b begins" in memorised["svg"]
+    assert plots.learning(summary, [{"stage": "a"}]) == []
+
+
+PANELS = (
+    Panel("C<i>", "curve", ("confidence",), "epoch"),
+    Panel("P", "curve", ("replaced",), over="at", note="N<i>"),
+    Panel("H", "histogram", ("agreement",), "threshold"),
+    Panel("M", "matrix", ("square",)),
+    Panel("T", "table", ("rates", "rate")),
+    Panel("nothing there", "curve", ("unknown",)),
+    Panel("of a newer version", "dance", ("rate",)),
+)
+
+
+def test_panels_are_drawn_of_what_a_run_leaves():
+    """Protects methods' own pictures: by kind, of figures, columns or epochs, none of what is not there; the line
+    stands where the figure says, in epochs of the method's own."""
+    figured = {"epoch": -2, "threshold": 0.25, "at": [0, 20, 100], "replaced": [0.0, 0.5, 0.25], "rate": 0.5}
+    figured |= {"square": np.eye(3).tolist(), "rates": [0.1, 0.3, 0.2]}
+    history = [{"stage": "first"}, *({"stage": "then", "confidence": value} for value in (0.1, 0.9, 0.4))]
+    columns = {"agreement": np.array([0.1, 0.9, np.nan])}
+    summary = {"panels": [panel._asdict() for panel in PANELS], "diagnostics": figured}
+    found = plots.panels(summary, history, columns, HOSTILE)
+    assert [each["title"] for each in found] == ["C<i>", "P", "H", "M", "T"]
+    curve, traced, cut, square, table = found
+    assert "<i>" not in curve["svg"] and "epoch 1" in curve["svg"] and ">3<" in curve["svg"]
+    middle = drawings.LEFT + (drawings.WIDTH - drawings.LEFT - 8) / 2
+    assert f'class="mark" d="M{middle:.1f} ' in curve["svg"]
+    assert traced["caption"] == "N<i>" and "epoch 0" in traced["svg"] and ">100<" in traced["svg"]
+    assert ">threshold<" in cut["svg"] and square["svg"].count("<rect") == 9
+    assert table["rows"] == [[HOSTILE[1], "0.3"], [HOSTILE[2], "0.2"], [HOSTILE[0], "0.1"], ["rate", "0.5"]]
+    assert plots.panels({}, history, columns, HOSTILE) == []
+
+
+def test_the_page_stays_small(tmp_path, capsys):
+    """Protects who opens it: 200 photographs and their evidence in less than 3 MB; above 10 MB a person is warned."""
+    dataset, _, _, summary, history = made()
+    rng = np.random.default_rng(0)
+    large = np.repeat(np.repeat(rng.integers(0, 256, (406, 24, 24, 3)).astype(np.uint8), 4, 1), 4, 2)
+    given, true = np.arange(406) % 3, np.arange(406) % 3
+    given[:400] = (true[:400] + 1) % 3
+    none, beliefs = np.zeros(0, int), np.where(np.eye(3)[true] > 0, 0.9, 0.05)
+    ids, names = np.array([f"{row}.jpg" for row in range(406)]), np.repeat(["noisy", "trusted"], [400, 6])
+    whole = dataset._replace(
+        images=large,
+        given_label=given.astype(np.int32),
+        splits=Splits(np.arange(400), np.arange(400, 406), none, none),
+        ids=ids,
+        features=np.eye(3, dtype=np.float32)[true],
+    )
+    rows = table(ids, names, given.astype(np.int32), beliefs, HOSTILE)
+    text = report.page(whole, np.arange(406), rows, beliefs, summary, history, tmp_path)
+    assert len(json.loads(Elements(text).scripts[0])["items"]) == 200 and len(text) < 3_000_000
+    assert pages.watched("a" * 11_000_000, "page.html") and "page.html: 11 MB" in capsys.readouterr().err
+    assert pages.watched(text, "page.html") == text and capsys.readouterr().err == ""
 
 
 def test_features_without_pictures_are_listed(tmp_path):

@@ -2,12 +2,17 @@
 
 import importlib.util
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8
 from PIL import Image
 
+from kdmlc_jax.data.images import copies
 from kdmlc_jax.data.sources.base import Images
+
+if TYPE_CHECKING:
+    from kdmlc_jax.data.dataset import Dataset
 
 SIDE = 16  # pixels of the small pictures, 256 bytes an image
 BANDS = 8  # hashes that differ in fewer bits than this have one of so many bytes in common
@@ -49,6 +54,34 @@ def pairs(hashes: Shaped[np.ndarray, " N"], small: UInt8[np.ndarray, "N P"]) -> 
             break
     every = np.concatenate(found) if found else np.empty((0, 2), np.int64)
     return np.unique(every, axis=0)[:MOST]
+
+
+def misleading(dataset: "Dataset") -> dict[str, Int[np.ndarray, "M 2"]]:
+    """The pairs of near-copies, exact ones left out, that mislead whoever trains on `dataset`, by what they are.
+
+    Rows from the number of training images on are of the test part. All images are read.
+    """
+    parts = [part for part in (dataset.images, dataset.test_images) if part is not None]
+    hashes, small = (np.concatenate(each) for each in zip(*(describe(part) for part in parts), strict=True))
+    found = pairs(hashes, small)
+    exact = np.concatenate(dataset.copies or [copies.digests(part) for part in parts])
+    found = found[exact[found[:, 0]] != exact[found[:, 1]]]
+    role = np.full(len(hashes), "unused", object)
+    role[len(dataset.images) :] = "test"
+    for name, rows in dataset.splits._asdict().items():
+        role[rows] = "trusted" if name == "held_out" else name
+    labels = np.concatenate([dataset.given_label, dataset.test_label])
+    one, other = role[found[:, 0]], role[found[:, 1]]
+    learnt = ("noisy", "trusted", "validation")
+    seen = np.isin(one, learnt)
+    kinds = {
+        "a test and a training image": (other == "test") & seen,
+        "a trusted or validation image and one of another part": seen & np.isin(other, learnt) & (one != other),
+        "two training images with different labels": (one == "noisy")
+        & (other == "noisy")
+        & (labels[found[:, 0]] != labels[found[:, 1]]),
+    }
+    return {kind: found[rows] for kind, rows in kinds.items()}
 
 
 def _candidates(hashes: np.ndarray) -> Iterator[np.ndarray]:

@@ -60,7 +60,7 @@ def config(network: Deployed) -> dict:
         "pretrained_cfg": cfg,
     }
     if known:
-        made["model_args"] = known.arguments | ({"in_chans": channels} if channels != 3 else {})
+        made["model_args"] = dict(known.arguments) | ({"in_chans": channels} if channels != 3 else {})
         first = next(path for path in ("Conv_0", "Patch_0") if path in known.layers)
         made["pretrained_cfg"] |= {"first_conv": known.layers[first], "classifier": known.layers[head]}
     return made

@@ -51,7 +51,7 @@ from kdmlc_jax.labels.purify.checks import check_finite, check_label_pair, check
 from kdmlc_jax.labels.purify.evidence import with_evidence
 from kdmlc_jax.labels.purify.options import PurifyOptions
 from kdmlc_jax.labels.purify.rows import unit_rows
-from kdmlc_jax.labels.purify.turns import take_turns, twins_of
+from kdmlc_jax.labels.purify.turns import Watch, take_turns, twins_of
 
 
 def purify(
@@ -63,6 +63,7 @@ def purify(
     num_classes: int | None = None,
     second_features: Any = None,
     second_trusted_features: Any = None,
+    watch: Watch | None = None,
     **options: Any,
 ) -> Float[np.ndarray, "N C"]:
     """Soft labels for rows whose given labels are partly wrong, by means of a few rows whose labels are trusted.
@@ -93,6 +94,7 @@ def purify(
       second_features: f32[N, D₂], another view of the same rows (another network, another augmentation) for the
         second purifier; None = the same.
       second_trusted_features: f32[M, D₂], with second_features.
+      watch: is shown (epochs so far, the purifiers' mean labels f32[N, C]) after each exchange.
       **options: fields of `PurifyOptions`.
 
     Returns:
@@ -107,7 +109,7 @@ def purify(
     given, target, classes = check_label_pair(given_label, trusted_label, views[0], num_classes)
     with jax.default_matmul_precision("highest"):
         twins = twins_of(views, chosen, unit_rows)
-        labels, heads = take_turns(twins, given, target, classes, chosen)
+        labels, heads = take_turns(twins, given, target, classes, chosen, watch)
         soft = (labels[0] + labels[1])[:-1] / 2
         if chosen.evidence:
             soft = with_evidence([h.log_belief for h in heads], [h.of_trusted for h in heads], given, target)

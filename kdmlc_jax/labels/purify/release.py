@@ -31,12 +31,13 @@ def purify_release(
     *,
     num_classes: int | None = None,
     ridge: float = 0.0,
+    watch: Any = None,
     **options: Any,
 ) -> Float[np.ndarray, "N C"]:
     """Soft labels as `purify` gives them, by the release's form.
 
     Arguments, errors and what is returned are `purify`'s, but of `PurifyOptions` epochs, batch_size, seed, ridge (λ/B),
-    label_rate, label_betas and label_decay alone have an effect.
+    label_rate, label_betas and label_decay alone have an effect; `watch` is shown nothing, for there is no exchange.
     """
     chosen = PurifyOptions(ridge=ridge, **options)
     views = check_views(features, trusted_features)

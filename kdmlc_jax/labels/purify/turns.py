@@ -1,6 +1,6 @@
 """Two purifiers take turns: each label meets one of them, then the other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,6 +16,9 @@ from kdmlc_jax.labels.purify.simplex import project_simplex
 
 # NumPy's generators here are seeded (seed, _STREAM, twin): no stream of data.splits or data.pipeline.
 _STREAM = 200
+
+
+Watch = Callable[[int, jax.Array], None]  # (epochs so far, labels f32[N, C])
 
 
 class Twin(NamedTuple):
@@ -57,8 +60,10 @@ def take_turns(
     target: Int[np.ndarray, " M"],
     classes: int,
     options: PurifyOptions,
+    watch: Watch | None = None,
 ) -> tuple[list[jax.Array], list[Head]]:
-    """Both labels f32[N+1, C], whose last rows are padding, and both heads after all epochs."""
+    """Both labels f32[N+1, C], whose last rows are padding, and both heads after all epochs; `watch` is shown the mean
+    of the two after each exchange."""
     total, one_hot = len(given), np.eye(classes, dtype=np.float32)
     settings = options.label_rate, *options.label_betas, options.label_decay
     how = intrinsic.Descent(intrinsic.validation_loss, intrinsic.adamw, settings, project_simplex)
@@ -77,6 +82,8 @@ def take_turns(
             weights[k], log_beliefs[k] = train_head(weights[k], twin.view, labels[k], orders, rate, penalties)
             labels[k] = options.keep * labels[k] + (1 - options.keep) * jnp.exp(log_beliefs[k])
         labels.reverse()
+        if watch is not None:
+            watch(start + steps, jnp.mean(jnp.stack(labels), axis=0)[:-1])
     of_trusted = [head_logits(w[0], twin.view, twin.view.trusted) for w, twin in zip(weights, twins, strict=True)]
     heads = [Head(belief[:total], z, rate) for belief, z, rate in zip(log_beliefs, of_trusted, rates, strict=True)]
     return labels, heads

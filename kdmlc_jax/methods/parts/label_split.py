@@ -5,10 +5,25 @@ import numpy as np
 from flax import struct
 
 from kdmlc_jax.labels.thresholds import Split
-from kdmlc_jax.methods.base import Info, Report
+from kdmlc_jax.methods.base import Info, Panel, Report
 from kdmlc_jax.methods.parts.agreement import LATE, confidences, label_score, tipping_point
 from kdmlc_jax.shapes import Matrix, Scalar
 from kdmlc_jax.train_state import Bank
+
+PANELS = (
+    Panel(
+        *("Tipping point", "curve", ("student_confidence",), "epoch"),
+        note="Mean of the student's largest belief by epoch; the line is the epoch by which the labels were split.",
+    ),
+    Panel(
+        *("Agreement on the given label", "histogram", ("agreement",), "threshold"),
+        note="P of every noisy image; the line is Otsu's threshold, below which labels are taken for wrong.",
+    ),
+    Panel(
+        *("T̂ counted from what both networks agree on", "matrix", ("transition",)),
+        note="Rows the true class, columns the label it is given.",
+    ),
+)
 
 
 class LabelSplit(struct.PyTreeNode):

@@ -10,10 +10,21 @@ from flax import struct
 
 from kdmlc_jax import losses
 from kdmlc_jax.labels.propagation import propagate
-from kdmlc_jax.methods.base import DatasetView, Info, Report
+from kdmlc_jax.methods.base import DatasetView, Info, Metrics, Panel, Report
 from kdmlc_jax.methods.parts import ambiguity, seeds
 from kdmlc_jax.shapes import Labels, Logits, PerImage
 from kdmlc_jax.train_state import Bank
+
+PANELS = (
+    Panel(
+        *("Propagation", "curve", ("replaced", "seeds", "ambiguity")),
+        note="Shares of the noisy images whose label is replaced, and that are seeds, and mean ambiguity, by epoch.",
+    ),
+    Panel("Estimated share of wrong labels by class", "table", ("noise_rate",)),
+    Panel(
+        *("Ambiguity", "histogram", ("ambiguity",)), note="Of every noisy image; those at the right count for little."
+    ),
+)
 
 
 class PropagatedLabels(struct.PyTreeNode):
@@ -34,6 +45,14 @@ class PropagatedLabels(struct.PyTreeNode):
             "seed": self.seed.rows,
         }
         return Report(columns=columns, figures={"noise_rate": self.noise_rate})
+
+    def shares(self, index: Labels, given_label: Labels) -> Metrics:
+        """Of a batch: how many labels are replaced, how many rows are seeds, how ambiguous they are."""
+        return {
+            "replaced": jnp.mean(self.label.rows[index] != given_label),
+            "seeds": jnp.mean(self.seed.rows[index]),
+            "ambiguity": jnp.mean(1.0 - self.weight.rows[index]),
+        }
 
     def summary(self, given_label: np.ndarray) -> str:
         """In one line."""
