@@ -70,7 +70,7 @@ class Block(nn.Module):
         scaled = lambda x: Scale(self.scale)(x) if self.scale else x  # noqa: E731
         batch, tokens, width = z.shape
         qkv = dense(3 * width)(Norm(epsilon=1e-6)(z)).reshape(batch, tokens, 3, HEADS, width // HEADS)
-        q, k, v = (qkv[:, :, at] for at in range(3))
+        q, k, v = (jax.lax.index_in_dim(qkv, at, 2, keepdims=False) for at in range(3))
         weight = nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k) * (width // HEADS) ** -0.5)
         seen = jnp.einsum("bhts,bshd->bthd", weight, v).reshape(batch, tokens, width)
         z = z + scaled(dense(width)(seen))
@@ -108,7 +108,7 @@ class ViT(nn.Module):
         z = z + position
         for _ in range(DEPTH):
             z = Block(scale)(z)
-        features = Norm(epsilon=1e-6)(z)[:, 0]
+        features = jax.lax.index_in_dim(Norm(epsilon=1e-6)(z), 0, 1, keepdims=False)
         return Output(nn.Dense(self.num_classes, kernel_init=normal)(features), features)
 
 

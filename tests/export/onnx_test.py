@@ -84,6 +84,7 @@ def ran(function, x):
 
 
 SCALE = np.linspace(0.5, 2, 4).astype(np.float32)[None]
+WIDE = SCALE * np.arange(1, 5, dtype=np.float32)[:, None]
 FUNCTIONS = {
     "a layer used twice is not changed": lambda x: (y := x @ jnp.eye(4, 4) * 2) * SCALE + y,
     "the constant first": lambda x: SCALE - x @ jnp.eye(4, 4),
@@ -96,7 +97,11 @@ FUNCTIONS = {
     ),
     "powers": lambda x: x**3 + jnp.square(x) + jax.lax.rsqrt(jnp.abs(x) + 1),
     "conditions": lambda x: jnp.where((x > 0) & (x != SCALE), x, -x),
-    "activations": lambda x: jnp.tanh(x) + jax.nn.sigmoid(x) + jax.lax.erf(x),
+    "activations": lambda x: jnp.tanh(x) + jax.nn.sigmoid(x) + jax.lax.erf(x) + jax.nn.gelu(x, approximate=False),
+    "products by letters": lambda x: jnp.einsum("bi,bj,jk->bki", jnp.tanh(x), x, WIDE),
+    "products of turned factors": lambda x: jnp.einsum(
+        "bij,bkj->bik", x[:, :, None] * SCALE[None], x[:, None] * SCALE[None]
+    ),
     "pads and parts": lambda x: jnp.pad(jax.lax.slice(x, (0, 1), (x.shape[0], 4), (1, 2)), ((0, 0), (1, 2))),
 }
 
@@ -114,7 +119,6 @@ def test_what_networks_might_do(name):
         (lambda x: jnp.sort(x, axis=1), 'the primitive "sort", which is not among abs, '),
         (lambda x: x.astype(jnp.bfloat16), "the type bfloat16"),
         (lambda x: jax.lax.scan(lambda c, row: (c + 1, c * row), 0.0, x.T)[1].T, 'the primitive "scan"'),
-        (lambda x: jnp.einsum("bi,bj->bij", x, x), "dot_general"),
     ],
 )
 def test_what_is_not_known_is_named(function, words):

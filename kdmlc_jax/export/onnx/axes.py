@@ -1,6 +1,7 @@
 """Primitives of JAX that work along axes (layers, shapes, indices), in ONNX's operators."""
 
 import functools
+import string
 from collections.abc import Callable
 from typing import Any
 
@@ -56,11 +57,21 @@ def reduction(op: str, call: Call) -> list[Any]:
 
 
 def product(call: Call) -> list[Any]:
-    """[B, K] times [K, N]."""
-    (lefts, rights), (lots, _) = call.params["dimension_numbers"]
-    shapes = [tuple(aval.shape) for aval in call.before]
-    if [len(shape) for shape in shapes] != [2, 2] or lots or len(lefts) != 1:
-        raise call.graph.refuse(f"dot_general of {shapes[0]} and {shapes[1]}")
+    """[B, K] times [K, N]; any other, as of attention, by its letters."""
+    (lefts, rights), (lots, others) = call.params["dimension_numbers"]
+    ranks = [len(aval.shape) for aval in call.before]
+    if ranks != [2, 2] or lots or len(lefts) != 1:
+        letters = string.ascii_lowercase
+        first, second = list(letters[: ranks[0]]), list(letters[ranks[0] : sum(ranks)])
+        for ours, theirs in zip((*lefts, *lots), (*rights, *others), strict=True):
+            second[theirs] = first[ours]
+        used = {first[axis] for axis in (*lefts, *lots)}
+        out = [first[axis] for axis in lots] + [each for each in (*first, *second) if each not in used]
+        values = call.value(0), call.value(1)
+        stored = [
+            "".join(part[axis] for axis in value.order) for part, value in zip((first, second), values, strict=True)
+        ]
+        return call.add("Einsum", [value.name for value in values], equation=f"{','.join(stored)}->{''.join(out)}")
     left, right = lefts[0], rights[0]
     names = [call.graph.stored(call.value(0), (1 - left, left)), call.graph.stored(call.value(1), (right, 1 - right))]
     return call.add("Gemm", names)

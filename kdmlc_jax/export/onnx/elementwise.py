@@ -52,6 +52,12 @@ def rsqrt(call: Call) -> list[Any]:
     return [by_element(call.graph, "Reciprocal", [by_element(call.graph, "Sqrt", call.given)])]
 
 
+def erfc(call: Call) -> list[Any]:
+    """1 - erf(x)."""
+    one = np.array(1, call.outs[0].dtype)
+    return [by_element(call.graph, "Sub", [one, by_element(call.graph, "Erf", call.given)])]
+
+
 def not_equal(call: Call) -> list[Any]:
     """x ≠ y."""
     return [by_element(call.graph, "Not", [by_element(call.graph, "Equal", call.given)])]
@@ -118,7 +124,8 @@ def select(call: Call) -> list[Any]:
 
 TABLE: dict[str, Callable[[Call], list[Any]]] = {
     **{name: functools.partial(operator, op) for name, op in OPERATORS.items()},
-    **{"stop_gradient": same, "copy": same, "copy_p": same, "rsqrt": rsqrt, "ne": not_equal, "square": integer_pow},
+    **{"stop_gradient": same, "copy": same, "copy_p": same, "rsqrt": rsqrt, "erfc": erfc},
+    **{"ne": not_equal, "square": integer_pow},
     **{"integer_pow": integer_pow, "max": maximum, "min": minimum, "clamp": clamp, "select_n": select},
     "convert_element_type": cast,
 }
