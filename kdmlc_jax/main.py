@@ -5,6 +5,8 @@ Flags only; everything heavy is imported after they are understood.
 
 import argparse
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -48,6 +50,32 @@ def resolve(spec: str | None, workdir: str | None, overrides: dict[str, str]) ->
         return config, pathlib.Path(workdir)
     config = config_lib.load(spec or "configs/digits.py", overrides)
     return config, pathlib.Path(workdir or f"runs/{config.name}")
+
+
+def run(
+    config: str | ConfigDict, workdir: str | pathlib.Path, overrides: Mapping[str, str] = {}, quiet: bool = False
+) -> dict[str, Any]:
+    """Trains one config, without its baselines, or goes on where `workdir` stopped: `kdmlc_jax.run`.
+
+    Args:
+      config: "configs/digits.py:rate=0.8", or what `kdmlc_jax.config.load` returns of that.
+      workdir: where the run's files go.
+      overrides: {"optim.lr": "0.05"}, in a config that is named.
+      quiet: whether nothing is printed.
+
+    Returns:
+      What is in summary.json.
+
+    Raises:
+      UserError: a ValueError, for bad input; StorageError, NonFiniteError and StoppedError as `train.run`.
+    """
+    made = config_lib.load(config, overrides) if isinstance(config, str) else config
+    config_lib.check(made)
+
+    from kdmlc_jax import parallel, train
+
+    parallel.keep_compiled()
+    return train.run(made, workdir, quiet)
 
 
 if __name__ == "__main__":

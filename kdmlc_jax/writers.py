@@ -29,8 +29,13 @@ def scores(row: dict) -> str:
     return ""
 
 
+def interactive() -> bool:
+    """Whether somebody watches: standard error is a terminal, or this is a notebook."""
+    return sys.stderr.isatty() or Console().is_jupyter
+
+
 class Reporter:
-    """One JSON line an epoch in `metrics.jsonl`; a progress bar on a terminal, plain lines elsewhere."""
+    """One JSON line an epoch in `metrics.jsonl`; a progress bar on a terminal or in a notebook, plain lines elsewhere."""
 
     def __init__(self, path: pathlib.Path, history: list[dict], total_steps: int, batch: int, title: str, quiet: bool):
         self._path, self._file = path, None
@@ -42,7 +47,7 @@ class Reporter:
         self._steps, self._busy = 0, 0.0
         self._last: float | None = None
         self._bar = None
-        if sys.stderr.isatty() and not quiet:
+        if interactive() and not quiet:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"))
             self._bar = Progress(
                 *columns, TimeRemainingColumn(), console=Console(file=getattr(sys.stderr, "unescaped", sys.stderr))
