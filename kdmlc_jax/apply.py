@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Int
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax.cli import EXITS, guarded
+from kdmlc_jax.cli import Parser, guarded
 from kdmlc_jax.errors import StorageError, UserError, in_range, suggest
 from kdmlc_jax.storage import files
 
@@ -40,13 +40,7 @@ class Label(NamedTuple):
 
 def main(argv: list[str]) -> None:
     """Counts the changes, and writes them."""
-    parser = argparse.ArgumentParser(
-        "python -m kdmlc_jax.apply",
-        description="Write the labels of a finished run, corrected, as a manifest or a folder per class.",
-        epilog=EXITS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("kdmlc_jax.apply", "Write a finished run's labels, corrected: a manifest, or a folder a class.")
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a finished run")
     parser.add_argument(
         "--take",

@@ -86,7 +86,9 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         self.image_size, self.config, self.fields, self.workdir = image_size, config, fields, workdir
         self.random_state, self.verbose = random_state, verbose
 
-    def fit(self, images: Any, given_labels: Any, trusted: Any = None, validation: Any = None) -> "NoisyLabelClassifier":
+    def fit(
+        self, images: Any, given_labels: Any, trusted: Any = None, validation: Any = None
+    ) -> "NoisyLabelClassifier":
         """Trains, and judges the labels.
 
         Args:
@@ -115,15 +117,15 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         about = {"classes": classes.tolist(), "dtype": str(classes.dtype), "names": names, "kind": data.kind}
         about |= {"count": len(given_labels), "given": classes[codes].tolist()[: len(given_labels)]}
         about |= {"paths": data.rows, "root": told["dir"]} if data.kind == "folder" else {}
-        about["features"] = {
-            name: getattr(self, name) for name in ("n_features_in_",) if hasattr(self, name)
-        }
+        about["features"] = {name: getattr(self, name) for name in ("n_features_in_",) if hasattr(self, name)}
         about["parameters"] = {name: value for name, value in self.get_params().items() if _is_json(value)}
         files.write_sealed(workdir / ABOUT, about)
         self._adopt(workdir)
         return self
 
-    def _given(self, images: Any, labels: Any, said: dict[str, Any]) -> tuple[Inputs, np.ndarray, dict[str, np.ndarray]]:
+    def _given(
+        self, images: Any, labels: Any, said: dict[str, Any]
+    ) -> tuple[Inputs, np.ndarray, dict[str, np.ndarray]]:
         """All images, all labels, and the rows that have a role."""
         side = self.image_size or 0
         data, target = inputs_lib.recognise(images, side), inputs_lib.plain(labels)
