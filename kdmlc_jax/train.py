@@ -21,14 +21,13 @@ from kdmlc_jax.methods.base import Stage
 from kdmlc_jax.storage import files
 from kdmlc_jax.storage.checkpoint import Checkpoints, saved_steps
 
-Configs = Sequence[ConfigDict]
+Configs = Sequence[ConfigDict]  # of runs that the same command has still to do, for the time that is left
 
 
 def run(
     config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, title: str = "", after: Configs = ()
 ) -> dict:
     """Trains one method, or goes on where `workdir` stopped; returns its summary.
-    `after`: runs that the same command has still to do, for the time that is left.
 
     Raises:
       UserError: for bad input, before anything is written.

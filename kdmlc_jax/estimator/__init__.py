@@ -1,11 +1,10 @@
 """`NoisyLabelClassifier`: a run as a scikit-learn classifier, for notebooks and pipelines."""
 
 import importlib
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float
@@ -21,15 +20,15 @@ from kdmlc_jax import export, finished, methods, parallel, predict, train, write
 from kdmlc_jax.config.words import join
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.estimator import inputs as inputs_lib
+from kdmlc_jax.estimator import kept
 from kdmlc_jax.estimator.inputs import Inputs
 from kdmlc_jax.storage import door, files
 from kdmlc_jax.storage import labels as label_table
 
 ABOUT = "estimator.json"  # beside a run's files: what they do not say of the estimator
-DATA = "data"  # the folder that the run reads
-LEFT = ("checkpoints", DATA, "baselines", "lock")  # neither saved nor pickled
 SHORT = {"teacher": "teacher.net", "student": "student.net", "epochs": "train.epochs", "learning_rate": "optim.lr"}
 SHORT |= {"batch_size": "train.batch_size", "held_out": "data.held_out", "preset": "method.preset"}
+KNOWN = ("n_features_in_", "feature_names_in_")  # of features
 FEW = 100  # images, below which none is set aside for validation unasked
 ROWS = 64  # images a call, at most
 
@@ -57,8 +56,8 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
       verbose: whether progress is shown on standard error; None shows it on a terminal and in a notebook.
 
     After `fit`: `classes_`; of the N images given, in their order, `corrected_labels_` (as given where nothing vouches
-    for a change), `suggested_labels_` (the most likely), `label_quality_` f32[N] (label_score of the label table, low is
-    suspicious; NaN for a copy of a trusted image, which is in no part of the run) and `is_label_issue_` bool[N];
+    for a change), `suggested_labels_` (the most likely), `label_quality_` f32[N] (label_score of the label table, low
+    is suspicious; NaN for a copy of a trusted image, which is in no part of the run) and `is_label_issue_` bool[N];
     `noise_rate_` and `transition_matrix_` f64[C, C] (rows the true class), None where not estimated; `summary_`;
     `n_features_in_` (of features).
     """
@@ -86,9 +85,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         self.image_size, self.config, self.fields, self.workdir = image_size, config, fields, workdir
         self.random_state, self.verbose = random_state, verbose
 
-    def fit(
-        self, images: Any, given_labels: Any, trusted: Any = None, validation: Any = None
-    ) -> "NoisyLabelClassifier":
+    def fit(self, images: Any, given_labels: Any, trusted: Any = None, validation: Any = None) -> Self:
         """Trains, and judges the labels.
 
         Args:
@@ -102,11 +99,11 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         Raises:
           UserError: a ValueError, for what cannot be learned from.
         """
-        data, labels, rows = self._given(images, given_labels, {"trusted": trusted, "validation": validation})
+        data, labels, rows, count = self._given(images, given_labels, {"trusted": trusted, "validation": validation})
         classes, codes = np.unique(labels, return_inverse=True)
         names = inputs_lib.names_of(data.kind, classes)
         workdir = self._workdir()
-        told = inputs_lib.write(workdir / DATA, data, codes.astype(np.int32), names, rows)
+        told = inputs_lib.write(workdir / kept.DATA, data, codes.astype(np.int32), names, rows)
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = 0 if seed is None else int(check_random_state(seed).randint(2**31 - 1))
@@ -115,18 +112,16 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         quiet = not (writers.interactive() if self.verbose is None else self.verbose)
         train.run(config, workdir, quiet=quiet, title=config.method.name)
         about = {"classes": classes.tolist(), "dtype": str(classes.dtype), "names": names, "kind": data.kind}
-        about |= {"count": len(given_labels), "given": classes[codes].tolist()[: len(given_labels)]}
+        about |= {"count": count, "given": classes[codes].tolist()[:count]}
         about |= {"paths": data.rows, "root": told["dir"]} if data.kind == "folder" else {}
-        about["features"] = {name: getattr(self, name) for name in ("n_features_in_",) if hasattr(self, name)}
-        about["parameters"] = {name: value for name, value in self.get_params().items() if _is_json(value)}
+        about["features"] = {name: np.asarray(getattr(self, name)).tolist() for name in KNOWN if hasattr(self, name)}
+        about["parameters"] = {name: value for name, value in self.get_params().items() if kept.is_json(value)}
         files.write_sealed(workdir / ABOUT, about)
         self._adopt(workdir)
         return self
 
-    def _given(
-        self, images: Any, labels: Any, said: dict[str, Any]
-    ) -> tuple[Inputs, np.ndarray, dict[str, np.ndarray]]:
-        """All images, all labels, and the rows that have a role."""
+    def _given(self, images: Any, labels: Any, said: dict[str, Any]) -> tuple[Inputs, Any, dict[str, Any], int]:
+        """All images, all labels, the rows that have a role, and how many were given without one."""
         side = self.image_size or 0
         data, target = inputs_lib.recognise(images, side), inputs_lib.plain(labels)
         if data is None:
@@ -137,6 +132,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         if len(target) != len(data):
             raise UserError(f"given_labels: {len(target)} labels, expected {len(data)}, one for each image")
         found: dict[str, np.ndarray] = {}
+        count = len(target)
         for name, value in said.items():
             if isinstance(value, tuple) and len(value) == 2:
                 more, extra = self._inputs(value[0]), column_or_1d(np.asarray(inputs_lib.plain(value[1])))
@@ -145,10 +141,10 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
                 found[name] = np.arange(len(data), len(data) + len(more))
                 data, target = inputs_lib.joined(data, more), np.concatenate([target, extra])
             elif value is not None:
-                found[name] = _rows(name, value, len(labels))
+                found[name] = _rows(name, value, count)
         if len(np.unique(target)) < 2:
             raise UserError(f"given_labels: 1 class, expected 2 or more; all labels are {target[0]}")
-        return data, target, found
+        return data, target, found, count
 
     def _inputs(self, images: Any) -> Inputs:
         """Images as `fit` has taken them."""
@@ -190,7 +186,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         self.summary_, self.workdir_ = finished.ended(workdir), workdir
         self.classes_ = np.array(about["classes"], about["dtype"])
         for name, value in about["features"].items():
-            setattr(self, name, value)
+            setattr(self, name, value if isinstance(value, int) else np.array(value, object))
         noise = self.summary_["noise"]
         self.noise_rate_ = noise["estimated"]
         self.transition_matrix_ = None if noise["transition"] is None else np.array(noise["transition"])
@@ -261,10 +257,10 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         target = Path(path)
         if files.exists(target):
             raise UserError(f"{target}: is there already, and nothing that is there is touched; choose another name")
-        _restore(target, _content(self.workdir_))
+        kept.restore(target, kept.content(self.workdir_))
 
     @classmethod
-    def load(cls, path: str | Path) -> "NoisyLabelClassifier":
+    def load(cls, path: str | Path) -> Self:
         """What `save` has written, or a `workdir`; raises UserError for any other folder."""
         about = files.read_sealed(Path(path) / ABOUT, "a saved NoisyLabelClassifier")
         made = cls(**{name: value for name, value in about["parameters"].items() if name in cls().get_params()})
@@ -275,7 +271,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         state = dict(super().__getstate__())
         if "_network" in state:
             state = {name: value for name, value in state.items() if name not in ("_network", "_held")}
-            state["_files"] = _content(self.workdir_)
+            state["_files"] = kept.content(self.workdir_)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -283,7 +279,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         super().__setstate__(state)
         if content is not None:
             self._held = tempfile.TemporaryDirectory(prefix="kdmlc-")
-            _restore(Path(self._held.name), content)
+            kept.restore(Path(self._held.name), content)
             self._adopt(Path(self._held.name))
 
 
@@ -301,32 +297,8 @@ def _rows(name: str, value: Any, count: int) -> np.ndarray:
     return np.unique(array)
 
 
-def _is_json(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | bool | dict)
-
-
 def _good(name: str, image: Any) -> np.ndarray:
     """An image that could be read; UserError with the reason for any other."""
     if isinstance(image, str):
         raise UserError(f"{name}: {image}")
     return np.asarray(image)
-
-
-def _content(folder: Path) -> dict[str, bytes]:
-    """The files of a run but what is LEFT out, by their paths."""
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    inside = ((path, path.relative_to(folder)) for path in found)
-    return {part.as_posix(): path.read_bytes() for path, part in inside if part.parts[0] not in LEFT}
-
-
-def _restore(folder: Path, content: Mapping[str, bytes]) -> None:
-    """Writes `content`; whole or not at all where the folder is new."""
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    for name, raw in content.items():
-        files.make_directory((part / name).parent)
-        with files.atomic_write(part / name) as file:
-            file.write(raw)
-    if folder.is_dir():  # a temporary one of our own, empty
-        folder.rmdir()
-    part.rename(folder)

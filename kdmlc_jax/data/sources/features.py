@@ -21,7 +21,8 @@ def load(data: ConfigDict) -> Source:
     The folder holds `features.npy` f[N, D] and `labels.npy` i[N], 0 or more; it may hold `true_labels.npy` i[N] (-1 =
     unknown), `trusted.npy` (bool[N] or 0 and 1, or the rows), `validation.npy` (the same), `test_features.npy` with
     `test_labels.npy`, `classes.txt` (C names, a line each, labels are 0 to C - 1; without it the classes are the
-    distinct labels, in their order) and `ids.txt` (N names). Everything is read into memory, 4·N·D bytes; nothing is unpickled.
+    distinct labels, in their order) and `ids.txt` (N names). Everything is read into memory, 4·N·D bytes; nothing is
+    unpickled.
 
     Raises:
       UserError: naming the file, and the row where there is one.
