@@ -154,20 +154,3 @@ def call(path: str, arguments: dict[str, str]) -> ConfigDict:
         raise UserError(f"config file {path} defines no get_config(arguments)")
     made: ConfigDict = module["get_config"](arguments)
     return made
-
-
-def load(spec: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
-    """The resolved config of `path.py:arguments`, with overrides {"optim.lr": "0.1"} applied last; UserError names what
-    is missing, unknown or of the wrong type."""
-    from kdmlc_jax.config import early
-
-    path, _, arguments = spec.partition(":")
-    given = parse_arguments(arguments)
-    for name in ("name", "preset"):
-        if f"method.{name}" in overrides:
-            given["method" if name == "name" else name] = overrides[f"method.{name}"]
-    early.check(path, given, overrides)
-    config = call(path, given)
-    for field, text in overrides.items():
-        assign(config, field, text)
-    return config

@@ -141,7 +141,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
                 found[name] = np.arange(len(data), len(data) + len(more))
                 data, target = inputs_lib.joined(data, more), np.concatenate([target, extra])
             elif value is not None:
-                found[name] = _rows(name, value, count)
+                found[name] = inputs_lib.rows_of(name, value, count)
         if len(np.unique(target)) < 2:
             raise UserError(f"given_labels: 1 class, expected 2 or more; all labels are {target[0]}")
         return data, target, found, count
@@ -281,20 +281,6 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
             self._held = tempfile.TemporaryDirectory(prefix="kdmlc-")
             kept.restore(Path(self._held.name), content)
             self._adopt(Path(self._held.name))
-
-
-def _rows(name: str, value: Any, count: int) -> np.ndarray:
-    """Rows, ascending, that bool[count] or the rows themselves name."""
-    array = np.asarray(inputs_lib.plain(value))
-    if array.dtype == bool and array.shape == (count,):
-        return np.flatnonzero(array)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        expected = f"bool of shape ({count},), rows as integers, or a pair (images, labels)"
-        raise UserError(f"{name}: {array.dtype} of shape {array.shape}, expected {expected}")
-    bad = np.flatnonzero((array < 0) | (array >= count))
-    if bad.size:
-        raise UserError(f"{name}: row {array[bad[0]]} is out of range, expected 0 to {count - 1}")
-    return np.unique(array)
 
 
 def _good(name: str, image: Any) -> np.ndarray:

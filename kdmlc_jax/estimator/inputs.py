@@ -130,3 +130,19 @@ def names_of(kind: str, classes: np.ndarray) -> list[str]:
     lines = [text.strip() for text in texts]
     fit = len(set(lines)) == len(lines) and all(text and text.isprintable() for text in lines)
     return texts if kind == "folder" or (fit and lines == texts) else [str(number) for number in range(len(texts))]
+
+
+def rows_of(name: str, value: Any, count: int) -> np.ndarray:
+    """Rows, ascending, that bool[count] or the rows themselves name."""
+    array = np.asarray(plain(value))
+    if array.dtype == bool and array.shape == (count,):
+        array = np.flatnonzero(array)
+    if not array.size:
+        raise UserError(f"{name}: names no image, expected some, or None")
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        expected = f"bool of shape ({count},), rows as integers, or a pair (images, labels)"
+        raise UserError(f"{name}: {array.dtype} of shape {array.shape}, expected {expected}")
+    bad = np.flatnonzero((array < 0) | (array >= count))
+    if bad.size:
+        raise UserError(f"{name}: row {array[bad[0]]} is out of range, expected 0 to {count - 1}")
+    return np.unique(array)

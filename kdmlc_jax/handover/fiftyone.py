@@ -13,8 +13,10 @@ from kdmlc_jax.handover.base import Row
 from kdmlc_jax.storage import files
 
 SUFFIX = ".csv"
-HEADER = ("filepath", "tags", "label", "given_label", "suggested_label", "confidence", "p_given", "label_score")
-HEADER += ("is_label_issue", "source")
+HEADER = (
+    *("filepath", "tags", "label", "given_label", "suggested_label", "confidence", "p_given", "label_score"),
+    *("is_label_issue", "source"),
+)
 
 
 def write(rows: Sequence[Row], class_names: Sequence[str], out: Path) -> None:
@@ -31,8 +33,7 @@ def write(rows: Sequence[Row], class_names: Sequence[str], out: Path) -> None:
 
 def line(row: Row) -> list[str]:
     """One image."""
-    numbers = (
-        [f"{value:.6g}" for value in (row.confidence, row.p_given, row.label_score)] if row.suggested else [""] * 3
-    )
+    known = (row.confidence, row.p_given, row.label_score) if row.suggested else ()
+    numbers = [f"{value:.6g}" for value in known] or [""] * 3
     tags = f"{row.split},trusted" if row.trusted else row.split
     return [str(row.path), tags, row.label, row.given, row.suggested, *numbers, str(row.flagged), row.source]

@@ -30,9 +30,11 @@ def task(row: Row) -> dict:
     """One image."""
     if row.path is None:
         raise UserError(f"--to labelstudio: {row.id} is in no file of its own, which Label Studio could show")
-    known = {"id": row.id, "given_label": row.given, "label": row.label, "split": row.split, "source": row.source}
-    data = {"image": f"/data/local-files/?d={quote(row.path.as_posix().lstrip('/'))}", **known}
-    data |= {"label_score": row.label_score, "is_label_issue": row.flagged}
+    data = {
+        "image": f"/data/local-files/?d={quote(row.path.as_posix().lstrip('/'))}",
+        **{"id": row.id, "given_label": row.given, "label": row.label, "split": row.split, "source": row.source},
+        **{"label_score": row.label_score, "is_label_issue": row.flagged},
+    }
     if not row.suggested:
         return {"data": data}
     choice = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [row.suggested]}}

@@ -1,4 +1,5 @@
-"""Names and values that can be refused before a method is known, and so before JAX is imported, which takes seconds."""
+"""A config by its name; names and values that need no method are refused first, before JAX is imported, which takes
+seconds."""
 
 import re
 from collections.abc import Mapping
@@ -8,14 +9,29 @@ from ml_collections import ConfigDict
 
 from kdmlc_jax import methods
 from kdmlc_jax.config import fields, ranges
-from kdmlc_jax.config.arguments import SHORT, convert, find, unknown
+from kdmlc_jax.config.arguments import SHORT, assign, call, convert, find, parse_arguments, unknown
 from kdmlc_jax.errors import UserError, choose, suggest
 
 LATER = ("method.", "augment.")  # whose fields the modules of methods and augmentations say
 
 
+def load(spec: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
+    """The resolved config of `path.py:arguments`, with overrides {"optim.lr": "0.1"} applied last; UserError names what
+    is missing, unknown or of the wrong type."""
+    path, _, arguments = spec.partition(":")
+    given = parse_arguments(arguments)
+    for name in ("name", "preset"):
+        if f"method.{name}" in overrides:
+            given["method" if name == "name" else name] = overrides[f"method.{name}"]
+    check(path, given, overrides)
+    config = call(path, given)
+    for field, text in overrides.items():
+        assign(config, field, text)
+    return config
+
+
 def check(path: str, given: Mapping[str, str], overrides: Mapping[str, str]) -> None:
-    """Raises UserError as `arguments.load` would, for all but what only a method's or an augmentation's module says.
+    """Raises UserError as what follows would, for all but what only a method's or an augmentation's module says.
 
     Args:
       path: the config file.
