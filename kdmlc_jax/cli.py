@@ -70,9 +70,17 @@ def add_launch(parser: argparse.ArgumentParser) -> None:
 def tell(quiet: bool = False) -> None:
     """What the package says of itself while it works, a line each on standard error; `quiet`: warnings alone."""
     logger = logging.getLogger("kdmlc_jax")
-    logger.handlers = [logging.StreamHandler(sys.stderr)]
+    logger.handlers = [_Said()]
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     logger.propagate = False
+
+
+class _Said(logging.Handler):
+    """Prints on whatever standard error is by then."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        print(self.format(record), file=sys.stderr, flush=True)
 
 
 def start(flags: argparse.Namespace) -> None:

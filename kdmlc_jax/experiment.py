@@ -110,7 +110,9 @@ def check_needs(method: Method, config: Any, dataset: Dataset) -> None:
     absent = [each for number, each in enumerate(dataset.class_names) if number not in there]
     if traits.needs_trusted and absent:
         few = ", ".join(absent[:5]) + (" …" if len(absent) > 5 else "")
-        raise NoTrustedError(f"data.trusted: no trusted image of {few}; {name} needs one or more of each class")
+        raise NoTrustedError(
+            f"data.trusted: no trusted image of {few}; {name} needs one or more of each class: {where_trusted(config.data)}"
+        )
 
 
 def check_divisible(method: Method, devices: int, sizes: Any) -> None:

@@ -4,7 +4,7 @@ import importlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -85,7 +85,9 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         self.image_size, self.config, self.fields, self.workdir = image_size, config, fields, workdir
         self.random_state, self.verbose = random_state, verbose
 
-    def fit(self, images: Any, given_labels: Any, trusted: Any = None, validation: Any = None) -> Self:
+    def fit(
+        self, images: Any, given_labels: Any, trusted: Any = None, validation: Any = None
+    ) -> "NoisyLabelClassifier":
         """Trains, and judges the labels.
 
         Args:
@@ -260,7 +262,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         kept.restore(target, kept.content(self.workdir_))
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> "NoisyLabelClassifier":
         """What `save` has written, or a `workdir`; raises UserError for any other folder."""
         about = files.read_sealed(Path(path) / ABOUT, "a saved NoisyLabelClassifier")
         made = cls(**{name: value for name, value in about["parameters"].items() if name in cls().get_params()})
