@@ -3,6 +3,7 @@
     python -m kdmlc_jax.apply --workdir runs/photos --dry-run
     python -m kdmlc_jax.apply --workdir runs/photos --corrections corrections.csv --out photos/clean.csv
     python -m kdmlc_jax.main --config configs/folder.py:dir=photos,manifest=clean.csv --workdir runs/again
+    python -m kdmlc_jax.apply --workdir runs/photos --to labelstudio --out tasks.json
 
 Nothing that is there is touched. Without --take or --corrections the changes are those that the run promises to be
 right (`decision` = correct), which may be none.
@@ -21,7 +22,8 @@ import numpy as np
 from jaxtyping import Int
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax.cli import EXITS, guarded
+from kdmlc_jax import handover, registry
+from kdmlc_jax.cli import Parser, guarded
 from kdmlc_jax.errors import StorageError, UserError, in_range, suggest
 from kdmlc_jax.storage import files
 
@@ -40,13 +42,7 @@ class Label(NamedTuple):
 
 def main(argv: list[str]) -> None:
     """Counts the changes, and writes them."""
-    parser = argparse.ArgumentParser(
-        "python -m kdmlc_jax.apply",
-        description="Write the labels of a finished run, corrected, as a manifest or a folder per class.",
-        epilog=EXITS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("kdmlc_jax.apply", "Write a finished run's labels, corrected: a manifest, or a folder a class.")
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a finished run")
     parser.add_argument(
         "--take",
@@ -58,6 +54,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--corrections", type=pathlib.Path, metavar="FILE.csv", help="a person's, from report.html")
     parser.add_argument("--trust-reviewed", action="store_true", help="what a person has decided becomes trusted")
     parser.add_argument("--out", type=pathlib.Path, help="a manifest (.csv), or a folder of links to the images")
+    parser.add_argument("--to", metavar="TOOL", help="a file for another tool: labelstudio, fiftyone or huggingface")
     parser.add_argument("--copy", action="store_true", help="copies instead of links")
     parser.add_argument("--dry-run", action="store_true", help="only count")
     flags = parser.parse_args(argv)
@@ -67,6 +64,10 @@ def main(argv: list[str]) -> None:
         )
     if flags.out is not None and flags.out.exists():
         raise UserError(f"{flags.out}: is there already, and nothing that is there is touched; choose another name")
+    if flags.to is not None:
+        suffix = registry.get(handover, "--to", flags.to).SUFFIX
+        if flags.out is not None and flags.out.suffix.lower() != suffix:
+            raise UserError(f"--out {flags.out}: expected a name that ends in {suffix}, as {flags.to} reads it")
     if flags.min_confidence is not None:
         in_range("--min-confidence", flags.min_confidence, 0.0, 1.0)
     if flags.take is None:
@@ -98,7 +99,13 @@ def run(flags: argparse.Namespace) -> None:
     if flags.dry_run or flags.out is None:
         return
     rows = manifest(source, ids, labels, given, flags.trust_reviewed)
-    if flags.out.suffix.lower() == ".csv":
+    if flags.to is not None:
+        from kdmlc_jax.handover import _rows
+
+        root = pathlib.Path(config.data.dir).expanduser().resolve() if config.data.source == "folder" else None
+        told = _rows.of(rows, flags.workdir, root)
+        registry.get(handover, "--to", flags.to).write(told, list(source.class_names), flags.out)
+    elif flags.out.suffix.lower() == ".csv":
         columns = COLUMNS if config.data.source == "folder" else ("id", *COLUMNS[1:])
         rows = rows if config.data.source == "folder" else [row for row in rows if row[0] in labels]
         files.write_csv(flags.out, columns, rows)

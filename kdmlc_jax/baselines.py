@@ -2,6 +2,8 @@
 
 import pathlib
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -40,17 +42,21 @@ def ended(config: ConfigDict, workdir: pathlib.Path) -> list[dict]:
     return [summary | {"label": label} for label, summary in found if summary is not None]
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Trains `config` in `workdir` and its baselines below it, and prints what a newcomer wants to know.
+def run(config: ConfigDict, workdir: pathlib.Path, quiet: bool = False) -> dict[str, Any]:
+    """Trains `config` in `workdir` and its baselines below it, prints what a newcomer wants to know, and returns the
+    summary of the first.
 
     A baseline that learns from trusted images is left out where there are none, and that is said.
     """
     config = warm_start.seen(config)  # of a size of images that all share
-    summaries = [train.run(config, workdir, title=config.method.name) | {"label": config.method.name}]
+    runs = [(label, folder, baseline(config, arguments)) for label, arguments, folder in cells(config, workdir)]
+    first = train.run(config, workdir, quiet, config.method.name, after=waiting(runs))
+    summaries = [first | {"label": config.method.name}]
     left_out: dict[str, NoTrustedError] = {}
-    for label, arguments, folder in cells(config, workdir):
+    for number, (label, folder, made) in enumerate(runs, 1):
         try:
-            summaries.append(train.run(baseline(config, arguments), folder, title=label) | {"label": label})
+            summary = train.run(made, folder, quiet, label, after=waiting(runs[number:]))
+            summaries.append(summary | {"label": label})
         except NoTrustedError as error:
             left_out[label] = error
     if parallel.is_main():
@@ -58,6 +64,12 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             print(f"baseline left out: {label} ({reason})", file=sys.stderr)
         show(summaries, workdir)
         print(closing.report(summaries, workdir))
+    return first
+
+
+def waiting(runs: Sequence[tuple[str, pathlib.Path, ConfigDict]]) -> list[ConfigDict]:
+    """The configs of those that have not finished."""
+    return [config for _, folder, config in runs if not files.exists(folder / finished.SUMMARY)]
 
 
 def show(summaries: list[dict], workdir: pathlib.Path) -> None:

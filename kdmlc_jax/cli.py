@@ -2,13 +2,38 @@
 
 import argparse
 import io
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from kdmlc_jax.errors import NonFiniteError, StoppedError, StorageError, UserError, one_line, suggest, visible
+from kdmlc_jax.errors import (
+    LimitError,
+    NonFiniteError,
+    StoppedError,
+    StorageError,
+    UserError,
+    one_line,
+    suggest,
+    visible,
+)
+
+called = ""  # "kdmlc train", where the words came by that command
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of one command, `python -m <module>` or `kdmlc <word>`, whichever was given."""
+
+    def __init__(self, module: str, description: str, epilog: str = ""):
+        super().__init__(
+            called or f"python -m {module}",
+            description=description,
+            epilog=f"{epilog}{EXITS}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -42,6 +67,22 @@ def add_launch(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
 
 
+def tell(quiet: bool = False) -> None:
+    """What the package says of itself while it works, a line each on standard error; `quiet`: warnings alone."""
+    logger = logging.getLogger("kdmlc_jax")
+    logger.handlers = [_Said()]
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.propagate = False
+
+
+class _Said(logging.Handler):
+    """Prints on whatever standard error is by then."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def start(flags: argparse.Namespace) -> None:
     """What every training program does before it touches a device."""
     from kdmlc_jax import parallel
@@ -51,9 +92,16 @@ def start(flags: argparse.Namespace) -> None:
 
 
 EXITS = """exit codes: 0 done, 2 bad input, 3 training met a NaN or infinity, 4 a file cannot be written or is damaged,
-75 stopped by SIGTERM or Ctrl-C with its state saved, 130 stopped by a second Ctrl-C or before training began"""
+5 a figure is above what --fail-on allows, 75 stopped by SIGTERM or Ctrl-C with its state saved,
+130 stopped by a second Ctrl-C or before training began"""
 
-CODES: dict[type[BaseException], int] = {StorageError: 4, UserError: 2, NonFiniteError: 3, StoppedError: 75}
+CODES: dict[type[BaseException], int] = {
+    StorageError: 4,
+    UserError: 2,
+    NonFiniteError: 3,
+    LimitError: 5,
+    StoppedError: 75,
+}
 
 
 def guarded(program: Callable[[list[str]], None]) -> None:
@@ -62,6 +110,8 @@ def guarded(program: Callable[[list[str]], None]) -> None:
     def terminated(number: int, frame: object) -> None:
         raise StoppedError("SIGTERM before training began or after it; nothing is lost, the same command goes on")
 
+    # XLA's alarms (slow compilation, slow folding of constants) are no errors of the user's; real ones reach Python.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     quiet_streams()
     signal.signal(signal.SIGTERM, terminated)  # `stopping.requests` takes over while there is something to save
     try:

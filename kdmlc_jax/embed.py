@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax.cli import EXITS, guarded, parse
+from kdmlc_jax.cli import Parser, guarded, parse
 from kdmlc_jax.errors import UserError, in_range
 from kdmlc_jax.storage import door
 
@@ -28,13 +28,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation 
 
 def main(argv: list[str]) -> None:
     """Encodes the training and test images; goes on where it was cut."""
-    parser = argparse.ArgumentParser(
-        "python -m kdmlc_jax.embed",
-        description="Write the features that an encoder has of a data set's images.",
-        epilog=EXITS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("kdmlc_jax.embed", "Write the features that an encoder has of a data set's images.")
     parser.add_argument("--config", default="configs/digits.py", metavar="FILE.py[:a=1]", help="as for a run")
     parser.add_argument("--encoder", required=True, type=pathlib.Path, help=".onnx file, weights, or student/ of a run")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the features")

@@ -32,6 +32,10 @@ class NonFiniteError(RuntimeError):
         self.step = step
 
 
+class LimitError(RuntimeError):
+    """A figure of a run is above what `--fail-on` allows; exit status 5."""
+
+
 class StoppedError(BaseException):
     """A signal asked the run to stop, and it has saved its state; exit status 75 ("try again later").
 

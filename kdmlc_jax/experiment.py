@@ -1,5 +1,6 @@
 """One experiment before its first step: data, method, devices, and every compiled function that the host loop calls."""
 
+import contextlib
 import zlib
 from collections.abc import Callable, Generator, Sequence
 from functools import cached_property, partial
@@ -29,6 +30,12 @@ def all_finite(tree: Any) -> jax.Array:
     """bool[]: no NaN and no infinity in any floating-point leaf."""
     floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
+
+
+def changed_leaves(before: Any, after: Any) -> dict[str, Any]:
+    """The arrays of `after`, by their paths, that are not those of `before` themselves."""
+    same = {id(leaf) for leaf in jax.tree.leaves(before)}
+    return {name: leaf for name, leaf in train_state.named_leaves(after).items() if id(leaf) not in same}
 
 
 def entropy_of(label: np.ndarray, num_classes: int) -> float:
@@ -65,6 +72,17 @@ def fitted(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     return copied
 
 
+def where_trusted(data: Any) -> str:
+    """Where a person says which images are trusted."""
+    if data.source == "folder" and data.manifest:
+        return f"say yes in a column trusted of {data.manifest}"
+    if data.source == "folder":
+        return f"put images whose labels you have checked into {data.dir}/trusted/<class>/, the others below train/"
+    if data.source in ("features", "arrays"):
+        return f"name their rows in {data.dir}/trusted.npy"
+    return "data.trusted=100 draws them from the published labels"
+
+
 def check_needs(method: Method, config: Any, dataset: Dataset) -> None:
     """Raises UserError where the run gives a method what it cannot use, or not what its traits and streams need."""
     name, traits, splits = config.method.name, method.traits, dataset.splits
@@ -82,7 +100,8 @@ def check_needs(method: Method, config: Any, dataset: Dataset) -> None:
     size, have = config.train.trusted_batch_size, len(splits.trusted) + len(splits.held_out)
     if (wanted or traits.needs_trusted) and not have:
         raise NoTrustedError(
-            f"data.trusted: no trusted images, and {name} learns from them, expected {size if wanted else 1} or more"
+            f"data.trusted: no trusted images, and {name} learns from them, expected {size if wanted else 1} or more; "
+            f"{where_trusted(config.data)}, or take a method that needs none"
         )
     if wanted and not 1 <= size <= have:
         raise UserError(f"train.trusted_batch_size: {size} is outside [1, {have}], the number of trusted images")
@@ -92,7 +111,8 @@ def check_needs(method: Method, config: Any, dataset: Dataset) -> None:
     absent = [each for number, each in enumerate(dataset.class_names) if number not in there]
     if traits.needs_trusted and absent:
         few = ", ".join(absent[:5]) + (" …" if len(absent) > 5 else "")
-        raise NoTrustedError(f"data.trusted: no trusted image of {few}; {name} needs one or more of each class")
+        missing = f"data.trusted: no trusted image of {few}; {name} needs one or more of each class"
+        raise NoTrustedError(f"{missing}: {where_trusted(config.data)}")
 
 
 def check_divisible(method: Method, devices: int, sizes: Any) -> None:
@@ -156,6 +176,15 @@ class Experiment:
     def is_split(self) -> bool:
         """Whether a device may hold less than the whole carry."""
         return self.config.parallel.sharding == "fsdp" or self.config.parallel.split_banks
+
+    def epochs_of(self, runs: Sequence[ConfigDict]) -> int:
+        """How many epochs runs of other configs on these data have in all."""
+        total = 0
+        for config in runs:
+            with contextlib.suppress(UserError):  # one that cannot begin takes no time; it says so in its turn
+                method = methods.get(config.method.name).make(config, self.info)
+                total += sum(stage.epochs for stage in method.stages)
+        return total
 
     def memory(self) -> list[parallel.Placed]:
         """What of the state lies where: see `parallel.table`."""

@@ -8,7 +8,6 @@ images or features), in their order; a few images are in memory at a time. Image
 trained on, which its folder says. A file that is no image has a row with the reason; it ends nothing.
 """
 
-import argparse
 import csv
 import pathlib
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from kdmlc_jax.cli import EXITS, guarded
+from kdmlc_jax.cli import Parser, guarded
 from kdmlc_jax.errors import UserError, in_range
 
 MEGAPIXELS = 100.0  # of one image, at most
@@ -26,13 +25,7 @@ MEGAPIXELS = 100.0  # of one image, at most
 
 def main(argv: list[str]) -> None:
     """Classifies what the command line names, and writes a row each."""
-    parser = argparse.ArgumentParser(
-        "python -m kdmlc_jax.predict",
-        description="Classify images with a network that a run has left.",
-        epilog=EXITS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("kdmlc_jax.predict", "Classify images with a network that a run has left.")
     parser.add_argument("--model", required=True, type=pathlib.Path, help="student/ or teacher/ of a finished run")
     parser.add_argument(
         "inputs", nargs="+", type=pathlib.Path, metavar="IMAGES", help="files, folders, manifests, .npy"

@@ -4,10 +4,9 @@ import contextlib
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from kdmlc_jax import assess, finished, metrics, parallel, stopping, warm_start, writers
@@ -17,14 +16,17 @@ from kdmlc_jax import summary as summary_lib
 from kdmlc_jax.data import provenance
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import NonFiniteError, StoppedError, UserError
-from kdmlc_jax.experiment import Experiment
+from kdmlc_jax.experiment import Experiment, changed_leaves
 from kdmlc_jax.methods.base import Stage
 from kdmlc_jax.storage import files
 from kdmlc_jax.storage.checkpoint import Checkpoints, saved_steps
-from kdmlc_jax.train_state import named_leaves
+
+Configs = Sequence[ConfigDict]  # of runs that the same command has still to do, for the time that is left
 
 
-def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, title: str = "") -> dict:
+def run(
+    config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, title: str = "", after: Configs = ()
+) -> dict:
     """Trains one method, or goes on where `workdir` stopped; returns its summary.
 
     Raises:
@@ -45,7 +47,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
         say(f"{title or config.name}  finished before, read from {workdir / finished.SUMMARY}")
         return ended
     if config.data.cross_fit and config.data.fold < 0:
-        run_folds(config, workdir, quiet, title or config.name)
+        run_folds(config, workdir, quiet, title or config.name, after)
     began = time.monotonic()
     with contextlib.ExitStack() as held:
         locks: list[None] = []
@@ -81,7 +83,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
             stopping.requests() as request,
             contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep, say)) as checkpoints,
         ):
-            loop = Loop(experiment, carry, checkpoints, workdir, quiet, title or config.name, began, digests)
+            loop = Loop(experiment, carry, checkpoints, workdir, quiet, title or config.name, began, digests, after)
             loop.progress["notes"] += starts
             parallel.on_main(begin)
             loop.train(request)
@@ -93,18 +95,13 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, quiet: bool = False, ti
         return summary
 
 
-def run_folds(config: ConfigDict, workdir: pathlib.Path, quiet: bool, title: str) -> None:
+def run_folds(config: ConfigDict, workdir: pathlib.Path, quiet: bool, title: str, after: Configs) -> None:
     """The runs below `workdir` that each hold out one part of the trusted images; one that has finished stays."""
     for fold in range(config.data.cross_fit):
         one = config.copy_and_resolve_references()
         one.data.fold = fold
-        run(one, assess.fold_dir(workdir, fold), quiet, f"{title} without part {fold + 1} of {config.data.cross_fit}")
-
-
-def changed_leaves(before: Any, after: Any) -> dict[str, Any]:
-    """The arrays of `after`, by their paths, that are not those of `before` themselves."""
-    same = {id(leaf) for leaf in jax.tree.leaves(before)}
-    return {name: leaf for name, leaf in named_leaves(after).items() if id(leaf) not in same}
+        part, left = f"{title} without part {fold + 1} of {config.data.cross_fit}", config.data.cross_fit - fold
+        run(one, assess.fold_dir(workdir, fold), quiet, part, [*[config] * left, *after])  # other parts, and the run
 
 
 class Loop:
@@ -124,6 +121,7 @@ class Loop:
         title: str,
         began: float,
         digests: dict[str, str],
+        after: Configs,
     ):
         self.experiment, self.carry, self.checkpoints = experiment, carry, checkpoints
         self.workdir, self.began = workdir, began
@@ -141,8 +139,9 @@ class Loop:
         self.progress |= {"config": self.config.to_dict(), "data": digests}
         self.history, self.spent = self.progress["history"], self.progress["seconds"]
         total = sum(stage.epochs for stage in self.stages) * self.steps
-        batch = self.config.train.batch_size
-        self.reporter = writers.Reporter(workdir / "metrics.jsonl", self.history, total, batch, title, quiet)
+        batch, path = self.config.train.batch_size, workdir / "metrics.jsonl"
+        after_steps = experiment.epochs_of(after) * self.steps
+        self.reporter = writers.Reporter(path, self.history, total, batch, title, quiet, after_steps)
         if restored is not None:
             extra = f", step {self.progress['epoch_step']}" if self.progress["epoch_step"] else ""
             self.reporter.say(f"{title}  going on after epoch {len(self.history)}{extra}")
@@ -232,6 +231,7 @@ class Loop:
                 at = epoch * self.steps + done + count
                 if count not in calls:
                     calls[count] = experiment.compile(stage, count)
+                    self.reporter.compiling()
                 given = [next(feeds) for _ in range(count)]
                 feed = given[0] if count == 1 else given
                 self.carry, out = experiment.call(calls[count], self.carry, feed, bool(request.name))

@@ -14,6 +14,8 @@ from kdmlc_jax import parallel
 from kdmlc_jax.errors import StorageError, visible
 from kdmlc_jax.storage import files
 
+SLOW = 5.0  # seconds of compiling that are worth a line
+
 
 def minutes(value: float) -> str:
     """63.2 -> '1:03'."""
@@ -29,11 +31,26 @@ def scores(row: dict) -> str:
     return ""
 
 
-class Reporter:
-    """One JSON line an epoch in `metrics.jsonl`; a progress bar on a terminal, plain lines elsewhere."""
+def interactive() -> bool:
+    """Whether somebody watches: standard error is a terminal, or this is a notebook."""
+    return sys.stderr.isatty() or Console().is_jupyter
 
-    def __init__(self, path: pathlib.Path, history: list[dict], total_steps: int, batch: int, title: str, quiet: bool):
-        self._path, self._file = path, None
+
+class Reporter:
+    """One JSON line an epoch in `metrics.jsonl`; a bar on a terminal or in a notebook, plain lines elsewhere."""
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        history: list[dict],
+        total_steps: int,
+        batch: int,
+        title: str,
+        quiet: bool,
+        after: int = 0,
+    ):
+        self._path, self._file, self._after = path, None, after
+        self._compiling: float | None = None
         if parallel.is_main():
             files.write_text(path, "".join(json.dumps(row) + "\n" for row in history))
             self._file = path.open("a")
@@ -42,7 +59,7 @@ class Reporter:
         self._steps, self._busy = 0, 0.0
         self._last: float | None = None
         self._bar = None
-        if sys.stderr.isatty() and not quiet:
+        if interactive() and not quiet:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"))
             self._bar = Progress(
                 *columns, TimeRemainingColumn(), console=Console(file=getattr(sys.stderr, "unescaped", sys.stderr))
@@ -54,9 +71,18 @@ class Reporter:
         """Images a second in training steps, evaluation and the first step of each stage (compilation) left out."""
         return self._steps * self._batch / self._busy if self._busy else 0.0
 
+    def compiling(self) -> None:
+        """Told before the first call of a program."""
+        self._compiling, self._last = time.monotonic(), None
+        self.say(f"{self._title}  compiling; large networks take minutes, but once: programs are kept for the next run")
+
     def step(self, step: int, count: int = 1) -> None:
         """Told after every call of `count` steps, which ended before step `step`."""
         now = time.monotonic()
+        if self._compiling is not None:
+            took, self._compiling = now - self._compiling, None
+            if took > SLOW:
+                self.say(f"{self._title}  compiled in {took:.0f} s")
         if self._last is not None:
             self._steps, self._busy = self._steps + count, self._busy + now - self._last
         self._last = now
@@ -75,10 +101,11 @@ class Reporter:
                 self._file.flush()
             except OSError as error:
                 raise StorageError(f"{self._path}: cannot be written ({error.strerror})") from error
-        left = (self._total - row["step"]) * self._batch / self.rate() if self.rate() else 0.0
+        left = (self._total - row["step"] + self._after) * self._batch / self.rate() if self.rate() else 0.0
+        ends = f"{minutes(left)} left" + (", at most, with the runs that follow" if self._after else "")
         self.say(
             f"{self._title}  epoch {row['epoch']:3d}  {row['stage']:8s} loss {row['loss']:.3f}{scores(row)}"
-            f"  {self.rate():,.0f} images/s  {minutes(left)} left"
+            f"  {self.rate():,.0f} images/s  {ends}"
         )
 
     def say(self, line: str) -> None:

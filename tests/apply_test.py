@@ -5,59 +5,25 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
+import corrected
 import photos
 import pytest
 import tiny
 
 from kdmlc_jax import apply, train
 from kdmlc_jax import config as config_lib
-from kdmlc_jax.data import provenance
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import StorageError, UserError
-from kdmlc_jax.labels.table import Decided, table
 from kdmlc_jax.report import __main__ as report_main
 from kdmlc_jax.storage import files
-from kdmlc_jax.storage import labels as label_table
-from kdmlc_jax.storage.checksums import file_sum
 
-SIZES = "validation=6,held_out=0"
-SMALL = {"train.batch_size": "5", "train.trusted_batch_size": "5"}
 CLASSES = photos.CLASSES
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A folder of 30 images, and what a run has left of it: one change promised, two suggested, one of these at .6."""
-    photos.make(tmp_path / "photos", train=30, trusted=6, test=6)
-    config = config_lib.load(f"configs/folder.py:dir={tmp_path / 'photos'},{SIZES}", SMALL)
-    dataset, workdir = prepare(config), tmp_path / "run"
-    workdir.mkdir()
-    rows = np.concatenate(dataset.splits)
-    names = np.repeat(dataset.splits._fields, [len(part) for part in dataset.splits])
-    given = dataset.given_label[rows]
-    beliefs = np.full((len(rows), 3), 0.01)
-    beliefs[np.arange(len(rows)), given] = 0.98
-    decision, corrected = np.full(len(rows), "keep", object), given.copy()
-    for row, (sure, said) in {0: (0.97, "correct"), 1: (0.96, "review"), 2: (0.6, "review")}.items():
-        beliefs[row] = (1 - sure) / 2
-        beliefs[row, (given[row] + 1) % 3] = sure
-        decision[row] = said
-    corrected[:2] = (given[:2] + 1) % 3
-    made = table(dataset.ids[rows], names, given, beliefs, CLASSES, {}, Decided(corrected, decision, "p_given"))
-    label_table.write(made, workdir, beliefs)
-    files.write_json(workdir / "config.json", config.to_dict())
-    provenance.save(workdir / "noise.npz", dataset.provenance())
-    seal(workdir)
-    return workdir, [str(name) for name in dataset.ids[rows]], given
-
-
-def seal(workdir):
-    """As the end of a run does: the sums of what it has left."""
-    sums = {name: file_sum(workdir / name) for name in apply.READ}
-    files.write_sealed(
-        workdir / "summary.json", {"networks": {}, "noise": {}, "labels": {"accuracy_before": None}, "files": sums}
-    )
+    """See `corrected.make`."""
+    return corrected.make(tmp_path)
 
 
 def written(path):
@@ -88,7 +54,10 @@ def test_what_is_taken(run, tmp_path, flags, changed):
     assert sum(row["split"] == "test" for row in rows.values()) == 6
     assert {row["split"] for row in rows.values()} == {"train", "test"}
     again = prepare(
-        config_lib.load(f"configs/folder.py:dir={tmp_path / 'photos'},manifest={tmp_path}/clean.csv,{SIZES}", SMALL)
+        config_lib.load(
+            f"configs/folder.py:dir={tmp_path / 'photos'},manifest={tmp_path}/clean.csv,{corrected.SIZES}",
+            corrected.SMALL,
+        )
     )
     assert len(again.splits.trusted) == 6 and len(again.test_label) == 6
     label_of = dict(zip(map(str, again.ids), again.given_label, strict=True))
@@ -176,7 +145,7 @@ def test_what_has_changed_since_the_run_is_refused(run, tmp_path):
             )
     config["data"]["manifest"] = str(manifest)
     files.write_json(workdir / "config.json", config)
-    seal(workdir)
+    corrected.seal(workdir)
     with pytest.raises(
         UserError, match=r"10 labels have changed since the run, the first is train/dog/.* dog then and cat now"
     ):
@@ -184,7 +153,7 @@ def test_what_has_changed_since_the_run_is_refused(run, tmp_path):
     (Path(tmp_path / "photos") / ids[0]).rename(tmp_path / "photos" / "train" / "cat" / "new.png")
     config["data"]["manifest"] = ""
     files.write_json(workdir / "config.json", config)
-    seal(workdir)
+    corrected.seal(workdir)
     with pytest.raises(UserError, match="images or classes have changed since the run"):
         apply.main(flags)
 
@@ -242,8 +211,10 @@ def test_look_decide_apply_and_train_again(tmp_path):
         path.rename(tmp_path / "photos" / "train" / "owl" / f"wrong-{path.name}")
 
     def trained(name, arguments):
-        spec = f"configs/folder.py:dir={tmp_path / 'photos'},method=linear,{SIZES},{arguments}"
-        return train.run(config_lib.load(spec, SMALL), tmp_path / name, quiet=True)["networks"]["student"]["last"]
+        spec = f"configs/folder.py:dir={tmp_path / 'photos'},method=linear,{corrected.SIZES},{arguments}"
+        return train.run(config_lib.load(spec, corrected.SMALL), tmp_path / name, quiet=True)["networks"]["student"][
+            "last"
+        ]
 
     before = trained("before", "train_on=noisy")
     trained("run", "train_on=trusted")

@@ -16,15 +16,21 @@ SUMMARY = {
 }
 
 
+class Ran(dict):
+    """{folder: config}; `waiting` says which runs were still to come."""
+
+
 @pytest.fixture
 def ran(monkeypatch):
     """{folder: config} of what is trained, which takes no time; learning from trusted images fails without any."""
-    made = {}
+    made, waiting = Ran(), {}
+    made.waiting = waiting
 
-    def run(config, workdir, title):
+    def run(config, workdir, quiet, title, after):
         if config.method.get("train_on", "noisy") != "noisy" and not config.data.trusted:
             raise NoTrustedError("data.trusted: no trusted images")
         made[workdir] = config
+        waiting[workdir] = after
         return SUMMARY
 
     monkeypatch.setattr(baselines.train, "run", run)
@@ -42,6 +48,7 @@ def test_baselines_start_afresh(ran, capsys):
     names = ["kd", "ce,train_on=both,network=student", "ce,train_on=both,network=teacher"]
     assert list(ran) == [top, *(top / "baselines" / name for name in names)]
     assert ran[top] is config
+    assert [len(after) for after in ran.waiting.values()] == [3, 2, 1, 0]
     for made in list(ran.values())[1:]:
         assert (made.data.cross_fit, made.data.held_out) == (0, 0.0)
         assert made.init_from == made.teacher.run == made.data.labels == made.data.features == ""

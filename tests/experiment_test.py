@@ -60,8 +60,23 @@ def test_a_trusted_image_of_every_class():
 def test_no_trusted_images(method, wanted):
     """Protects from a run without what its method learns from; a comparison takes it for a reason to leave it out."""
     message = refused(method, without(dataset(), range(10)), NoTrustedError)
-    assert message == f"data.trusted: no trusted images, and ce learns from them, expected {wanted} or more"
+    expected = f"data.trusted: no trusted images, and ce learns from them, expected {wanted} or more; "
+    assert message.startswith(expected) and message.endswith(", or take a method that needs none")
     experiment.check_needs(Needy(), tiny.config("method=ce"), without(dataset(), range(10)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"data.source": "folder", "data.dir": "photos"}, "into photos/trusted/<class>/, the others below train/"),
+        ({"data.source": "folder", "data.manifest": "a.csv"}, "say yes in a column trusted of a.csv"),
+        ({"data.source": "features", "data.dir": "f"}, "name their rows in f/trusted.npy"),
+        ({"data.source": "digits"}, "data.trusted=100 draws them"),
+    ],
+)
+def test_where_trusted_images_are_put(fields, where):
+    """Protects who has none: what to do is said for their kind of data."""
+    assert where in refused(Needy(needs_trusted=True), without(dataset(), range(10)), NoTrustedError, **fields)
 
 
 def test_what_a_method_has_no_use_for():

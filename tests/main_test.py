@@ -1,5 +1,6 @@
 """The command line: flags, errors in one line, a tiny run from end to end, resume by its folder alone."""
 
+import json
 import os
 import pathlib
 import re
@@ -9,7 +10,9 @@ import sys
 import pytest
 import tiny
 
+import kdmlc_jax
 from kdmlc_jax import cli, main, train
+from kdmlc_jax import config as config_lib
 from kdmlc_jax.errors import NonFiniteError, UserError
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -34,8 +37,11 @@ def command(*words):
 def test_help_answers_at_once():
     """Protects --help: exit 0, everything a newcomer needs, no JAX imported, in less than a second."""
     status, out, said, imported, spent = command("--help")
-    assert status == 0 and not said and spent < 1
-    assert all(word in out for word in ("--config", "--workdir", "--config.optim.lr=0.05", "exit codes"))
+    assert status == 0 and not said and spent < 1, spent
+    assert all(
+        word in out
+        for word in ("--fail-on", "--quiet", "--config", "--workdir", "--config.optim.lr=0.05", "exit codes")
+    )
     assert "argparse" in imported and not {"jax", "flax", "sklearn"} & set(imported)
 
 
@@ -60,6 +66,7 @@ def test_wrong_flag_is_one_line():
 )
 def test_bad_words_end_in_one_line_and_status_2(tmp_path, monkeypatch, capsys, words, message):
     """Protects a person from tracebacks: bad input is one line on standard error and exit status 2."""
+    words = words if "--config" in words else ["--config", "configs/digits.py", *words]
     monkeypatch.setattr(sys, "argv", ["main", *words, "--workdir", str(tmp_path / "work")])
     with pytest.raises(SystemExit) as ended:
         cli.guarded(main.main)
@@ -104,11 +111,47 @@ def test_an_empty_workdir_is_no_default(words):
     assert cli.parse(parser, ["--config.a.b="])[1] == {"a.b": ""}
 
 
-def test_default_config_and_workdir(tmp_path, monkeypatch):
-    """Protects the first command a newcomer types: no flags mean configs/digits.py in runs/digits."""
+def test_default_workdir(tmp_path, monkeypatch):
+    """Protects the first command a newcomer types: a config alone has its folder in runs/."""
     monkeypatch.chdir(tmp_path)
-    config, workdir = main.resolve(None, None, {"optim.lr": "0.2"})
+    config, workdir = main.resolve("configs/digits.py", None, {"optim.lr": "0.2"})
     assert (config.name, config.optim.lr, workdir) == ("digits", 0.2, pathlib.Path("runs/digits"))
+
+
+def test_without_words_it_explains_itself(tmp_path, monkeypatch, capsys):
+    """Protects who looks what it is from a run that they did not ask for: the help; and who forgot the config."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(main, "resolve", None)
+    main.main([])
+    assert "python -m kdmlc_jax.main --config configs/digits.py --workdir runs/digits" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("workdir", [None, "empty"])
+def test_a_config_is_asked_for(tmp_path, monkeypatch, workdir):
+    """Protects from the digits being trained for who wanted something else."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"--config is missing: .*give a config file, such as configs/folder\.py"):
+        main.resolve(None, workdir, {})
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config", "configs/digits.py", "--config.optim.lrr=1"],
+        ["--config", "configs/digits.py:sed=1"],
+        ["--config", "configs/digits.py:method=kdmcl"],
+        ["--config", "configs/digits.py:epochs=0"],
+        ["--config", "configs/digits.py", "--fail-on", "nois=.1"],
+        ["--config", "configs/digts.py"],
+    ],
+)
+def test_config_errors_come_before_jax(words):
+    """Protects who mistypes from waiting for what they do not need: one line in under half a second, and no JAX."""
+    status, out, said, imported, spent = command(*words)
+    assert status == 2 and not out and spent < 1, spent
+    assert len(said) == 1 and said[0].startswith("error: ")
+    assert not {"jax", "flax", "sklearn", "pyarrow"} & set(imported)
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +192,32 @@ def test_workdir_alone_goes_on_and_prints_the_table(resumed, capsys):
 
 
 def test_finished_workdir_prints_the_same_table(resumed, capsys, monkeypatch):
-    """Protects a second look at a finished run: the table again, without training."""
+    """Protects a second look at a finished run: the table again, without training; nothing else where that is asked."""
     monkeypatch.setattr(train, "Experiment", None)
-    main.main(["--workdir", str(resumed)])
-    assert "Test accuracy after the last epoch" in capsys.readouterr().out
+    main.main(["--workdir", str(resumed), "--quiet"])
+    said = capsys.readouterr()
+    assert "Test accuracy after the last epoch" in said.out and not said.err
+
+
+def test_fail_on(resumed, capsys, monkeypatch):
+    """Protects a pipeline that lets a figure decide: status 5 and one line where it is above, and the table."""
+    monkeypatch.setattr(train, "Experiment", None)
+    noise = json.loads((resumed / "summary.json").read_text())["noise"]["estimated"]
+    main.main(["--workdir", str(resumed), "--fail-on", f"noise={noise + 0.001},flagged=1000"])
+    monkeypatch.setattr(sys, "argv", ["main", "--workdir", str(resumed), "--fail-on", "noise=0.001,flagged=1000"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.guarded(main.main)
+    said = capsys.readouterr()
+    assert ended.value.code == 5 and "Test accuracy" in said.out
+    assert said.err.splitlines()[-1] == f"error: noise: {noise:.4g}, at most 0.001 is allowed"
+
+
+def test_run_is_the_same_without_words(resumed):
+    """Protects `kdmlc_jax.run`: the command's run, by its config."""
+    config = config_lib.read(resumed / "config.json")
+    summary = kdmlc_jax.run(config, resumed, quiet=True)
+    assert summary["method"] == config.method.name and summary["networks"]
 
 
 @pytest.mark.parametrize("given", [["--config", f"{SPEC},seed=1", *tiny.FLAGS, BASELINE], ["--config.seed=1"]])
@@ -196,5 +261,5 @@ def test_consoles_that_lack_characters_or_go_away(tmp_path):
 def test_numbers_too_large_are_one_line(words, tmp_path):
     """Protects an epoch of training: what no machine can hold is refused before it."""
     with pytest.raises(UserError, match=words[0].partition("=")[0].removeprefix("--config.") + ".*is outside"):
-        main.main([*words, "--workdir", str(tmp_path / "run")])
+        main.main(["--config", "configs/digits.py", *words, "--workdir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()

@@ -172,13 +172,13 @@ def one_room_places(modules: dict[str, Module]) -> Iterator[str]:
 
 def nameless(modules: dict[str, Module]) -> Iterator[str]:
     """Nothing outside methods/ and the recipes of configs/ names a method, be it in a text or in code; but a module may
-    say its own name, and import a module of labels/ that has a method's."""
+    say its own name, and import the command and a module of labels/ that have a method's."""
     for module in modules.values():
         if is_in(module.name, inside("methods")) or is_in(module.name, ("configs",)):
             continue
         names = set(methods.names()) - {module.name.rpartition(".")[2]}
         word = re.compile(rf"(?<![\w-])({'|'.join(sorted(names))})(?![\w-])")
-        yield from (f"{module.name} says {name}" for name in {*identifiers(module, inside("labels"))} & names)
+        yield from (f"{module.name} says {name}" for name in {*identifiers(module, inside("labels", "kdmlc"))} & names)
         yield from (f"{module.name} says {text!r}" for text in strings(module) if word.search(text))
 
 

@@ -57,6 +57,30 @@ def test_a_line_for_the_person(tmp_path, clock, capsys):
     assert capsys.readouterr().err == line + "\n"
 
 
+def test_what_is_left_covers_the_runs_that_follow(tmp_path, clock, capsys):
+    """Protects who waits from a time that is only the first run's: 40 more steps are said to be at most 80 s more."""
+    made = writers.Reporter(tmp_path / "metrics.jsonl", [], 20, 50, "title", False, 40)
+    made.step(9)
+    clock[0] += 2.0
+    made.step(10)
+    made.epoch(ROW)
+    made.close()
+    assert capsys.readouterr().err.endswith("25 images/s  1:40 left, at most, with the runs that follow\n")
+
+
+def test_compiling_is_said(tmp_path, clock, capsys):
+    """Protects who waits for the first step: that it compiles, and how long it took where it took long."""
+    made = reporter(tmp_path)
+    for seconds in (40.0, 1.0):
+        made.compiling()
+        clock[0] += seconds
+        made.step(1)
+    made.close()
+    said = capsys.readouterr().err.splitlines()
+    assert ["compiling;" in line for line in said] == [True, False, True] and said[1] == "title  compiled in 40 s"
+    assert made.rate() == 0.0
+
+
 @pytest.mark.parametrize(
     "row, text",
     [

@@ -4,7 +4,8 @@
 a short name of a field (`SHORT`), a flag of the file (`quick`), or an option of the method.
 """
 
-from kdmlc_jax.config.arguments import SHORT, assign, call, find, load, parse_arguments, resolve
+from kdmlc_jax.config.arguments import SHORT, assign, call, find, parse_arguments, resolve
 from kdmlc_jax.config.fields import base, flatten
+from kdmlc_jax.config.loading import load
 from kdmlc_jax.config.ranges import check
 from kdmlc_jax.config.resume import changes, changes_of, differences, from_json, read

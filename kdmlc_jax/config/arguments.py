@@ -4,7 +4,7 @@ import ast
 import os
 import pathlib
 import runpy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -97,12 +97,17 @@ def resolve(config: ConfigDict, arguments: Mapping[str, str], recipe: str | None
     options = [option for option in config.method if option != "name"]
     for name, value in arguments.items():
         if name not in SHORT and name not in options:
-            known = (*SHORT, "method", "preset", "quick", *options)
-            field = next((SHORT[one] for one in arguments if SHORT.get(one) in PATHS), "")
-            comma = f"; a path with a comma goes in --config.{field}=…" if field and value == "true" else ""
-            raise UserError(f'config argument "{name}" is unknown{suggest(name, known)}{comma}')
+            raise unknown(name, arguments, options)
         assign(config, SHORT.get(name, f"method.{name}"), value)
     return config
+
+
+def unknown(name: str, arguments: Mapping[str, str], more: Iterable[str]) -> UserError:
+    """What to raise where `name` among `arguments` is neither a short name nor one of `more`."""
+    field = next((SHORT[one] for one in arguments if SHORT.get(one) in PATHS), "")
+    comma = f"; a path with a comma goes in --config.{field}=…" if field and arguments[name] == "true" else ""
+    near = suggest(name, (*SHORT, "method", "preset", "quick", *more))
+    return UserError(f'config argument "{name}" is unknown{near}{comma}')
 
 
 def assign(config: ConfigDict, path: str, text: str) -> None:
@@ -149,17 +154,3 @@ def call(path: str, arguments: dict[str, str]) -> ConfigDict:
         raise UserError(f"config file {path} defines no get_config(arguments)")
     made: ConfigDict = module["get_config"](arguments)
     return made
-
-
-def load(spec: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
-    """The resolved config of `path.py:arguments`, with overrides {"optim.lr": "0.1"} applied last; UserError names what
-    is missing, unknown or of the wrong type."""
-    path, _, arguments = spec.partition(":")
-    given = parse_arguments(arguments)
-    for name in ("name", "preset"):
-        if f"method.{name}" in overrides:
-            given["method" if name == "name" else name] = overrides[f"method.{name}"]
-    config = call(path, given)
-    for field, text in overrides.items():
-        assign(config, field, text)
-    return config

@@ -85,29 +85,34 @@ def base() -> ConfigDict:
     """A config of its own for a config file to fill in; `resolve` adds the method's options."""
     from kdmlc_jax.data import augment  # imports JAX
 
-    return ConfigDict(
-        {
-            "name": "run",
-            "seed": 0,
-            "init_from": "",  # the folder of another run, or a file of published weights: the start of networks here
-            "data": DATA,
-            "noise": NOISE,
-            "augment": augment.defaults() | AUGMENT,
-            # run: the folder of another run, whose network is the teacher; freeze: its last layer alone learns;
-            # lr_below: learning rate of all below the last layer, as a share of optim.lr
-            "teacher": {"net": "cnn16", "run": "", "freeze": False, "lr_below": 1.0},
-            "student": {"net": "cnn6", "lr_below": 1.0},
-            "optim": OPTIM,
-            "train": TRAIN,
-            # every: epochs; every_steps: also in the middle of epochs, 0 = not; the newest `keep` and the best stay
-            "checkpoint": {"every": 1, "every_steps": 0, "keep": 2},
-            "devices": 0,  # 0 = all
-            "parallel": PARALLEL,
-            "labels": {"precision": 0.9},  # promised of the corrections that `decision` names
-            "deploy": "last",  # or best_val (see data.select_on): the epoch whose networks a run leaves and corrects by
-            "baselines": (),
-        }
-    )
+    made = ConfigDict(static())
+    made.augment = ConfigDict(augment.defaults() | AUGMENT)
+    return made
+
+
+def static() -> dict[str, Any]:
+    """The fields that no module of an augmentation or a method adds, with their defaults."""
+    return {
+        "name": "run",
+        "seed": 0,
+        "init_from": "",  # the folder of another run, or a file of published weights: the start of networks here
+        "data": DATA,
+        "noise": NOISE,
+        "augment": AUGMENT,
+        # run: the folder of another run, whose network is the teacher; freeze: its last layer alone learns;
+        # lr_below: learning rate of all below the last layer, as a share of optim.lr
+        "teacher": {"net": "cnn16", "run": "", "freeze": False, "lr_below": 1.0},
+        "student": {"net": "cnn6", "lr_below": 1.0},
+        "optim": OPTIM,
+        "train": TRAIN,
+        # every: epochs; every_steps: also in the middle of epochs, 0 = not; the newest `keep` and the best stay
+        "checkpoint": {"every": 1, "every_steps": 0, "keep": 2},
+        "devices": 0,  # 0 = all
+        "parallel": PARALLEL,
+        "labels": {"precision": 0.9},  # promised of the corrections that `decision` names
+        "deploy": "last",  # or best_val (see data.select_on): the epoch whose networks a run leaves and corrects by
+        "baselines": (),
+    }
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

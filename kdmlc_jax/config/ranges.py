@@ -1,5 +1,7 @@
 """What the fields may hold, where no other part of the program looks at them before training."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from kdmlc_jax.config.fields import flatten
@@ -42,13 +44,19 @@ RANGES = {
 }
 
 
+def check_field(field: str, value: Any) -> None:
+    """Raises UserError for a value outside CHOICES or RANGES."""
+    if field in CHOICES:
+        choose(field, value, CHOICES[field])
+    if field in RANGES:
+        in_range(field, value, *RANGES[field])
+
+
 def check(config: ConfigDict) -> None:
     """Raises UserError for a value outside CHOICES or RANGES, and for fields that do not go together."""
     values = flatten(config)
-    for field, allowed in CHOICES.items():
-        choose(field, values[field], allowed)
-    for field, limits in RANGES.items():
-        in_range(field, values[field], *limits)
+    for field in (*CHOICES, *RANGES):
+        check_field(field, values[field])
     for share in config.optim.milestones:
         in_range("optim.milestones", share, 0.0, 1.0)
     if config.parallel.model > 1 and config.parallel.sharding != "fsdp":

@@ -5,14 +5,13 @@
 Takes the same --config and overrides as a run, reads every file, lists what it found and ends with what would happen.
 """
 
-import argparse
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax.cli import guarded, parse
+from kdmlc_jax.cli import Parser, guarded, parse
 from kdmlc_jax.errors import UserError
 
 LISTED = 20
@@ -20,11 +19,7 @@ LISTED = 20
 
 def main(argv: list[str]) -> None:
     """Prints the findings; exit code 2 where a run would not start."""
-    parser = argparse.ArgumentParser(
-        "python -m kdmlc_jax.data.check",
-        description="List what a data set holds and what is wrong with it; nothing is trained or written.",
-        allow_abbrev=False,
-    )
+    parser = Parser("kdmlc_jax.data.check", "List what a data set holds and what is wrong with it; nothing is written.")
     parser.add_argument("--config", default="configs/digits.py", metavar="FILE.py[:a=1]", help="as for a run")
     flags, overrides = parse(parser, argv)
     config = config_lib.load(flags.config, overrides)

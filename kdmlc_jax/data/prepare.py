@@ -1,5 +1,6 @@
 """From a config to the data of one run: source → noise → splits."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from kdmlc_jax.errors import UserError
 from kdmlc_jax.shapes import ON_FEATURES
 from kdmlc_jax.storage import labels as label_table
 
+LOGGER = logging.getLogger(__name__)
 NETWORKS = ("teacher", "student")
 
 
@@ -156,7 +158,10 @@ def in_memory(images: Images, data: Any) -> Images:
     """
     if isinstance(images, np.ndarray):
         return images
-    return images[:] if data.pipeline == "resident" or mebibytes(images) <= data.resident_mb else images
+    if data.pipeline != "resident" and mebibytes(images) > data.resident_mb:
+        return images
+    LOGGER.info("decoding %d images of %d x %d pixels into memory", len(images), *images.shape[2:0:-1])
+    return images[:]
 
 
 def scaled_to(images: Images, data: Any) -> int:

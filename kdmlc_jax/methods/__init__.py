@@ -18,6 +18,14 @@ def on_features() -> list[str]:
     return [words for name in names() for words in getattr(get(name), "ON_FEATURES", ())]
 
 
+def usual(features: bool, trusted: bool) -> str:
+    """`method:options` for who names none: on features one that fits at once, on images one that trains networks, and
+    that learns from trusted images where there are any."""
+    if features:
+        return "linear:train_on=noisy"
+    return DEFAULT if trusted else "blind_kd"
+
+
 def get(name: str) -> ModuleType:
     """The module of the method called `name`; raises UserError if there is none."""
     return registry.get(sys.modules[__name__], "method.name", name)

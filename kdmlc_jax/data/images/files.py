@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ CHUNK = 32
 LISTED = "`python -m kdmlc_jax.data.check` lists all such files, data.on_bad_image=skip leaves them out"
 
 T = TypeVar("T")
+LOGGER = logging.getLogger(__name__)
 
 
 @functools.cache
@@ -147,6 +149,7 @@ def survey(paths: Sequence[Source], max_megapixels: float | int, verify: bool) -
         except BadImage as error:
             return None, str(error), Pixels(bytes(16), 0)
 
+    LOGGER.info("%s %d images", "reading" if verify else "looking at", len(paths))
     found = _map(look, range(len(paths)))
     return Survey(
         [header for header, _, _ in found],

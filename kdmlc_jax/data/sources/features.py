@@ -1,5 +1,6 @@
 """Precomputed features in .npy files, for example the embeddings of a large frozen network."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,26 +19,34 @@ def load(data: ConfigDict) -> Source:
     """Features as images of one pixel: f32[N, 1, 1, D].
 
     The folder holds `features.npy` f[N, D] and `labels.npy` i[N], 0 or more; it may hold `true_labels.npy` i[N] (-1 =
-    unknown), `trusted.npy` (bool[N] or 0 and 1, or the rows), `test_features.npy` with `test_labels.npy`, `classes.txt`
-    (C names, a line each, labels are 0 to C - 1; without it the classes are the distinct labels, in their order) and
-    `ids.txt` (N names). Everything is read into memory, 4·N·D bytes; nothing is unpickled.
+    unknown), `trusted.npy` (bool[N] or 0 and 1, or the rows), `validation.npy` (the same), `test_features.npy` with
+    `test_labels.npy`, `classes.txt` (C names, a line each, labels are 0 to C - 1; without it the classes are the
+    distinct labels, in their order) and `ids.txt` (N names). Everything is read into memory, 4·N·D bytes; nothing is
+    unpickled.
 
     Raises:
       UserError: naming the file, and the row where there is one.
     """
-    path = locate(data, "features")
-    features = _features(path / "features.npy")
-    size = len(features)
+    return read(locate(data, "features"), data.source, "features", _features)
+
+
+def read(path: Path, source: str, rows: str, checked: Callable[[Path], np.ndarray]) -> Source:
+    """The folder `path` as `load` says, its images in the file `rows`.npy as `checked` has them, [N, H, W, K]."""
+    images = checked(path / f"{rows}.npy")
+    size = len(images)
     labels = {"labels.npy": _integers(path / "labels.npy", size)}
-    test = _test_features(path, features.shape[-1])
+    test = _test_images(path, rows, checked, images.shape[1:])
     if test is not None:
         labels["test_labels.npy"] = _integers(path / "test_labels.npy", len(test))
     if (path / "true_labels.npy").exists():
         labels["true_labels.npy"] = _integers(path / "true_labels.npy", size)
-    names, checked = _named(path, labels, size)
-    train = Part(features, checked["labels.npy"], checked.get("true_labels.npy"), _ids(path, size))
-    test_part = None if test is None else Part(test, checked["test_labels.npy"])
-    return Source(data.source, names, train, test_part, _trusted(path / "trusted.npy", size))
+    names, numbers = _named(path, labels, size)
+    train = Part(images, numbers["labels.npy"], numbers.get("true_labels.npy"), _ids(path, size, f"{rows}.npy"))
+    test_part = None if test is None else Part(test, numbers["test_labels.npy"])
+    trusted, validation = (_rows(path / f"{name}.npy", size) for name in ("trusted", "validation"))
+    if trusted is not None and validation is not None and (both := np.intersect1d(trusted, validation)).size:
+        raise UserError(f"{path / 'validation.npy'}: row {both[0]} is in trusted.npy, too ({both.size} such rows)")
+    return Source(source, names, train, test_part, trusted, validation)
 
 
 def _features(path: Path) -> np.ndarray:
@@ -60,14 +69,19 @@ def read_features(
     return features
 
 
-def _test_features(path: Path, columns: int) -> np.ndarray | None:
-    """f32[M, 1, 1, D], or None where neither test file is there."""
-    if not ((path / "test_features.npy").exists() or (path / "test_labels.npy").exists()):
+def _test_images(
+    path: Path, rows: str, checked: Callable[[Path], np.ndarray], shape: tuple[int, ...]
+) -> np.ndarray | None:
+    """[M, H, W, K], or None where neither test file is there."""
+    if not ((path / f"test_{rows}.npy").exists() or (path / "test_labels.npy").exists()):
         return None
-    test = _features(path / "test_features.npy")
-    if test.shape[-1] != columns:
-        found = f"{test.shape[-1]} columns"
-        raise UserError(f"{path / 'test_features.npy'}: {found}, expected {columns} as in features.npy")
+    test = checked(path / f"test_{rows}.npy")
+    if test.shape[1:] != shape:
+        if shape[:2] == (1, 1):
+            found, expected = f"{test.shape[-1]} columns", f"{shape[-1]}"
+        else:
+            found, expected = f"images {list(test.shape[1:])}", f"{list(shape)}"
+        raise UserError(f"{path / f'test_{rows}.npy'}: {found}, expected {expected} as in {rows}.npy")
     return test
 
 
@@ -111,8 +125,8 @@ def _named(path: Path, labels: dict[str, np.ndarray], size: int) -> tuple[tuple[
     return tuple(map(str, values)), codes
 
 
-def _trusted(path: Path, size: int) -> np.ndarray | None:
-    """i64[], the rows that trusted.npy names, in ascending order."""
+def _rows(path: Path, size: int) -> np.ndarray | None:
+    """i64[], the rows that trusted.npy, or another such file, names, in ascending order."""
     if not path.exists():
         return None
     array = load_array(path)
@@ -137,9 +151,9 @@ def _trusted(path: Path, size: int) -> np.ndarray | None:
     return np.unique(rows).astype(np.int64)
 
 
-def _ids(path: Path, size: int) -> np.ndarray | None:
+def _ids(path: Path, size: int, of: str) -> np.ndarray | None:
     """str[N], the lines of ids.txt."""
     file = path / "ids.txt"
     if not file.exists():
         return None
-    return np.array(name_rows(file, size, "features.npy"))
+    return np.array(name_rows(file, size, of))

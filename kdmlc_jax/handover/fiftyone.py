@@ -1,0 +1,39 @@
+"""FiftyOne: a table for its CSV importer.
+
+    fo.Dataset.from_dir(dataset_type=fo.types.CSVDataset, data_path="/", labels_path="labels.csv", fields=None)
+
+with `fields={"label": None, "label_score": float, "is_label_issue": …}` for those columns that are wanted.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdmlc_jax.errors import UserError
+from kdmlc_jax.handover.base import Row
+from kdmlc_jax.storage import files
+
+SUFFIX = ".csv"
+HEADER = (
+    *("filepath", "tags", "label", "given_label", "suggested_label", "confidence", "p_given", "label_score"),
+    *("is_label_issue", "source"),
+)
+
+
+def write(rows: Sequence[Row], class_names: Sequence[str], out: Path) -> None:
+    """A row an image; `tags` is its split, and trusted where it is.
+
+    Raises:
+      UserError: where an image is in no file of its own.
+    """
+    for row in rows:
+        if row.path is None:
+            raise UserError(f"--to fiftyone: {row.id} is in no file of its own, which FiftyOne could show")
+    files.write_csv(out, HEADER, [line(row) for row in rows])
+
+
+def line(row: Row) -> list[str]:
+    """One image."""
+    known = (row.confidence, row.p_given, row.label_score) if row.suggested else ()
+    numbers = [f"{value:.6g}" for value in known] or [""] * 3
+    tags = f"{row.split},trusted" if row.trusted else row.split
+    return [str(row.path), tags, row.label, row.given, row.suggested, *numbers, str(row.flagged), row.source]
