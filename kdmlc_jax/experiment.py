@@ -111,7 +111,8 @@ def check_needs(method: Method, config: Any, dataset: Dataset) -> None:
     if traits.needs_trusted and absent:
         few = ", ".join(absent[:5]) + (" …" if len(absent) > 5 else "")
         raise NoTrustedError(
-            f"data.trusted: no trusted image of {few}; {name} needs one or more of each class: {where_trusted(config.data)}"
+            f"data.trusted: no trusted image of {few}; {name} needs one or more of each class: "
+            f"{where_trusted(config.data)}"
         )
 
 
