@@ -87,6 +87,7 @@ def start(flags: argparse.Namespace) -> None:
     """What every training program does before it touches a device."""
     from kdmlc_jax import parallel
 
+    tell(getattr(flags, "quiet", False))
     parallel.join_processes(parallel.Launch(flags.coordinator, flags.processes, flags.process))
     parallel.keep_compiled()
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from kdmlc_jax import config as config_lib
 from kdmlc_jax import limits
-from kdmlc_jax.cli import Parser, add_launch, guarded, parse, start, tell
+from kdmlc_jax.cli import Parser, add_launch, guarded, parse, start
 from kdmlc_jax.errors import UserError
 
 EPILOG = """two commands:
@@ -49,7 +49,6 @@ def main(argv: list[str]) -> None:
 
     from kdmlc_jax import baselines
 
-    tell(flags.quiet)
     start(flags)
     summary = baselines.run(config, workdir, flags.quiet)
     limits.check(allowed, summary)

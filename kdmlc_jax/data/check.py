@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax.cli import Parser, guarded, parse
+from kdmlc_jax.cli import Parser, guarded, parse, tell
 from kdmlc_jax.errors import UserError
 
 LISTED = 20
@@ -32,6 +32,7 @@ def main(argv: list[str]) -> None:
     from kdmlc_jax.data.prepare import complete
     from kdmlc_jax.experiment import Experiment
 
+    tell()
     config = warm_start.seen(config)
     source = sources.load(config.data)
     for line in describe_source(source):

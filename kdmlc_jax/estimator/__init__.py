@@ -1,7 +1,6 @@
 """`NoisyLabelClassifier`: a run as a scikit-learn classifier, for notebooks and pipelines."""
 
 import importlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -179,8 +178,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         """The folder of the run; a temporary one goes with the estimator."""
         if self.workdir is not None:
             return Path(self.workdir).expanduser()
-        self._held = tempfile.TemporaryDirectory(prefix="kdmlc-")
-        return Path(self._held.name)
+        return kept.temporary(self)
 
     def _adopt(self, workdir: Path) -> None:
         """All attributes, from the run in `workdir`."""
@@ -272,7 +270,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         if "_network" in state:
-            state = {name: value for name, value in state.items() if name not in ("_network", "_held")}
+            del state["_network"]
             state["_files"] = kept.content(self.workdir_)
         return state
 
@@ -280,9 +278,9 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         content = state.pop("_files", None)
         super().__setstate__(state)
         if content is not None:
-            self._held = tempfile.TemporaryDirectory(prefix="kdmlc-")
-            kept.restore(Path(self._held.name), content)
-            self._adopt(Path(self._held.name))
+            folder = kept.temporary(self)
+            kept.restore(folder, content)
+            self._adopt(folder)
 
 
 def _good(name: str, image: Any) -> np.ndarray:

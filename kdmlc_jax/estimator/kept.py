@@ -1,6 +1,8 @@
 """What an estimator keeps of its run, in a folder of its own or in a pickle."""
 
 import shutil
+import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,13 @@ from kdmlc_jax.storage import door, files
 
 DATA = "data"  # the folder that the run reads
 LEFT = ("checkpoints", DATA, "baselines", "lock")  # neither saved nor pickled
+
+
+def temporary(owner: object) -> Path:
+    """A new folder that goes when `owner` does."""
+    folder = tempfile.mkdtemp(prefix="kdmlc-")
+    weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def is_json(value: Any) -> bool:
