@@ -31,9 +31,9 @@ import small
 
 from kdmlc_jax import apply, embed, export, main, predict, train, warm_start
 from kdmlc_jax.compare import __main__ as comparing
+from kdmlc_jax.data import prepare as prepare_lib
 from kdmlc_jax.data import provenance
 from kdmlc_jax.data.noise import file as label_file
-from kdmlc_jax.data import prepare as prepare_lib
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.report import __main__ as reporting
 from kdmlc_jax.storage.checkpoint import Checkpoints
@@ -102,12 +102,24 @@ class Home:
         """The command line of a run, whatever its config.json says."""
         fields = train.config_lib.flatten(self.config(run))
         plain = {name: value for name, value in fields.items() if not name.startswith("method.")}
-        options = [f"{name[7:]}={value}" for name, value in fields.items() if name.startswith("method.") and value != ""]
+        options = [
+            f"{name[7:]}={value}" for name, value in fields.items() if name.startswith("method.") and value != ""
+        ]
         skipped = {"name": "", "devices": ""}
-        said = [f"--config.{name}={value!r}" if not isinstance(value, str) else f"--config.{name}={value}"
-                for name, value in plain.items() if name not in skipped]
+        said = [
+            f"--config.{name}={value!r}" if not isinstance(value, str) else f"--config.{name}={value}"
+            for name, value in plain.items()
+            if name not in skipped
+        ]
         options = [f"method={fields['method.name']}", *(each for each in options if not each.startswith("name="))]
-        return ["--config", f"configs/digits.py:{','.join(options)}", *said, "--config.devices=1", "--workdir", str(run)]
+        return [
+            "--config",
+            f"configs/digits.py:{','.join(options)}",
+            *said,
+            "--config.devices=1",
+            "--workdir",
+            str(run),
+        ]
 
 
 def read(home: Home, reader: str, run: pathlib.Path) -> tuple[small.Answer, dict]:
@@ -130,7 +142,12 @@ def read(home: Home, reader: str, run: pathlib.Path) -> tuple[small.Answer, dict
         return config
 
     def noise(_) -> None:
-        ids = np.array([line.split(",")[0] for line in (home.folder / run.relative_to(home.trial) / "labels.csv").read_text().splitlines()[1:]])
+        ids = np.array(
+            [
+                line.split(",")[0]
+                for line in (home.folder / run.relative_to(home.trial) / "labels.csv").read_text().splitlines()[1:]
+            ]
+        )
         for name in ("labels.csv", "labels.parquet"):
             if (run / name).exists():
                 config = changed(noise__kind="file", noise__file=str(run / name))

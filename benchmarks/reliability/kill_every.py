@@ -33,7 +33,15 @@ import small
 from kdmlc_jax import baselines, compare, main  # noqa: F401 (imported before the forks)
 from kdmlc_jax.compare import __main__ as comparing
 
-FINAL = ("soft_labels.npy", "labels.csv", "labels.parquet", "weights.msgpack", "network.json", "report.html", "summary.json")
+FINAL = (
+    "soft_labels.npy",
+    "labels.csv",
+    "labels.parquet",
+    "weights.msgpack",
+    "network.json",
+    "report.html",
+    "summary.json",
+)
 COMPARED = ("table.json", "table.md")
 
 
@@ -44,7 +52,14 @@ def cases() -> dict[str, tuple]:
     found["kdmlc and baselines"] = (main.main, lambda place: small.words("kdmlc", place, 2, baselines=base))
     crossed = {"data__cross_fit": 2, "data__held_out": 0}
     found["ce, cross_fit"] = (main.main, lambda place: small.words("ce", place, 2, **crossed))
-    spec = ["--config", small.DATA.format(small.MLP, 2), "--seeds", "0,1", "--methods", "ce:train_on=noisy,network=student kd"]
+    spec = [
+        "--config",
+        small.DATA.format(small.MLP, 2),
+        "--seeds",
+        "0,1",
+        "--methods",
+        "ce:train_on=noisy,network=student kd",
+    ]
     found["compare"] = (comparing.main, lambda place: [*spec, *small.flags()[:-1], "--workdir", str(place)])
     return found
 

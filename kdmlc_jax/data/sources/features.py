@@ -12,6 +12,7 @@ from kdmlc_jax.data.formats.files import locate
 from kdmlc_jax.data.formats.rows import name_rows, read_names, rows_of
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.storage.files import exists
 
 
 def load(data: ConfigDict) -> Source:
@@ -32,7 +33,7 @@ def load(data: ConfigDict) -> Source:
     test = _test_features(path, features.shape[-1])
     if test is not None:
         labels["test_labels.npy"] = _integers(path / "test_labels.npy", len(test))
-    if (path / "true_labels.npy").exists():
+    if exists(path / "true_labels.npy"):
         labels["true_labels.npy"] = _integers(path / "true_labels.npy", size)
     names, checked = _named(path, labels, size)
     train = Part(features, checked["labels.npy"], checked.get("true_labels.npy"), _ids(path, size))
@@ -62,7 +63,7 @@ def read_features(
 
 def _test_features(path: Path, columns: int) -> np.ndarray | None:
     """f32[M, 1, 1, D], or None where neither test file is there."""
-    if not ((path / "test_features.npy").exists() or (path / "test_labels.npy").exists()):
+    if not (exists(path / "test_features.npy") or exists(path / "test_labels.npy")):
         return None
     test = _features(path / "test_features.npy")
     if test.shape[-1] != columns:
@@ -93,7 +94,7 @@ def _checked(path: Path, labels: np.ndarray, num_classes: int) -> np.ndarray:
 def _named(path: Path, labels: dict[str, np.ndarray], size: int) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """The class names and the labels as their numbers: the lines of classes.txt, or the distinct labels themselves."""
     file = path / "classes.txt"
-    if file.exists():
+    if exists(file):
         names = tuple(read_names(file))
         return names, {name: _checked(path / name, array, len(names)) for name, array in labels.items()}
     for name, array in labels.items():
@@ -113,7 +114,7 @@ def _named(path: Path, labels: dict[str, np.ndarray], size: int) -> tuple[tuple[
 
 def _trusted(path: Path, size: int) -> np.ndarray | None:
     """i64[], the rows that trusted.npy names, in ascending order."""
-    if not path.exists():
+    if not exists(path):
         return None
     array = load_array(path)
     # So many zeros and ones are no list of rows, which names none twice.
@@ -140,6 +141,6 @@ def _trusted(path: Path, size: int) -> np.ndarray | None:
 def _ids(path: Path, size: int) -> np.ndarray | None:
     """str[N], the lines of ids.txt."""
     file = path / "ids.txt"
-    if not file.exists():
+    if not exists(file):
         return None
     return np.array(name_rows(file, size, "features.npy"))
