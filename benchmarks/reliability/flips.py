@@ -40,7 +40,6 @@ from kdmlc_jax.storage.checkpoint import Checkpoints
 from kdmlc_jax.train_state import named_leaves
 
 COMPARED = ["kdmlc", "ce:train_on=both", "dmlp:ssl_epochs=1,purify_epochs=2"]
-ALL_OF = "noisy=0,validation=20"  # so that its label table has all images
 # Readers of a file by its name; the first pattern that fits.
 USES = [
     (r"checkpoints/", ["restore", "resume"]),
@@ -102,24 +101,10 @@ class Home:
         """The command line of a run, whatever its config.json says."""
         fields = train.config_lib.flatten(self.config(run))
         plain = {name: value for name, value in fields.items() if not name.startswith("method.")}
-        options = [
-            f"{name[7:]}={value}" for name, value in fields.items() if name.startswith("method.") and value != ""
-        ]
-        skipped = {"name": "", "devices": ""}
-        said = [
-            f"--config.{name}={value!r}" if not isinstance(value, str) else f"--config.{name}={value}"
-            for name, value in plain.items()
-            if name not in skipped
-        ]
-        options = [f"method={fields['method.name']}", *(each for each in options if not each.startswith("name="))]
-        return [
-            "--config",
-            f"configs/digits.py:{','.join(options)}",
-            *said,
-            "--config.devices=1",
-            "--workdir",
-            str(run),
-        ]
+        method = [f"{name[7:]}={fields[name]}" for name in fields if name.startswith("method.") and fields[name] != ""]
+        method = [f"method={fields['method.name']}", *(each for each in method if not each.startswith("name="))]
+        said = [f"--config.{name}={plain[name]}" for name in plain if name not in ("name", "devices")]
+        return ["--config", f"configs/digits.py:{','.join(method)}", *said, "--config.devices=1", "--workdir", str(run)]
 
 
 def read(home: Home, reader: str, run: pathlib.Path) -> tuple[small.Answer, dict]:
@@ -142,12 +127,8 @@ def read(home: Home, reader: str, run: pathlib.Path) -> tuple[small.Answer, dict
         return config
 
     def noise(_) -> None:
-        ids = np.array(
-            [
-                line.split(",")[0]
-                for line in (home.folder / run.relative_to(home.trial) / "labels.csv").read_text().splitlines()[1:]
-            ]
-        )
+        table = (home.folder / run.relative_to(home.trial) / "labels.csv").read_text()
+        ids = np.array([line.split(",")[0] for line in table.splitlines()[1:]])
         for name in ("labels.csv", "labels.parquet"):
             if (run / name).exists():
                 config = changed(noise__kind="file", noise__file=str(run / name))

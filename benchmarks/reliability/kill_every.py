@@ -2,9 +2,9 @@
 
     python benchmarks/reliability/kill_every.py --kills 9 --out benchmarks/results/reliability_kill_every.json
 
-The smallest run of each case (`small.METHODS`) is run to its end twice: the second time, from compiled programs, says how
-long it takes. Then it is killed --kills times and started again with the same command each time, and at last ends. A
-kill is aimed, in turn,
+The smallest run of each case (`small.METHODS`) is run to its end twice: the second time, from compiled programs, says
+how long it takes. Then it is killed --kills times and started again with the same command each time, and at last ends.
+A kill is aimed, in turn,
 
     any    uniformly over the time that an uninterrupted run takes; a process that ends before begins afresh
     final  at a file of the final writing (tables, networks, page, summary), when it or its temporary name appears, and
