@@ -152,11 +152,13 @@ def read(home: Home, reader: str, run: pathlib.Path) -> tuple[small.Answer, dict
         made.update(common.digests(named_leaves(begun["method"]), {}))
 
     def restore(_) -> None:
-        # In place of the loop: the newest state that is whole, which the rest of a run follows from.
+        # In place of the loop: the newest state that is whole, from which the rest of a run follows (see cuts.py).
         checkpoints = Checkpoints(run / "checkpoints", 2)
         state, progress = checkpoints.restore(home.begun(run)[1])
         checkpoints.close()
-        made.update(common.digests(named_leaves(state), progress))
+        left = home.folder / run.relative_to(home.trial) / "checkpoints"
+        was = common.saved(left / str(common.steps(run)[-1]))
+        made["other than saved"] = str(common.differences(common.digests(named_leaves(state), progress), was))
 
     def resume(words) -> None:
         (run / "summary.json").unlink(missing_ok=True)
