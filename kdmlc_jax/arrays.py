@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from kdmlc_jax.errors import UserError, unreadable
-from kdmlc_jax.storage import door
+from kdmlc_jax.storage import door, files
 
 
 def check_features(name: str, features: ArrayLike) -> np.ndarray:
@@ -52,7 +52,7 @@ def check_labels(labels: ArrayLike, num_classes: int, place: object = "labels") 
 
 def load_array(path: Path) -> np.ndarray:
     """The array in a .npy file, mapped, so that a foreign shape costs no memory; raises UserError naming the file."""
-    if not path.exists():
+    if not files.exists(path):
         raise UserError(f"{path}: no such file")
     try:
         door.refuse_odd(path)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdmlc_jax import published, train_state
+from kdmlc_jax import finished, published, train_state
 from kdmlc_jax.data import provenance
 from kdmlc_jax.data.dataset import Dataset
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.shapes import ON_FEATURES, part_of
-from kdmlc_jax.storage import networks
+from kdmlc_jax.storage import files, networks
 
 if TYPE_CHECKING:
     from kdmlc_jax.experiment import Experiment
@@ -123,9 +123,11 @@ def check_teacher(experiment: "Experiment", about: dict, whole: bool, path: path
 
 def check_splits(dataset: Dataset, folder: pathlib.Path, field: str) -> None:
     """Refuses weights that have seen labels which must be unknown here; see `start_from`."""
-    path = next((path for path in (folder / "noise.npz", folder.parent / "noise.npz") if path.exists()), None)
+    path = next((path for path in (folder / "noise.npz", folder.parent / "noise.npz") if files.exists(path)), None)
     if path is None:
         return
+    if ended := finished.read(path.parent):
+        finished.check_files(path.parent, ended, (path.name,))
     there, here = provenance.load(path), dataset.splits
     if there.images != provenance.fingerprint(dataset.ids, dataset.class_names):
         return

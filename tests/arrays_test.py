@@ -1,10 +1,15 @@
 """What functions of arrays refuse before NumPy or JAX would wrap, clamp or round it."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 
 from kdmlc_jax.arrays import check_features, check_labels, load_array
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.data.formats.rows import rows_of
+from kdmlc_jax.errors import StorageError, UserError
+from kdmlc_jax.storage.labels import _soft
 
 
 def test_good_labels_come_back_as_int32():
@@ -63,3 +68,27 @@ def test_files_of_arrays(tmp_path):
         path.write_bytes(raw)
         with pytest.raises(UserError, match=r"x\.npy: not an array of numbers in \.npy format \("):
             load_array(path)
+
+
+def by_name(path):
+    return rows_of(path, 2, 2, np.array(["a", "b"]))
+
+
+def beliefs(path):
+    return _soft(path, np.arange(2), np.arange(2), 2)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("read", [load_array, by_name, beliefs])
+def test_what_nobody_could_look_at_is_not_absent(tmp_path, monkeypatch, read, number):
+    """Protects rows and beliefs from a disk that fails when it is asked whether their file is there."""
+    real, path = os.stat, tmp_path / "x.npy"
+
+    def stat(name, *rest, **more):
+        if str(name).startswith(str(tmp_path)):
+            raise OSError(number, os.strerror(number), str(name))
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(StorageError, match=r"cannot be read \(.*nothing was changed"):
+        read(path)

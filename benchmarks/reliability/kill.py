@@ -48,8 +48,8 @@ START = 6.0
 GOES_ON = re.compile(r"going on after epoch (\d+)(?:, step (\d+))?")
 
 
-def start(words: list[str], log: pathlib.Path, fresh: bool) -> int:
-    """The process id of a training process whose output goes to `log`."""
+def start(words: list[str], log: pathlib.Path, fresh: bool, program=main.main) -> int:
+    """The process id of a process of `program` whose output goes to `log`."""
     pid = os.fork()
     if pid:
         return pid
@@ -60,7 +60,7 @@ def start(words: list[str], log: pathlib.Path, fresh: bool) -> int:
         os.execv(sys.executable, [sys.executable, "-m", "kdmlc_jax.main", *words])
     try:
         sys.argv[1:] = words
-        cli.guarded(main.main)
+        cli.guarded(program)
         code = 0
     except SystemExit as ended:
         code = int(ended.code or 0)
@@ -75,10 +75,10 @@ def start(words: list[str], log: pathlib.Path, fresh: bool) -> int:
 class Process:
     """A training process that is to be killed, and how its folder of checkpoints looks meanwhile."""
 
-    def __init__(self, words: list[str], workdir: pathlib.Path, fresh: bool):
+    def __init__(self, words: list[str], workdir: pathlib.Path, fresh: bool, program=main.main):
         self.log, self._checkpoints = workdir.with_suffix(".log"), workdir / "checkpoints"
         self.code: int | None = None
-        self.pid, self.began = start(words, self.log, fresh), time.monotonic()
+        self.pid, self.began = start(words, self.log, fresh, program), time.monotonic()
 
     def seconds(self) -> float:
         """Since its start."""

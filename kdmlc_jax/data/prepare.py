@@ -74,6 +74,21 @@ def relabelled(dataset: Dataset, folder: str, column: str) -> Dataset:
     return made._replace(trusted_given=unknown)
 
 
+def held_to_sums(config: Any) -> list[str]:
+    """Looks whether `noise.file` and `data.splits`, where a finished run has left them, are as it did; a warning for
+    each that is gone.
+
+    Raises:
+      StorageError: naming the first that is not.
+    """
+    told = []
+    for named in (config.noise.file, config.data.splits):
+        path = Path(named).expanduser()
+        if named and (ended := finished.read(path.parent)):
+            told += finished.check_files(path.parent, ended, (path.name,))
+    return told
+
+
 def from_source(config: Any, source: Source) -> Dataset:
     """Noise and splits, and nothing yet of other files that the config names."""
     classes = len(source.class_names)
@@ -81,7 +96,7 @@ def from_source(config: Any, source: Source) -> Dataset:
         raise UserError(f"{source.name}: {classes} class, expected 2 or more")
     train = source.train._replace(images=in_memory(source.train.images, config.data))
     test = source.test and source.test._replace(images=in_memory(source.test.images, config.data))
-    told: list[str] = []
+    told: list[str] = held_to_sums(config)
     labels, truth = noise.given_labels(config.noise, train, source.class_names, config.seed, told.append)
     known = np.where(truth >= 0, truth, labels)
     group = leaked = None

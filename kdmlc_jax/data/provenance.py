@@ -33,6 +33,9 @@ class Provenance(NamedTuple):
     measured: str | None = None  # SHA-256 of the true labels and of the test images' labels, likewise
 
 
+NAMES = {*Splits._fields, *Provenance._fields} - {"splits"}
+
+
 def fingerprint(ids: np.ndarray, class_names: Sequence[str]) -> str:
     """A digest of the images' names in order and of the classes: rows of one listing mean nothing in another."""
     text = "\0".join((*class_names, "", *map(str, ids)))
@@ -98,6 +101,9 @@ def load(path: str | Path) -> Provenance:
         _unpacks(raw),
         np.load(raw, allow_pickle=False) as file,
     ):
+        # The names stand in the archive twice, and nothing sums them: one that is changed would be one that is absent.
+        if unknown_names := sorted(set(file.files) - NAMES):
+            raise ValueError(f"{unknown_names[0]!a} in it, expected {', '.join(sorted(NAMES))}")
         splits = Splits(*(file[name] for name in Splits._fields if name in file.files or name != "held_out"))
         rate = float(file["realised_rate"])
         unknown = math.isnan(rate)

@@ -13,7 +13,7 @@ from kdmlc_jax.arrays import check_labels, load_array
 from kdmlc_jax.errors import UserError, is_failure, unreadable
 from kdmlc_jax.labels.table import check_simplex
 from kdmlc_jax.storage import door
-from kdmlc_jax.storage.files import GUARDED, NUMBER, atomic_write
+from kdmlc_jax.storage.files import GUARDED, NUMBER, atomic_write, exists
 
 TABLE, SOFT = "labels.parquet", "soft_labels.npy"
 
@@ -165,7 +165,7 @@ def _soft(
 ) -> Float[np.ndarray, "N C"]:
     """From the file beside a table, or one-hot where there is none or a given label stands against it."""
     certain = np.eye(num_classes, dtype=np.float32)[label]
-    if not path.exists():
+    if not exists(path):
         return certain
     soft = load_array(path)
     if soft.shape != (len(label), num_classes) or soft.dtype.kind != "f":

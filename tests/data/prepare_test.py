@@ -387,6 +387,23 @@ def test_labels_that_were_changed_since_are_refused(prepared, tmp_path):
     prepared(given, validation=5.0, labels=folder)
 
 
+@pytest.mark.parametrize("field", ["data.splits", "noise.file"])
+def test_splits_and_labels_that_were_changed_since_are_refused(prepared, tmp_path, field):
+    """Protects `data.splits` and `noise.file` as `data.labels` is, where a finished run has left their file."""
+    given = Source("hand", NAMES, Part(IMAGES, GIVEN, TRUTH, None))
+    path = tmp_path / "noise.npz"
+    provenance.save(path, prepared(given, validation=5.0).provenance())
+    told = {"networks": {}, "noise": {}, "labels": {"accuracy_before": None}}
+    files.write_sealed(tmp_path / "summary.json", told | {"files": {path.name: checksums.file_sum(path)}})
+    config = config_of(given, {})
+    config.update_from_flattened_dict({"noise.kind": "file" if field == "noise.file" else "none", field: str(path)})
+    prepare.held_to_sums(config)
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    with pytest.raises(StorageError, match=r"noise\.npz: not what this run has left"):
+        prepare.prepare(config)
+
+
 def test_replaced_labels_are_not_reported_as_given(prepared, tmp_path):
     """Protects the noise that is reported, and noise.npz: labels as people gave them, not as a run has guessed them."""
     given = source(truth=TRUTH)

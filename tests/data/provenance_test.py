@@ -102,6 +102,19 @@ def test_load_refuses_what_is_not_an_artefact(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_a_changed_name_is_no_absence(tmp_path):
+    """Protects from a bit in the archive's own list of names: without a sum, held-out images would be none."""
+    path = tmp_path / "noise.npz"
+    save(path, artefact())
+    good = path.read_bytes()
+    for name in (b"held_out", b"learned"):
+        at = good.rfind(name + b".npy")
+        assert at > 0
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        with pytest.raises(UserError, match=r"noise\.npz: cannot be read as the noise\.npz of a run"):
+            load(path)
+
+
 def test_fingerprint_tells_listings_apart():
     """Protects rows and labels from another listing: any other name, order, number of images or class changes it."""
     names = np.array(["a.png", "b.png"])

@@ -27,6 +27,7 @@ from kdmlc_jax.data.formats.roles import ROLES, Role
 from kdmlc_jax.data.formats.split_columns import YES_NO, find_split
 from kdmlc_jax.data.formats.tables import Places, Table
 from kdmlc_jax.errors import UserError, suggest
+from kdmlc_jax.storage.files import exists
 
 COLUMNS = {
     "path": ("path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path"),
@@ -72,7 +73,7 @@ def _listed(path: Places, root: Path, whole: Table, table: dict[str, list[str]])
     """The classes that a file says there are, () where none does, and that file: classes.txt, or else a Parquet file
     itself, where -1 is no label."""
     file = root / "classes.txt"
-    if file.exists():
+    if exists(file):
         return classes.class_file(file), file
     names = shards.class_names(path, whole.found["label"])
     if names:

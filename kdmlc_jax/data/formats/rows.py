@@ -7,6 +7,7 @@ from jaxtyping import Int
 
 from kdmlc_jax.data.formats.files import read_lines
 from kdmlc_jax.errors import UserError, suggest
+from kdmlc_jax.storage.files import exists
 
 
 def read_names(path: Path) -> list[str]:
@@ -51,7 +52,7 @@ def rows_of(
             raise UserError(f"{path}: {rows} rows, expected {images}, one for each image in their order")
         return np.arange(images)
     names = path.with_name(named)
-    if not names.exists():
+    if not exists(names):
         raise UserError(
             f'{names}: no such file; these images have names ("{ids[0]}"), and rows of {path.name} are told apart by '
             "theirs, expected a name a line"

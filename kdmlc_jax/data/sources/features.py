@@ -13,6 +13,7 @@ from kdmlc_jax.data.formats.files import locate
 from kdmlc_jax.data.formats.rows import name_rows, read_names, rows_of
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.storage.files import exists
 
 
 def load(data: ConfigDict) -> Source:
@@ -38,7 +39,7 @@ def read(path: Path, source: str, rows: str, checked: Callable[[Path], np.ndarra
     test = _test_images(path, rows, checked, images.shape[1:])
     if test is not None:
         labels["test_labels.npy"] = _integers(path / "test_labels.npy", len(test))
-    if (path / "true_labels.npy").exists():
+    if exists(path / "true_labels.npy"):
         labels["true_labels.npy"] = _integers(path / "true_labels.npy", size)
     names, numbers = _named(path, labels, size)
     train = Part(images, numbers["labels.npy"], numbers.get("true_labels.npy"), _ids(path, size, f"{rows}.npy"))
@@ -73,7 +74,7 @@ def _test_images(
     path: Path, rows: str, checked: Callable[[Path], np.ndarray], shape: tuple[int, ...]
 ) -> np.ndarray | None:
     """[M, H, W, K], or None where neither test file is there."""
-    if not ((path / f"test_{rows}.npy").exists() or (path / "test_labels.npy").exists()):
+    if not (exists(path / f"test_{rows}.npy") or exists(path / "test_labels.npy")):
         return None
     test = checked(path / f"test_{rows}.npy")
     if test.shape[1:] != shape:
@@ -107,7 +108,7 @@ def _checked(path: Path, labels: np.ndarray, num_classes: int) -> np.ndarray:
 def _named(path: Path, labels: dict[str, np.ndarray], size: int) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """The class names and the labels as their numbers: the lines of classes.txt, or the distinct labels themselves."""
     file = path / "classes.txt"
-    if file.exists():
+    if exists(file):
         names = tuple(read_names(file))
         return names, {name: _checked(path / name, array, len(names)) for name, array in labels.items()}
     for name, array in labels.items():
@@ -127,7 +128,7 @@ def _named(path: Path, labels: dict[str, np.ndarray], size: int) -> tuple[tuple[
 
 def _rows(path: Path, size: int) -> np.ndarray | None:
     """i64[], the rows that trusted.npy, or another such file, names, in ascending order."""
-    if not path.exists():
+    if not exists(path):
         return None
     array = load_array(path)
     # So many zeros and ones are no list of rows, which names none twice.
@@ -154,6 +155,6 @@ def _rows(path: Path, size: int) -> np.ndarray | None:
 def _ids(path: Path, size: int, of: str) -> np.ndarray | None:
     """str[N], the lines of ids.txt."""
     file = path / "ids.txt"
-    if not file.exists():
+    if not exists(file):
         return None
     return np.array(name_rows(file, size, of))

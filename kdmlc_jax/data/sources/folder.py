@@ -22,6 +22,7 @@ from kdmlc_jax.data.formats.listing import Listing, check_name, check_options, t
 from kdmlc_jax.data.formats.roles import ROLES, Role
 from kdmlc_jax.data.sources.base import Source
 from kdmlc_jax.errors import StorageError, UserError, is_failure, suggest, unreadable
+from kdmlc_jax.storage.files import exists
 
 EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif")
@@ -76,7 +77,7 @@ def by_folder(root: Path, follow: bool = False) -> Listing:
       UserError: for a folder that cannot be read, a training class without images, folders that look like splits and
       are not clearly some, links to folders or out of `root`.
     """
-    listed = classes.class_file(root / "classes.txt") if (root / "classes.txt").exists() else ()
+    listed = classes.class_file(root / "classes.txt") if exists(root / "classes.txt") else ()
     parts = _role_folders(root, listed, follow)
     ignored: Counter[str] = Counter()
     found: list[tuple[str, str, Role]] = []
