@@ -199,7 +199,7 @@ def test_arrays_are_named_as_timm_has_them(name, tmp_path):
 def test_timms_names_are_each_once():
     """Protects the tables: every layer of ours has a name there, no two the same."""
     for name in ("efficientnet_lite0", "imagenet_resnet34"):
-        known, theirs = nets.timm(name), nets.published()[name]
+        known, theirs = nets.timm(name), nets.published()[name][0]
         assert known.layers.keys() == theirs.layers.keys() and len({*known.layers.values()}) == len(known.layers)
     assert nets.timm("cnn16") is None
 
