@@ -103,7 +103,7 @@ def test_closing_lines_say_what_is_known(finished):
     assert line.split()[1:] == known and "agreement with the given labels of validation images" in text
     assert f"{summary['labels']['flagged']} labels are flagged" in text and "Verdict: " in text
     assert "Labels right" not in text and "Noise rate: – realised" in text
-    assert "| –" in markdown(aggregate([summary | {"label": "", "config": "photos"}]))
+    assert "| –" in markdown(aggregate([summary | {"label": "", "config": "photos", "folder": "."}]))
 
 
 def numbers(value):
