@@ -24,7 +24,7 @@ from jaxtyping import Int
 from kdmlc_jax import config as config_lib
 from kdmlc_jax import handover, registry
 from kdmlc_jax.cli import Parser, guarded
-from kdmlc_jax.errors import StorageError, UserError, in_range, suggest
+from kdmlc_jax.errors import UserError, in_range, suggest
 from kdmlc_jax.storage import files
 
 TAKE = ("correct", "corrected", "suggested", "none")
@@ -233,10 +233,8 @@ def tree(out: pathlib.Path, config: Any, rows: list[tuple[str, ...]], copy: bool
     for name, *_ in rows:
         if not files.exists(root / name):
             raise UserError(f"--out {out}: {root / name} is no file that could be linked to; write a manifest (.csv)")
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
     names = flat([row[0] for row in rows])
-    try:
+    with files.new_directory(out) as part:
         for (name, label, split, trusted, *_), own in zip(rows, names, strict=True):
             place = part / ("trusted" if trusted == "yes" else split) / label / own
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -244,11 +242,6 @@ def tree(out: pathlib.Path, config: Any, rows: list[tuple[str, ...]], copy: bool
                 shutil.copy2(root / name, place)
             else:
                 os.symlink(root / name, place)
-        part.rename(out)
-    except OSError as error:
-        raise StorageError(f"{error.filename or out}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def flat(names: Sequence[str]) -> list[str]:

@@ -117,18 +117,13 @@ def near(flags: argparse.Namespace, dataset: Any, summary: dict, name: str) -> I
     from kdmlc_jax.report import evidence
 
     rows = np.flatnonzero(np.asarray(dataset.ids).astype(str) == name)
-    trusted, found = evidence.nearest(dataset, rows[:1], network_of(flags.workdir, summary), flags.near)
+    trusted, found = evidence.nearest(dataset, rows[:1], evidence.network_of(summary, flags.workdir), flags.near)
     alike = [int(trusted[number]) for number in found[0]] if len(found) else []
     alike = [row for row in alike if row != rows[0]]
     if not alike:
         yield "  no trusted images to compare it with"
     for row in alike:
         yield f"  near       {dataset.ids[row]}, trusted: {dataset.class_names[dataset.given_label[row]]}"
-
-
-def network_of(workdir: pathlib.Path, summary: dict) -> pathlib.Path:
-    """The folder of the network whose features say what is alike, as in the page."""
-    return workdir / ("teacher" if "teacher" in summary["networks"] else next(iter(summary["networks"])))
 
 
 if __name__ == "__main__":

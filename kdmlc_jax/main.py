@@ -13,6 +13,7 @@ from kdmlc_jax import config as config_lib
 from kdmlc_jax import limits
 from kdmlc_jax.cli import Parser, add_launch, guarded, parse, start
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.storage import files
 
 EPILOG = """two commands:
   python -m kdmlc_jax.main --config configs/digits.py --workdir runs/digits      digits with wrong labels, 2 minutes
@@ -61,7 +62,7 @@ def resolve(spec: str | None, workdir: str | None, overrides: dict[str, str]) ->
       UserError: where neither is given.
     """
     if spec is None:
-        if not workdir or not (pathlib.Path(workdir) / "config.json").exists():
+        if not workdir or not files.exists(pathlib.Path(workdir) / "config.json"):
             there = f"{workdir} holds no run to go on with; " if workdir else ""
             raise UserError(f"--config is missing: {there}give a config file, such as configs/folder.py:dir=photos")
         config = config_lib.read(pathlib.Path(workdir) / "config.json")

@@ -99,8 +99,7 @@ def arrays(net: str, variables: Any) -> dict[str, np.ndarray]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         place = tuple(key.key for key in path)
         array = np.asarray(leaf, np.float32)
-        turned = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T if array.ndim == 2 else array
-        found[names.get(place) or _own_name(place)] = np.ascontiguousarray(turned)
+        found[names.get(place) or _own_name(place)] = np.ascontiguousarray(array.transpose(_axes(array.ndim)))
     return found
 
 
@@ -157,23 +156,19 @@ def _shapes(net: str, classes: int) -> dict[tuple[str, ...], tuple[int, ...]]:
     module = nets.build(net, classes)
     made = jax.eval_shape(lambda images: module.init(jax.random.key(0), images, train=False), jnp.zeros((1, 64, 64, 3)))
     return {
-        tuple(key.key for key in path): _theirs(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(made)
+        tuple(key.key for key in path): tuple(leaf.shape[axis] for axis in _axes(leaf.ndim))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(made)
     }
 
 
-def _theirs(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape in torch's order of axes."""
-    return (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape[::-1] if len(shape) == 2 else shape
-
-
-def _ours(array: np.ndarray) -> np.ndarray:
-    """Torch's order of axes to ours: kernels OIHW -> HWIO, matrices transposed."""
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T if array.ndim == 2 else array
+def _axes(rank: int) -> tuple[int, ...]:
+    """Our axes in torch's order: kernels are HWIO here and OIHW there, matrices transposed."""
+    return {4: (3, 2, 0, 1), 2: (1, 0)}.get(rank, tuple(range(rank)))
 
 
 def _float32(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(_ours(array)).astype(np.float32)
+        values = np.ascontiguousarray(array.transpose(np.argsort(_axes(array.ndim)))).astype(np.float32)
     if not np.isfinite(values).all():
         raise UserError(f"{path}: {name!r} holds NaN or infinity, expected finite weights")
     if name.endswith("running_var") and (values < 0).any():

@@ -41,7 +41,8 @@ def test_baselines_start_afresh(ran, capsys):
     """Protects the comparison below a run: plain training sees the run's own images, from random weights and the labels
     first given, without a recipe of its own."""
     fields = {name: "runs/other" for name in ("init_from", "teacher.run", "data.labels", "data.features")}
-    config = tiny.config("epochs=7,cross_fit=3", {**fields, "optim.lr": 0.3})
+    slowed = {"teacher.lr_below": 0.1, "student.lr_below": 0.2}
+    config = tiny.config("epochs=7,cross_fit=3", {**fields, **slowed, "optim.lr": 0.3})
     config.name, config.baselines = "cifar100", (("plain", "kd"), ("both", "ce:train_on=both"))
     top = pathlib.Path("runs/x")
     baselines.run(config, top)
@@ -52,6 +53,7 @@ def test_baselines_start_afresh(ran, capsys):
     for made in list(ran.values())[1:]:
         assert (made.data.cross_fit, made.data.held_out) == (0, 0.0)
         assert made.init_from == made.teacher.run == made.data.labels == made.data.features == ""
+        assert made.teacher.lr_below == made.student.lr_below == 1.0  # random weights have nothing to keep
         assert (made.train.epochs, made.optim.lr, made.data.trusted, made.baselines) == (7, 0.3, 100, ())
     assert config.init_from == "runs/other" and len(config.baselines) == 2
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.endswith("0.500")]

@@ -19,7 +19,7 @@ def run(tmp_path, monkeypatch):
         return found / np.linalg.norm(found, axis=1, keepdims=True)
 
     monkeypatch.setattr(evidence, "features", features)
-    monkeypatch.setattr(explain, "network_of", lambda workdir, summary: workdir)
+    monkeypatch.setattr(evidence, "network_of", lambda summary, workdir: workdir)
     return workdir, ids, given
 
 

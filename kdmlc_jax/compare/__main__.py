@@ -10,13 +10,12 @@ whether anything more pays is seen at once.
 `table.json`, `table.md` and a page, `comparison.html`, give mean ± sample standard deviation over the seeds.
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax.cli import add_launch, guarded, parse, start
+from kdmlc_jax.cli import Parser, add_launch, guarded, parse, start
 from kdmlc_jax.compare.grid import Cell, cells_of
 from kdmlc_jax.compare.page import PAGE, comparison
 from kdmlc_jax.compare.table import aggregate, markdown
@@ -84,10 +83,8 @@ def run_cell(cell: Cell, workdir: pathlib.Path) -> dict:
 
 def main(argv: list[str]) -> None:
     """Flags of the comparison."""
-    parser = argparse.ArgumentParser(
-        "python -m kdmlc_jax.compare",
-        description="Run methods x networks x seeds x configs and print one table; finished cells are kept.",
-        allow_abbrev=False,
+    parser = Parser(
+        "kdmlc_jax.compare", "Run methods x networks x seeds x configs and print one table; finished cells are kept."
     )
     parser.add_argument("--config", action="append", required=True, metavar="FILE.py[:a=1]", help="may be repeated")
     parser.add_argument("--methods", required=True, metavar="'NAME NAME:a=1,b=2'", help="and their options")

@@ -7,14 +7,13 @@ Every file is read back in a fresh process that imports nothing of this package,
 before the folder gets its name.
 """
 
-import argparse
 import pathlib
 import sys
 import tempfile
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from kdmlc_jax.cli import EXITS, guarded
+from kdmlc_jax.cli import Parser, guarded
 from kdmlc_jax.errors import UserError, choose
 
 if TYPE_CHECKING:
@@ -25,13 +24,7 @@ CARD = "MODEL_CARD.md"
 
 def main(argv: list[str]) -> None:
     """Writes the folder, or nothing."""
-    parser = argparse.ArgumentParser(
-        "python -m kdmlc_jax.export",
-        description="Export a network that a run has left.",
-        epilog=EXITS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("kdmlc_jax.export", "Export a network that a run has left.")
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a finished run")
     parser.add_argument("--to", default="onnx", help="onnx, stablehlo, safetensors, tflite; several with commas")
     parser.add_argument("--network", default="", help="student or teacher (default: the one that the run is for)")

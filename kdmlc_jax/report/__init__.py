@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from markupsafe import Markup
 
 from kdmlc_jax.data.dataset import Dataset
-from kdmlc_jax.report import copies, figures, gallery, plots, provenance
+from kdmlc_jax.report import copies, evidence, figures, gallery, plots, provenance
 from kdmlc_jax.report.pages import embedded, rendered
 
 IMAGES = 200  # in the gallery
@@ -47,7 +47,7 @@ def page(
     """
     columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
     asked = np.isin(columns["split"], ("noisy", "validation"))
-    network = workdir / ("teacher" if "teacher" in summary["networks"] else next(iter(summary["networks"])))
+    network = evidence.network_of(summary, workdir)
     listed = figures.in_doubt(columns, asked)
     shown, names = listed[:images], dataset.class_names
     items, trusted = gallery.gallery(dataset, rows, columns, beliefs, shown, network, folder_of(config))

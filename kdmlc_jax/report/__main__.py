@@ -1,6 +1,5 @@
 """Writes the page of a finished run anew: `python -m kdmlc_jax.report --workdir runs/photos --images 500`."""
 
-import argparse
 import json
 import pathlib
 import sys
@@ -8,15 +7,13 @@ import sys
 import numpy as np
 
 from kdmlc_jax import config as config_lib
-from kdmlc_jax.cli import EXITS, guarded
+from kdmlc_jax.cli import Parser, guarded
 from kdmlc_jax.errors import in_range, reading
 
 
 def main(argv: list[str]) -> None:
     """Reads what the run has left, and its images; writes report.html."""
-    parser = argparse.ArgumentParser(
-        "python -m kdmlc_jax.report", description=__doc__, epilog=EXITS, allow_abbrev=False
-    )
+    parser = Parser("kdmlc_jax.report", "Write the page of a finished run anew.")
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a finished run")
     parser.add_argument("--images", type=int, default=200, help="so many suspected labels (default: 200)")
     parser.add_argument(
@@ -33,7 +30,7 @@ def main(argv: list[str]) -> None:
     from kdmlc_jax.data.prepare import prepare
     from kdmlc_jax.outputs.report import NAME
     from kdmlc_jax.report.pages import watched
-    from kdmlc_jax.storage import files
+    from kdmlc_jax.storage import door, files
     from kdmlc_jax.storage import labels as label_table
 
     summary = finished.ended(workdir)
@@ -41,7 +38,7 @@ def main(argv: list[str]) -> None:
     for line in finished.check_files(workdir, summary, used):
         print(line, file=sys.stderr)
     with reading(workdir / "metrics.jsonl", "the figures of a run's epochs"):
-        history = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        history = [json.loads(line) for line in door.read_text(workdir / "metrics.jsonl").splitlines()]
     columns, beliefs = label_table.whole(workdir)
     config = config_lib.read(workdir / "config.json")
     read = config.copy_and_resolve_references()

@@ -11,6 +11,11 @@ from kdmlc_jax.data.dataset import Dataset
 MOST = 2_000  # trusted images looked through
 
 
+def network_of(summary: dict, workdir: Path) -> Path:
+    """The folder of the network whose features say what is alike: the teacher's, where there is one."""
+    return workdir / ("teacher" if "teacher" in summary["networks"] else next(iter(summary["networks"])))
+
+
 def features(dataset: Dataset, rows: Int[np.ndarray, " n"], network: Path) -> Float[np.ndarray, "n D"]:
     """Of the images at `rows`: `data.features`, or those of the network that a run has left in the folder `network`;
     each row of length 1."""

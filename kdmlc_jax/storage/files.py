@@ -39,7 +39,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise StorageError(f"{error.filename or path}: cannot be written ({error.strerror or error})") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -79,8 +79,8 @@ def new_directory(path: Path) -> Iterator[Path]:
     if exists(path) or path.is_symlink():
         raise UserError(f"{path}: is there already, expected a name that is free; nothing is overwritten")
     make_directory(path.parent)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # what a killed process has left
     try:
         part.mkdir()
         yield part
