@@ -129,13 +129,14 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
             rows, target = validate_data(self, images, target, dtype=np.float32, y_numeric=False, multi_output=False)
             data = Inputs("features", rows)
         target = column_or_1d(np.asarray(target), warn=True)
+        inputs_lib.check_known(target)
         check_classification_targets(target)
         if len(target) != len(data):
             raise UserError(f"given_labels: {len(target)} labels, expected {len(data)}, one for each image")
         found: dict[str, np.ndarray] = {}
         count = len(target)
         for name, value in said.items():
-            if isinstance(value, tuple) and len(value) == 2:
+            if isinstance(value, tuple) and len(value) == 2 and not np.isscalar(value[0]):
                 more, extra = self._inputs(value[0]), column_or_1d(np.asarray(inputs_lib.plain(value[1])))
                 if len(extra) != len(more):
                     raise UserError(f"{name}: {len(extra)} labels, expected {len(more)}, one for each image")

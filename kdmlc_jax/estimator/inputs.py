@@ -30,6 +30,13 @@ def plain(column: Any) -> Any:
     return column.to_pylist() if hasattr(column, "to_pylist") else column
 
 
+def check_known(labels: np.ndarray) -> None:
+    """Raises UserError naming the first label that is None or NaN among objects, which sort with no other."""
+    for row, label in enumerate(labels if labels.dtype == object else ()):
+        if label is None or label != label:
+            raise UserError(f"given_labels: row {row} has none ({label}), expected a label for each image")
+
+
 def recognise(images: Any, side: int = 0) -> Inputs | None:
     """Files or images; None for what can only be features.
 

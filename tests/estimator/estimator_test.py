@@ -118,6 +118,8 @@ def test_clone_and_unfitted(fitted):
     ("words", "message"),
     [
         ({"given_labels": ["a"] * 6}, "1 class, expected 2 or more"),
+        ({"given_labels": ["a", "b", None] * 2}, "row 2 has none .None., expected a label for each image"),
+        ({"trusted": (0, 3), "validation": [3]}, "row 3 is in trusted.npy, too"),
         ({"trusted": [9]}, "trusted: row 9 is out of range, expected 0 to 5"),
         ({"trusted": []}, "trusted: names no image"),
         ({"trusted": [0.5]}, "trusted: float64 of shape .1,., expected bool of shape .6,."),
