@@ -39,7 +39,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise StorageError(f"{error.filename or path}: cannot be written ({error.strerror or error})") from error
+        raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -86,7 +86,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         yield part
         os.rename(part, path)
     except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise StorageError(f"{error.filename or path}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
