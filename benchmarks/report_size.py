@@ -2,8 +2,8 @@
 
 For each count a folder of so many JPEG files of 64 pixels in ten classes is made, a real run of one epoch of a small
 network on it (its labels are not assessed), and then the report command is measured from outside, in a process of its
-own: wall seconds from its start to its end, in which all images are read and checked again, peak resident memory, bytes
-of report.html; `draw_seconds` is `report.page` alone, which is what the page costs at the end of a run.
+own: wall seconds from its start to its end, in which the images that it shows are read and checked again, peak resident
+memory, bytes of report.html; `draw_seconds` is `report.page` alone, which is what the page costs at the end of a run.
 """
 
 import argparse

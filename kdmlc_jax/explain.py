@@ -31,15 +31,15 @@ def main(argv: list[str]) -> None:
     in_range("--near", flags.near, 0, 100)
 
     from kdmlc_jax import finished
-    from kdmlc_jax.data.prepare import prepare
+    from kdmlc_jax.data.prepare import reopened
     from kdmlc_jax.storage import labels as label_table
 
     summary = finished.ended(flags.workdir)
-    for line in finished.check_files(flags.workdir, summary, ("labels.parquet", "soft_labels.npy")):
+    for line in finished.check_files(flags.workdir, summary, ("labels.parquet", "soft_labels.npy", "noise.npz")):
         print(line, file=sys.stderr)
     table, beliefs = label_table.whole(flags.workdir)
     row = find(flags.id, [str(name) for name in table["id"]])
-    dataset = prepare(config_lib.read(flags.workdir / "config.json"))
+    dataset = reopened(config_lib.read(flags.workdir / "config.json"), flags.workdir)
     finished.check_data(dataset, flags.workdir, summary)
     for line in (*label_lines(table, beliefs[row], row, dataset.class_names), *like(table, row, dataset.class_names)):
         print(line)

@@ -41,6 +41,7 @@ class Dataset(NamedTuple):
     # i64[N] and i64[M], equal numbers for images of equal content, see `images.copies.groups`
     copies: tuple[np.ndarray, np.ndarray] | None = None
     pixels: str | None = None  # digest of all images' contents, see `images.copies.digest`
+    contents: np.ndarray | None = None  # V16[N + M], the digest of each image of both parts, of those in files
 
     @property
     def reported_label(self) -> np.ndarray:
@@ -77,4 +78,4 @@ class Dataset(NamedTuple):
         given = self.reported_label
         measured = sha256(self.truth, self.test_label)
         kept = self.splits, given, self.rate, self.matrix, self.carried_label, images, known
-        return Provenance(*kept, self.pixels, measured)
+        return Provenance(*kept, self.pixels, measured, self.contents)

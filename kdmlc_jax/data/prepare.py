@@ -29,6 +29,34 @@ def prepare(config: Any) -> Dataset:
     return complete(config, sources.load(config.data))
 
 
+def reopened(config: Any, workdir: Path) -> Dataset:
+    """`prepare` for who needs few of the images that the run in `workdir` has learned from: of files, headers alone are
+    read, and each image that is asked for is held to the digest that the run has kept of it.
+
+    All are read where the run has kept none, or has left bad ones out.
+
+    Raises:
+      UserError: as `prepare`, and for another number of images; of an image that has changed, when it is asked for.
+    """
+    config = config.copy_and_resolve_references()
+    config.data.pipeline, config.data.resident_mb = "stream", 0.0
+    known = provenance.load(workdir / "noise.npz").contents
+    if not config.data.verify or known is None:
+        return prepare(config)
+    seen = config.data.copy_and_resolve_references()
+    seen.verify, seen.on_bad_image = False, "fail"
+    source = sources.load(seen)
+    parts = [part for part in (source.train, source.test) if part]
+    if (count := sum(len(part.labels) for part in parts)) != len(known):
+        raise UserError(f"{source.name}: {count} images, but the run in {workdir} began with {len(known)}")
+    contents = np.split(known, [len(source.train.labels)])
+    train, *test = (
+        part._replace(images=part.images.held_to(content))  # type: ignore[attr-defined]
+        for part, content in zip(parts, contents, strict=False)
+    )
+    return complete(config, source._replace(train=train, test=test[0] if test else None))
+
+
 def complete(config: Any, source: Source) -> Dataset:
     """`prepare` on a source that is already loaded."""
     dataset = from_source(config, source)
@@ -145,6 +173,7 @@ def from_source(config: Any, source: Source) -> Dataset:
         scale=scale_of(config.data, train.images.shape[-1]),
         side=scaled_to(source.train.images, config.data),
         pixels=copies.digest(content),
+        contents=np.concatenate(content) if is_kept(config.data, source) else None,
     )
 
 
@@ -164,6 +193,11 @@ def scale_of(data: Any, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
 def ids_of(part: Part) -> np.ndarray:
     """The name of each image: str[N], or its row i64[N]."""
     return np.arange(len(part.labels)) if part.ids is None else part.ids
+
+
+def is_kept(data: Any, source: Source) -> bool:
+    """Whether a run keeps the digest of each image: of files that were all read, and can be read again one by one."""
+    return bool(data.verify) and not isinstance(source.train.images, np.ndarray) and not source.skipped
 
 
 def in_memory(images: Images, data: Any) -> Images:

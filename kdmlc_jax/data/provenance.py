@@ -31,6 +31,7 @@ class Provenance(NamedTuple):
     learned: str  # SHA-256 of the contents of `data.labels` and `data.features`, '' without them
     pixels: str | None = None  # digest of what all images hold, test images included; None in a file without it
     measured: str | None = None  # SHA-256 of the true labels and of the test images' labels, likewise
+    contents: np.ndarray | None = None  # V16[N + M], see `Dataset.contents`
 
 
 NAMES = {*Splits._fields, *Provenance._fields} - {"splits"}
@@ -74,7 +75,7 @@ def save(path: str | Path, kept: Provenance) -> None:
         "carried_labels": np.asarray(kept.carried_labels, np.int32),
         "images": np.array(kept.images),
         "learned": np.array(kept.learned),
-        **{name: np.array(value) for name in LATER if (value := getattr(kept, name)) is not None},
+        **{name: np.array(value) for name in (*LATER, "contents") if (value := getattr(kept, name)) is not None},
     }
     with atomic_write(path) as file:
         np.savez(file, **arrays)
@@ -115,7 +116,8 @@ def load(path: str | Path) -> Provenance:
             file["carried_labels"],
             str(file["images"]),
             str(file["learned"]) if "learned" in file.files else "",
-            *(str(file[name]) if name in file.files else None for name in LATER),
+            **{name: str(file[name]) for name in LATER if name in file.files},
+            contents=file["contents"] if "contents" in file.files else None,
         )
 
 

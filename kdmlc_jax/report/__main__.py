@@ -12,7 +12,7 @@ from kdmlc_jax.errors import in_range, reading
 
 
 def main(argv: list[str]) -> None:
-    """Reads what the run has left, and its images; writes report.html."""
+    """Reads what the run has left, and the images that it shows; writes report.html."""
     parser = Parser("kdmlc_jax.report", "Write the page of a finished run anew.")
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a finished run")
     parser.add_argument("--images", type=int, default=200, help="so many suspected labels (default: 200)")
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     import pyarrow as pa
 
     from kdmlc_jax import baselines, finished, report
-    from kdmlc_jax.data.prepare import prepare
+    from kdmlc_jax.data.prepare import reopened
     from kdmlc_jax.outputs.report import NAME
     from kdmlc_jax.report.pages import watched
     from kdmlc_jax.storage import door, files
@@ -41,9 +41,7 @@ def main(argv: list[str]) -> None:
         history = [json.loads(line) for line in door.read_text(workdir / "metrics.jsonl").splitlines()]
     columns, beliefs = label_table.whole(workdir)
     config = config_lib.read(workdir / "config.json")
-    read = config.copy_and_resolve_references()
-    read.data.pipeline, read.data.resident_mb = "stream", 0.0  # few images are shown
-    dataset = prepare(read)
+    dataset = reopened(config, workdir)
     finished.check_data(dataset, workdir, summary)
     rows, table = np.concatenate(dataset.splits), pa.table(columns)
     text = report.page(

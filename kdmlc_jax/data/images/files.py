@@ -43,7 +43,8 @@ class ImageFiles:
     """Image files as a lazy u8[N, H, W, K]; rows are decoded when asked for, by all cores, as `decode` does.
 
     Size 0 keeps the first file's, which all then have. `peak` is the largest value of the 16-bit images of the set, see
-    `decode`. `known` are the `digests` of all rows, where they are known already.
+    `decode`. `known` are the `digests` of all rows, where they are known already; where these are `held` from another
+    time, each row that is asked for is held to its own.
 
     Raises:
       UserError: where S = 0 and the first file is no image.
@@ -57,16 +58,12 @@ class ImageFiles:
         max_megapixels: float | int,
         peak: int = FULL,
         known: np.ndarray | None = None,
+        held: bool = False,
     ):
         """Reads no pixels."""
         self.paths = [path if isinstance(path, Encoded) else os.fspath(path) for path in paths]
-        self.size, self.channels, self.max_megapixels, self.peak, self.known = (
-            size,
-            channels,
-            max_megapixels,
-            peak,
-            known,
-        )
+        self.size, self.channels, self.max_megapixels, self.peak = size, channels, max_megapixels, peak
+        self.known, self.held = known, held
         height = width = size
         if not size and self.paths:
             width, height = self._named(0, inspect, max_megapixels)[:2]
@@ -80,10 +77,15 @@ class ImageFiles:
         """The images of an index array or a slice, u8[n, H, W, K].
 
         Raises:
-          UserError: naming the first file that is no image, or for S = 0 one of another size.
+          UserError: naming the first file that is no image, or for S = 0 one of another size, or is not what it is
+            `held` to.
         """
         index = np.arange(len(self))[rows]
         images = np.empty((len(index), *self.shape[1:]), np.uint8)
+        if self.known is not None and self.held:
+            other = np.flatnonzero(self._read(index) != self.known[index])
+            if other.size:
+                raise UserError(f"{self.paths[index[other[0]]]}: the image is another one than the run began with")
 
         def fill(position: int) -> None:
             images[position] = self._named(int(index[position]), self._decode)
@@ -96,8 +98,14 @@ class ImageFiles:
         if self.known is not None:
             found: np.ndarray = self.known[rows]
             return found
-        index = np.arange(len(self))[rows].tolist()
-        read = _map(lambda row: self._named(row, read_pixels, self.max_megapixels).digest, index)
+        return self._read(np.arange(len(self))[rows])
+
+    def held_to(self, known: Shaped[np.ndarray, " N"]) -> "ImageFiles":
+        """The same files, their `digests` taken for `known`, to which each image is held when it is asked for."""
+        return ImageFiles(self.paths, self.size, self.channels, self.max_megapixels, self.peak, known, held=True)
+
+    def _read(self, index: np.ndarray) -> Shaped[np.ndarray, " n"]:
+        read = _map(lambda row: self._named(row, read_pixels, self.max_megapixels).digest, index.tolist())
         return np.array([np.void(digest) for digest in read], "V16")
 
     def stamps(self) -> Int[np.ndarray, " n 2"]:
