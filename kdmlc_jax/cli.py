@@ -34,6 +34,16 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self._asked = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As its parent; where a shell asks what may follow (`kdmlc.complete`), the answer, and the program ends."""
+        if "_ARGCOMPLETE" in os.environ and not self._asked:
+            import argcomplete
+
+            self._asked = True  # argcomplete parses what there is of the line
+            argcomplete.autocomplete(self)
+        return super().parse_known_args(args, namespace)
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     in_range("--near", flags.near, 0, 100)
 
     from kdmlc_jax import finished
-    from kdmlc_jax.data.prepare import reopened
+    from kdmlc_jax.data.reopen import reopened
     from kdmlc_jax.storage import labels as label_table
 
     summary = finished.ended(flags.workdir)

@@ -1,6 +1,7 @@
 """The console command: `kdmlc train --config …`, which is `python -m kdmlc_jax train --config …`."""
 
 import importlib
+import os
 import sys
 
 from kdmlc_jax import cli
@@ -41,6 +42,20 @@ def main(argv: list[str]) -> None:
     importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
 
 
+def complete(argv: list[str]) -> None:
+    """Answers a shell that has `eval "$(register-python-argcomplete kdmlc)"`: commands, their flags, and values.
+
+    argcomplete reads the line from the environment, from its word number `_ARGCOMPLETE` on.
+    """
+    _, *words = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])].split(" ")
+    if len(words) > 1 and words[0] in COMMANDS:
+        os.environ["_ARGCOMPLETE"] = "2"
+        importlib.import_module(COMMANDS[words[0]][0]).main(["--"])
+    parser = cli.Parser("kdmlc_jax", "")
+    parser.add_argument("command", choices=[*COMMANDS])
+    parser.parse_args([])
+
+
 def command() -> None:
     """The console command."""
-    cli.guarded(main)
+    cli.guarded(complete if "_ARGCOMPLETE" in os.environ else main)

@@ -140,8 +140,8 @@ class Loop:
         self.history, self.spent = self.progress["history"], self.progress["seconds"]
         total = sum(stage.epochs for stage in self.stages) * self.steps
         batch, path = self.config.train.batch_size, workdir / "metrics.jsonl"
-        after_steps = experiment.epochs_of(after) * self.steps
-        self.reporter = writers.Reporter(path, self.history, total, batch, title, quiet, after_steps)
+        told = title, quiet, experiment.epochs_of(after) * self.steps, self.config.tensorboard
+        self.reporter = writers.Reporter(path, self.history, total, batch, *told)
         if restored is not None:
             extra = f", step {self.progress['epoch_step']}" if self.progress["epoch_step"] else ""
             self.reporter.say(f"{title}  going on after epoch {len(self.history)}{extra}")

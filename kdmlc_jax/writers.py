@@ -5,6 +5,7 @@ import json
 import pathlib
 import sys
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,6 +16,7 @@ from kdmlc_jax.errors import StorageError, visible
 from kdmlc_jax.storage import files
 
 SLOW = 5.0  # seconds of compiling that are worth a line
+EVENTS = "tensorboard"  # the folder of its files
 
 
 def minutes(value: float) -> str:
@@ -36,8 +38,19 @@ def interactive() -> bool:
     return sys.stderr.isatty() or Console().is_jupyter
 
 
+def events(folder: pathlib.Path, history: list[dict]) -> Any:
+    """TensorBoard's writer of scalars in `folder`; it passes over what is there of steps beyond `history`."""
+    from tensorboardX import SummaryWriter
+
+    step = history[-1]["step"] + 1 if history else 0
+    return SummaryWriter(str(folder), purge_step=step, filename_suffix=f".{step}")  # named by the second otherwise
+
+
 class Reporter:
-    """One JSON line an epoch in `metrics.jsonl`; a bar on a terminal or in a notebook, plain lines elsewhere."""
+    """One JSON line an epoch in `metrics.jsonl`; a bar on a terminal or in a notebook, plain lines elsewhere.
+
+    With `tensorboard` the same figures are scalars over steps, too.
+    """
 
     def __init__(
         self,
@@ -48,12 +61,14 @@ class Reporter:
         title: str,
         quiet: bool,
         after: int = 0,
+        tensorboard: bool = False,
     ):
         self._path, self._file, self._after = path, None, after
         self._compiling: float | None = None
         if parallel.is_main():
             files.write_text(path, "".join(json.dumps(row) + "\n" for row in history))
             self._file = path.open("a")
+        self._events = events(path.with_name(EVENTS), history) if tensorboard and self._file is not None else None
         quiet = quiet or self._file is None
         self._total, self._batch, self._title, self._quiet = total_steps, batch, title, quiet
         self._steps, self._busy = 0, 0.0
@@ -101,6 +116,10 @@ class Reporter:
                 self._file.flush()
             except OSError as error:
                 raise StorageError(f"{self._path}: cannot be written ({error.strerror})") from error
+        if self._events is not None:
+            for name in [name for name, value in row.items() if isinstance(value, float)]:
+                self._events.add_scalar(name, row[name], row["step"])
+            self._events.flush()
         left = (self._total - row["step"] + self._after) * self._batch / self.rate() if self.rate() else 0.0
         ends = f"{minutes(left)} left" + (", at most, with the runs that follow" if self._after else "")
         self.say(
@@ -122,3 +141,5 @@ class Reporter:
         if self._file is not None:
             with contextlib.suppress(OSError):  # what a full disk refuses again was reported when it was written
                 self._file.close()
+        if self._events is not None:
+            self._events.close()

@@ -1,6 +1,7 @@
 """The console command: every word of it reaches its module, by either way of calling."""
 
 import importlib
+import os
 import subprocess
 import sys
 
@@ -61,3 +62,17 @@ def test_names_of_the_package():
     assert {"NoisyLabelClassifier", "run"} <= set(dir(kdmlc_jax))
     with pytest.raises(AttributeError, match="no attribute 'runn'"):
         kdmlc_jax.runn  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "line, answers",
+    [("kdmlc tr", ["train "]), ("kdmlc apply --take ", ["correct", "corrected", "suggested", "none"])],
+)
+def test_a_shell_is_answered(line, answers, tmp_path):
+    """Protects completion: commands by their first letters, and what a flag of one may be."""
+    pytest.importorskip("argcomplete")
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "|"}
+    environment = os.environ | asked | {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answers")}
+    command = [sys.executable, "-m", "kdmlc_jax"]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
+    assert (tmp_path / "answers").read_text().split("|") == answers

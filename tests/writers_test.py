@@ -1,6 +1,7 @@
 """What a run says while it trains: one strict line an epoch in a file, one for the person, and an honest rate."""
 
 import json
+import struct
 
 import pytest
 
@@ -92,3 +93,38 @@ def test_compiling_is_said(tmp_path, clock, capsys):
 def test_scores(row, text):
     """Protects sets without a test split: agreement with the validation labels stands in, and is called that."""
     assert writers.scores(row) == text and writers.minutes(63.2) == "1:03"
+
+
+def scalars(folder):
+    """(step, {name: value}) of all events in the files of a folder, in the order of writing; where a file says so, what
+    is of later steps in those before it does not count."""
+    event = pytest.importorskip("tensorboardX.proto.event_pb2").Event
+    found = []
+    for path in sorted(folder.iterdir()):
+        raw, at = path.read_bytes(), 0
+        while at < len(raw):
+            (size,) = struct.unpack_from("<Q", raw, at)
+            one, at = event.FromString(raw[at + 12 : at + 12 + size]), at + 16 + size
+            if one.session_log.status == 1:
+                found = [row for row in found if row[0] < one.step]
+            elif one.summary.value:
+                found += [(one.step, {value.tag: value.simple_value for value in one.summary.value})]
+    return found
+
+
+def test_tensorboard_sees_the_same_figures(tmp_path):
+    """Protects who watches by TensorBoard: each epoch's figures at its step, once, of a run that was cut too; and no
+    folder for who has not asked."""
+    pytest.importorskip("tensorboardX")
+    reporter(tmp_path, quiet=True).close()
+    assert not (tmp_path / writers.EVENTS).exists()
+    first = ROW | {"epoch": 1, "step": 5, "student_validation_given": None}
+    for history, rows in (([], [first, ROW | {"loss": 9.0}]), ([first], [ROW])):
+        made = writers.Reporter(tmp_path / "metrics.jsonl", history, 20, 50, "title", True, tensorboard=True)
+        for row in rows:
+            made.epoch(row)
+        made.close()
+    figures = ("loss", "student_test", "teacher_test")
+    assert scalars(tmp_path / writers.EVENTS) == [
+        (row["step"], {name: row[name]}) for row in (first, ROW) for name in figures
+    ]

@@ -112,6 +112,7 @@ def static() -> dict[str, Any]:
         "labels": {"precision": 0.9},  # promised of the corrections that `decision` names
         "deploy": "last",  # or best_val (see data.select_on): the epoch whose networks a run leaves and corrects by
         "baselines": (),
+        "tensorboard": False,  # the rows of metrics.jsonl also as scalars, in tensorboard/ (the extra of that name)
     }
 
 

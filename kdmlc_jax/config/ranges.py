@@ -1,5 +1,6 @@
 """What the fields may hold, where no other part of the program looks at them before training."""
 
+import importlib.util
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -59,6 +60,8 @@ def check(config: ConfigDict) -> None:
         check_field(field, values[field])
     for share in config.optim.milestones:
         in_range("optim.milestones", share, 0.0, 1.0)
+    if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise UserError('tensorboard: tensorboardX is not installed, expected pip install "kdmlc-jax[tensorboard]"')
     if config.parallel.model > 1 and config.parallel.sharding != "fsdp":
         raise UserError(f"parallel.model: {config.parallel.model} has nothing to do without parallel.sharding=fsdp")
     if config.parallel.mode == "pmap" and (config.parallel.sharding != "replicated" or config.parallel.split_banks):

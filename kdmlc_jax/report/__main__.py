@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     import pyarrow as pa
 
     from kdmlc_jax import baselines, finished, report
-    from kdmlc_jax.data.prepare import reopened
+    from kdmlc_jax.data.reopen import reopened
     from kdmlc_jax.outputs.report import NAME
     from kdmlc_jax.report.pages import watched
     from kdmlc_jax.storage import door, files

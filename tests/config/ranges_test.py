@@ -84,3 +84,11 @@ def test_fields_that_do_not_go_together():
 def test_baselines_are_pairs(baselines):
     """Protects from a list of methods without labels, which would fail after hours of training."""
     assert refused(baselines=baselines).startswith("baselines: (") and "pairs" in refused(baselines=baselines)
+
+
+def test_tensorboard_needs_its_extra(monkeypatch):
+    """Protects who asks for it where it is not installed: one line before training."""
+    config = config_lib.load("configs/digits.py", {"tensorboard": "True"})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'tensorboard: .* expected pip install "kdmlc-jax\[tensorboard\]"'):
+        config_lib.check(config)

@@ -9,7 +9,8 @@ from kdmlc_jax import config as config_lib
 from kdmlc_jax import finished
 from kdmlc_jax.data import provenance
 from kdmlc_jax.data.images import decode, files
-from kdmlc_jax.data.prepare import prepare, reopened
+from kdmlc_jax.data.prepare import prepare
+from kdmlc_jax.data.reopen import reopened
 from kdmlc_jax.errors import UserError
 
 
