@@ -3,6 +3,8 @@
     python -m kdmlc_jax.explain cat/0017.png --workdir runs/photos
 
 The name is the image's `id` in labels.csv; the end of it, such as the file's own name, will do where no other has it.
+What a method keeps of each image (blind_kd its agreement, dmlp the label it purified) is shown with the rest; of the
+epochs before the last nothing is kept of single images, for no epoch passes over the whole set.
 """
 
 import argparse

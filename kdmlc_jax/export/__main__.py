@@ -26,7 +26,9 @@ def main(argv: list[str]) -> None:
     """Writes the folder, or nothing."""
     parser = Parser("kdmlc_jax.export", "Export a network that a run has left.")
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a finished run")
-    parser.add_argument("--to", default="onnx", help="onnx, stablehlo, safetensors, tflite; several with commas")
+    parser.add_argument(
+        "--to", default="onnx", help="onnx, stablehlo, safetensors, tflite, tflite-int8; several with commas"
+    )
     parser.add_argument("--network", default="", help="student or teacher (default: the one that the run is for)")
     parser.add_argument("--out", type=pathlib.Path, help="a new folder (default: <workdir>/export/<network>)")
     flags = parser.parse_args(argv)
@@ -61,7 +63,7 @@ def formats_of(text: str) -> list[ModuleType]:
     from kdmlc_jax import registry
     from kdmlc_jax.export import formats
 
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip().replace("-", "_") for name in text.split(",") if name.strip()]
     if not names:
         raise UserError(f"--to: nothing named, expected some of {', '.join(registry.names(formats))}")
     return [registry.get(formats, "--to", name) for name in dict.fromkeys(names)]

@@ -52,11 +52,11 @@ def expected_arrays(network: Deployed, path: pathlib.Path) -> None:
     np.savez(path, **arrays)
 
 
-def read_back(kind: str, path: pathlib.Path, answers: pathlib.Path) -> Check:
+def read_back(kind: str, path: pathlib.Path, answers: pathlib.Path, close: float = CLOSE) -> Check:
     """What `reader.py` says of the file at `path`, in a process of its own that imports nothing of ours.
 
     Raises:
-      StorageError: where it cannot read the file, or its answers are more than CLOSE from ours.
+      StorageError: where it cannot read the file, or its answers are more than `close` from ours.
     """
     command = [sys.executable, "-I", str(reader.__file__), kind, str(path), str(answers)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
@@ -68,9 +68,9 @@ def read_back(kind: str, path: pathlib.Path, answers: pathlib.Path) -> Check:
         reason = next(iter(reversed(done.stderr.strip().splitlines())), f"status {done.returncode}")
         raise StorageError(f"{path.name}: {kind} cannot read it ({reason}); nothing is exported")
     said = json.loads(done.stdout.splitlines()[-1])
-    if said["difference"] is None or not said["difference"] <= CLOSE:  # NaN is not close
+    if said["difference"] is None or not said["difference"] <= close:  # NaN is not close
         far = "other arrays" if said["difference"] is None else f"{said['difference']:.2g} from ours"
-        raise StorageError(f"{path.name}: {kind} reads {far}, expected at most {CLOSE:g}; nothing is exported")
+        raise StorageError(f"{path.name}: {kind} reads {far}, expected at most {close:g}; nothing is exported")
     return Check(f"{kind} {said['version']}", said["difference"], said["milliseconds"])
 
 
@@ -83,7 +83,7 @@ def checked(form: ModuleType, network: Deployed, folder: pathlib.Path, answers: 
     if not is_installed(form.READER):
         return f'not checked: {form.READER} is not installed (pip install "kdmlc-jax[{form.EXTRA}]")'
     if form.READER != "numpy":
-        found = read_back(form.READER, folder / form.FILE, answers)
+        found = read_back(form.READER, folder / form.FILE, answers, getattr(form, "CLOSE", CLOSE))
         return f"{in_words(found)}, {found.milliseconds:.2f} ms an image"
     arrays = answers.with_name("arrays.npz")
     expected_arrays(network, arrays)

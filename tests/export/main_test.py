@@ -214,3 +214,18 @@ def test_tflite_answers_as_here(net, tmp_path):
     (tmp_path / tflite.FILE).write_bytes(tflite.encode(network)[tflite.FILE])
     checks.expected(network, tmp_path / "answers.npz")
     assert checks.read_back(tflite.READER, tmp_path / tflite.FILE, tmp_path / "answers.npz").difference <= 1e-5
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ai_edge_quantizer") is None, reason="the extra tflite is not installed")
+@pytest.mark.parametrize("net", ["cnn4", "resnet20", "efficientnet_lite0", "mlp256"])
+def test_tflite_of_8_bits_answers_nearly_as_here(net, tmp_path):
+    """Protects phones with little memory: smaller, and as near as rounding lets it be."""
+    from kdmlc_jax.export.formats import tflite, tflite_int8
+
+    network = untrained.deployed(net)
+    whole, small = tflite.encode(network)[tflite.FILE], tflite_int8.encode(network)[tflite_int8.FILE]
+    assert len(small) < (0.5 if network.parameters > 1e5 else 1.0) * len(whole)
+    (tmp_path / tflite_int8.FILE).write_bytes(small)
+    checks.expected(network, tmp_path / "answers.npz")
+    found = checks.checked(tflite_int8, network, tmp_path, tmp_path / "answers.npz")
+    assert "read back by ai_edge_litert" in found

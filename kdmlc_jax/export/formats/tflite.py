@@ -10,11 +10,17 @@ from kdmlc_jax.errors import UserError
 from kdmlc_jax.export.deployed import Deployed
 
 FILE, READER, EXTRA = "model.tflite", "ai_edge_litert", "tflite"
+MISSING = '--to: tflite needs litert-converter and ai-edge-quantizer; pip install "kdmlc-jax[tflite]"'
 NOTE = "model.tflite is made for one image at once (resize_tensor_input for more)"
 
 
 def encode(network: Deployed) -> dict[str, bytes]:
-    """The file, in float32, any number of images.
+    """The file, in float32, any number of images; raises as `converted`."""
+    return {FILE: converted(network)}
+
+
+def converted(network: Deployed) -> bytes:
+    """The network in float32.
 
     Raises:
       UserError: where the converter is not installed, or does not know what the network does.
@@ -23,7 +29,7 @@ def encode(network: Deployed) -> dict[str, bytes]:
         from litert_converter import converter_api_ext as converter
         from litert_converter.mlir import ir, passmanager
     except ModuleNotFoundError:
-        raise UserError('--to: tflite needs litert-converter; pip install "kdmlc-jax[tflite]"') from None
+        raise UserError(MISSING) from None
     (batch,) = jax_export.symbolic_shape("batch")
     inputs = jax.ShapeDtypeStruct((batch, *network.shape), network.dtype)
     text = jax_export.export(jax.jit(network.probabilities), platforms=("cpu",))(inputs).mlir_module()
@@ -36,7 +42,7 @@ def encode(network: Deployed) -> dict[str, bytes]:
             converter.set_signature(module.operation, "serving_default", [name], ["probabilities"])
             passes = passmanager.PassManager()
             converter.run_convert_to_tfl_passes(module, passes, converter.ConvertToTFLConfig())
-            return {FILE: converter.export_flatbuffer_to_bytes(module.operation)}
+            return bytes(converter.export_flatbuffer_to_bytes(module.operation))
     except Exception as error:  # the converter's own have no common base
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{network.about['net']}: LiteRT's converter cannot make a .tflite of it ({reason})") from None
