@@ -6,7 +6,8 @@
 Each cell is a run of `configs/features.py` with 1 000 trusted images, none of them held out (labels are judged by their
 truth, not by the run), 10 epochs of batches of 100. A row each: test accuracy of the deployed network in its last
 epoch, labels right as given and as the method believes them, and how well wrong labels are found (F1 of its own flags,
-AUROC of its ranking). `--labels worst=worst.npy` adds labels of people. A cell that is in the file is not made again.
+AUROC of its ranking). `--noise human,human=worst` takes labels of people (CIFAR-10N). A cell that is in the file is not
+made again, and those of the first seed come first.
 """
 
 import argparse
@@ -64,7 +65,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", required=True)
     parser.add_argument("--noisy", type=int, default=10_000)
-    parser.add_argument("--labels", nargs="*", default=[], metavar="NAME=FILE")
     parser.add_argument("--noise", nargs="*", default=list(NOISE))
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -74,8 +74,7 @@ def main() -> None:
     os.environ |= {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
     rows = json.loads(flags.out.read_text()) if flags.out.exists() else []
     there = {(row["method"], row["noise"], row["seed"]) for row in rows}
-    people = [f"file,file={each.partition('=')[2]}" for each in flags.labels]
-    cells = itertools.product(flags.seeds, [*flags.noise, *people], flags.methods)
+    cells = itertools.product(flags.seeds, flags.noise, flags.methods)
     waiting = [(m, n, s) for s, n, m in cells if (m, n, s) not in there]
     with concurrent.futures.ProcessPoolExecutor(flags.jobs, multiprocessing.get_context("spawn")) as pool:
         made = {pool.submit(run, flags.features, flags.noisy, *cell): cell for cell in waiting}
