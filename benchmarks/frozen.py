@@ -1,13 +1,13 @@
 """What pays on features of a frozen encoder: every method, several kinds of noise, several seeds; one table.
 
     python -m kdmlc_jax.embed --config configs/cifar10.py --encoder WEIGHTS --size 112 --out features/cifar10
-    python benchmarks/frozen.py --features features/cifar10 --noisy 10000 --jobs 2 --out frozen.json
+    python benchmarks/frozen.py --features features/cifar10 --first 12000 3000 --jobs 2 --out frozen.json
 
 Each cell is a run of `configs/features.py` with 1 000 trusted images, none of them held out (labels are judged by their
 truth, not by the run), 10 epochs of batches of 100. A row each: test accuracy of the deployed network in its last
 epoch, labels right as given and as the method believes them, and how well wrong labels are found (F1 of its own flags,
-AUROC of its ranking). `--noise human,human=worst` takes labels of people (CIFAR-10N). A cell that is in the file is not
-made again, and those of the first seed come first.
+AUROC of its ranking). `--first 12000 3000` takes the first images of training and test part alone, as the kept tables
+do; `--labels worst=worst.npy` adds labels of people. A cell that is in the file is not made again.
 """
 
 import argparse
@@ -17,8 +17,11 @@ import json
 import multiprocessing
 import os
 import pathlib
+import shutil
 import tempfile
 import time
+
+import numpy as np
 
 METHODS = (
     "linear",
@@ -60,11 +63,23 @@ def run(folder: str, noisy: int, method: str, noise: str, seed: int) -> dict:
     }
 
 
+def first(folder: pathlib.Path, train: int, test: int, into: pathlib.Path) -> pathlib.Path:
+    """A folder of the first rows of each part of another one."""
+    for path in folder.glob("*.npy"):
+        rows = np.load(path, mmap_mode="r")[: test if path.name.startswith("test_") else train]
+        np.save(into / path.name, rows)
+    for path in folder.glob("classes.txt"):
+        shutil.copy(path, into)
+    return into
+
+
 def main() -> None:
     """Makes what is missing, several at a time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", required=True)
+    parser.add_argument("--first", type=int, nargs=2, metavar=("TRAIN", "TEST"))
     parser.add_argument("--noisy", type=int, default=10_000)
+    parser.add_argument("--labels", nargs="*", default=[], metavar="NAME=FILE")
     parser.add_argument("--noise", nargs="*", default=list(NOISE))
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -74,9 +89,15 @@ def main() -> None:
     os.environ |= {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
     rows = json.loads(flags.out.read_text()) if flags.out.exists() else []
     there = {(row["method"], row["noise"], row["seed"]) for row in rows}
-    cells = itertools.product(flags.seeds, flags.noise, flags.methods)
+    people = [f"file,file={each.partition('=')[2]}" for each in flags.labels]
+    cells = itertools.product(flags.seeds, [*flags.noise, *people], flags.methods)
     waiting = [(m, n, s) for s, n, m in cells if (m, n, s) not in there]
-    with concurrent.futures.ProcessPoolExecutor(flags.jobs, multiprocessing.get_context("spawn")) as pool:
+    with (
+        tempfile.TemporaryDirectory() as subset,
+        concurrent.futures.ProcessPoolExecutor(flags.jobs, multiprocessing.get_context("spawn")) as pool,
+    ):
+        if flags.first:
+            flags.features = str(first(pathlib.Path(flags.features), *flags.first, pathlib.Path(subset)))
         made = {pool.submit(run, flags.features, flags.noisy, *cell): cell for cell in waiting}
         for future in concurrent.futures.as_completed(made):
             try:
