@@ -165,7 +165,7 @@ class Experiment:
                     made = train_state.replace_net(made, net, train_state.slowed(net, share))
             return {"method": made, "step": jnp.zeros((), jnp.int32)}
 
-        return jax.jit(first)
+        return parallel.compile_once(first)
 
     @cached_property
     def layout(self) -> Any:

@@ -39,6 +39,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--fail-on", metavar="noise=0.1,flagged=500", help="end with status 5 where more labels are wrong, or flagged"
     )
+    parser.add_argument(
+        "--profile", action="store_true", help="train nothing: trace a few steps, print their ten dearest operations"
+    )
     add_launch(parser)
     if not argv:
         print(parser.format_help())
@@ -48,9 +51,12 @@ def main(argv: list[str]) -> None:
     config, workdir = resolve(flags.config, flags.workdir, overrides)
     config_lib.check(config)
 
-    from kdmlc_jax import baselines
+    from kdmlc_jax import baselines, profiling
 
     start(flags)
+    if flags.profile:
+        print(profiling.profile(config, workdir).text())
+        return
     summary = baselines.run(config, workdir, flags.quiet)
     limits.check(allowed, summary)
 

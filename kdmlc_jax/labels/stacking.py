@@ -6,6 +6,7 @@ p(ỹ | x), not the truth; but no trusted label has any part in it, so that trus
 
 from typing import NamedTuple
 
+import joblib
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -13,6 +14,8 @@ from kdmlc_jax.labels.linear import NEVER, LinearBeliefs, coordinates, fit_tempe
 from kdmlc_jax.labels.referee import RIDGES, head_coordinates, heads
 
 PARTS = 5  # of the noisy rows, each predicted by heads that had the others
+REMEMBERED, REMEMBERED_SIZE = 16, 1 << 20  # answers of `stacked_beliefs`, of so many rows times classes each
+_remembered: dict[str, LinearBeliefs] = {}
 
 
 class View(NamedTuple):
@@ -61,6 +64,7 @@ def taught_by_given(
 def stacked_beliefs(views: list[View], label: Int[np.ndarray, " M"], classes: int, seed: int = 0) -> LinearBeliefs:
     """`linear_beliefs` of each view and of all of them stacked, whichever predicts trusted rows best out of fold.
 
+    What is asked twice in a process is found once: a run and its baselines ask alike.
     The stack is `linear_beliefs` on each view's own log-beliefs, those of trusted rows out of fold (Wolpert 1992).
 
     Args:
@@ -72,6 +76,17 @@ def stacked_beliefs(views: list[View], label: Int[np.ndarray, " M"], classes: in
     Raises:
       UserError: as `linear_beliefs`.
     """
+    if sum(len(rows) for rows in views[0]) * classes > REMEMBERED_SIZE:
+        return _stacked(views, label, classes, seed)
+    asked = joblib.hash((views, label, classes, seed))
+    if asked not in _remembered:
+        _remembered[asked] = _stacked(views, label, classes, seed)
+        for old in list(_remembered)[:-REMEMBERED]:
+            del _remembered[old]
+    return _remembered[asked]
+
+
+def _stacked(views: list[View], label: Int[np.ndarray, " M"], classes: int, seed: int) -> LinearBeliefs:
     found = [linear_beliefs(*view, label, classes, seed) for view in views]
     if len(found) > 1 and (found[0].fold != NEVER).any():
         logs = [

@@ -6,7 +6,7 @@ inside it (`in_slices`) takes the device's slice of the images and gathers the o
 network, random draws included, is the same on every device.
 """
 
-from kdmlc_jax.parallel.compile import compile_step, compiler_options, keep_compiled
+from kdmlc_jax.parallel.compile import compile_once, compile_step, compiler_options, keep_compiled
 from kdmlc_jax.parallel.launch import Launch, find_launch, join_processes
 from kdmlc_jax.parallel.memory import Placed, show_table, table
 from kdmlc_jax.parallel.mesh import (

