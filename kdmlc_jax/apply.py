@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
         raise UserError(
             "--out is missing: give a manifest (clean.csv) or a folder to write, or --dry-run to count only"
         )
-    if flags.out is not None and flags.out.exists():
+    if flags.out is not None and files.exists(flags.out):
         raise UserError(f"{flags.out}: is there already, and nothing that is there is touched; choose another name")
     if flags.to is not None:
         suffix = registry.get(handover, "--to", flags.to).SUFFIX

@@ -60,7 +60,7 @@ def load_array(path: Path) -> np.ndarray:
     except UserError:
         raise
     except OSError as error:
-        if error.errno and not path.is_dir():
+        if error.errno and not files.is_dir(path):
             raise unreadable(error, path) from error
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # no .npy file, cut off, of pickled objects; a damaged header raises nearly anything

@@ -21,7 +21,7 @@ import numpy as np
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.cli import Parser, guarded, parse
 from kdmlc_jax.errors import UserError, in_range
-from kdmlc_jax.storage import door
+from kdmlc_jax.storage import door, files
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that most published encoders expect
 
@@ -44,7 +44,6 @@ def main(argv: list[str]) -> None:
 
     from kdmlc_jax import encoders
     from kdmlc_jax.data import sources
-    from kdmlc_jax.storage import files
 
     encoder = encoders.load(flags.encoder, flags.size, flags.mean, flags.std)
     if encoder.side and not config.data.image_size:  # scaled once, from the whole image
@@ -73,8 +72,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _key(config: Any, flags: argparse.Namespace, source: Any) -> str:
     """A digest of what features depend on: encoder, scaling, and the images' names."""
     digest = hashlib.sha256()
-    files = [flags.encoder] if flags.encoder.is_file() else sorted(flags.encoder.iterdir())
-    for file in files:
+    for file in [flags.encoder] if files.is_file(flags.encoder) else sorted(flags.encoder.iterdir()):
         with door.opened(file) as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
     told: list = [flags.size, list(flags.mean), list(flags.std), config.data.source, config.data.dir]
@@ -93,15 +91,13 @@ def embed(encode: Callable, images: Any, path: pathlib.Path, batch: int, key: st
     Raises:
       UserError: naming the first image whose features are not finite.
     """
-    from kdmlc_jax.storage import files
-
     count, part, state = len(images), path.with_suffix(".part.npy"), path.with_suffix(".json")
     files.make_directory(path.parent)
     done = begun(state, key)
-    if done == count and path.exists() and not part.exists():
+    if done == count and files.exists(path) and not files.exists(part):
         print(f"{path.stem}  finished before", file=sys.stderr)
         return
-    grown = np.lib.format.open_memmap(part, "r+") if done and part.exists() else None
+    grown = np.lib.format.open_memmap(part, "r+") if done and files.exists(part) else None
     done = 0 if grown is None else done
     began, before = time.monotonic(), done
     while done < count:
@@ -137,8 +133,6 @@ def write_rest(source: Any, out: pathlib.Path) -> None:
 
     What the source does not have is removed, so that none of another data set's is left beside these features.
     """
-    from kdmlc_jax.storage import files
-
     train = source.train
     labels = train.labels if train.truth is None else np.where(train.labels >= 0, train.labels, train.truth)
     arrays = {"labels": labels, "true_labels": train.truth, "trusted": source.trusted}

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from kdmlc_jax import export, nets, published
 from kdmlc_jax.errors import UserError
-from kdmlc_jax.storage import door
+from kdmlc_jax.storage import door, files
 
 
 class Encoder(NamedTuple):
@@ -39,7 +39,7 @@ def load(path: pathlib.Path, size: int, mean: Sequence[float], std: Sequence[flo
         return _onnx(path, size, mean, std)
     if published.is_weights(path):
         return _published(path, size)
-    if not path.is_dir():
+    if not files.is_dir(path):
         raise UserError(f"{path}: expected an .onnx file, weights, or the folder of a network that a run has left")
     return _network(path)
 

@@ -111,6 +111,8 @@ def reading(path: str | Path, what: str, damaged: type[UserError] = UserError) -
     except Exception as error:  # wrong bytes raise nearly anything
         if isinstance(error, OSError) and error.errno:
             raise unreadable(error, path) from error
+        if (refused := refusal(error)) is not None:
+            raise unreadable(refused, path) from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise damaged(f"{path}: cannot be read as {what} ({reason})") from error
 
@@ -125,6 +127,13 @@ ABSENT = (
 def is_failure(error: BaseException) -> bool:
     """Whether a disk, a server or missing rights kept the system from reading, rather than what it would have read."""
     return isinstance(error, OSError) and bool(error.errno) and error.errno not in ABSENT
+
+
+def refusal(error: BaseException | None) -> OSError | None:
+    """The failure behind `error`, of which a library has made one of its own: `zipfile` takes it for a bad file."""
+    while error is not None and not is_failure(error):
+        error = error.__cause__ or error.__context__
+    return error if isinstance(error, OSError) else None
 
 
 def unreadable(error: OSError, path: str | os.PathLike[str]) -> StorageError:

@@ -47,7 +47,7 @@ def _missing(summary: dict) -> str:
 
 def write(config: ConfigDict, workdir: pathlib.Path, summary: dict) -> dict:
     """Writes `summary` of the run of `config`, and sums of its files; returns what is then in the file."""
-    kept = {name: checksums.file_sum(workdir / name) for name in KEPT}
+    kept = {name: checksums.sum_of(workdir / name) for name in KEPT}
     whole = {**summary, "config": config.to_dict(), "files": kept | summary["files"]}
     return files.write_sealed(workdir / SUMMARY, whole)
 
@@ -99,7 +99,7 @@ def renew(workdir: pathlib.Path, name: str, text: str) -> None:
     with files.locked(workdir):
         summary = ended(workdir)
         files.write_text(workdir / name, text)
-        summary.setdefault("files", {})[name] = checksums.file_sum(workdir / name)
+        summary.setdefault("files", {})[name] = checksums.sum_of(workdir / name)
         files.write_sealed(workdir / SUMMARY, {key: value for key, value in summary.items() if key != files.SEAL})
 
 
@@ -131,9 +131,7 @@ def check_files(workdir: pathlib.Path, summary: dict, names: Sequence[str] = ())
         if not files.exists(path):
             gone.append(f"warning: {path} is gone; delete {workdir / SUMMARY}, and the same command writes it anew")
             continue
-        with reading(path, "a file that this run has left"):
-            found = checksums.file_sum(path)
-        if found != written:
+        if checksums.sum_of(path) != written:
             raise StorageError(
                 f"{path}: not what this run has left (its SHA-256 in {SUMMARY} is another): keep a copy if the change "
                 f"is yours, delete {workdir / SUMMARY}, and the same command writes it anew"

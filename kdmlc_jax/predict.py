@@ -19,6 +19,7 @@ import numpy as np
 
 from kdmlc_jax.cli import Parser, guarded
 from kdmlc_jax.errors import UserError, in_range
+from kdmlc_jax.storage import files
 
 MEGAPIXELS = 100.0  # of one image, at most
 
@@ -41,7 +42,6 @@ def main(argv: list[str]) -> None:
     import jax
 
     from kdmlc_jax import export
-    from kdmlc_jax.storage import files
 
     about, output = export.open_network(flags.model)
     names = about["class_names"]
@@ -102,12 +102,12 @@ def listed(inputs: Sequence[pathlib.Path]) -> list[pathlib.Path]:
 
     found: list[pathlib.Path] = []
     for path in inputs:
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS | OTHERS)
+        if files.is_dir(path):
+            inside = sorted(file for file in files.below(path) if file.suffix.lower() in EXTENSIONS | OTHERS)
             if not inside:
                 raise UserError(f"{path}: no images in this folder")
             found += inside
-        elif not path.exists():
+        elif not files.exists(path):
             raise UserError(f"{path}: no such file or folder")
         elif path.suffix.lower() in (".csv", ".parquet", ".tsv"):
             table = read_table(path, {"path": COLUMNS["path"]}, required=("path",)).columns

@@ -49,7 +49,7 @@ class Weights(NamedTuple):
 
 def is_weights(path: pathlib.Path) -> bool:
     """Whether `path` names such a file, be it there or not."""
-    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+    return path.suffix.lower() in SUFFIXES and not files.is_dir(path)
 
 
 def read(path: pathlib.Path) -> Weights:

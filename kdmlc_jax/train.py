@@ -57,7 +57,7 @@ def run(
                 locks.append(held.enter_context(files.locked(workdir)))
 
         # A new folder is made when all input has been looked at.
-        parallel.on_main(lambda: lock() if workdir.is_dir() else None)
+        parallel.on_main(lambda: lock() if files.is_dir(workdir) else None)
         dataset = prepare(config)
         kept = dataset.provenance()
         provenance.check_same(digests := provenance.digests(kept), provenance.begun(workdir), workdir)

@@ -65,7 +65,7 @@ def start_from(
         trained on there that validate here, or trusted there and are noisy here.
     """
     is_file = published.is_weights(folder) and field == INIT_FROM
-    if not folder.is_dir() and not is_file:
+    if not files.is_dir(folder) and not is_file:
         raise UserError(f"{field}: {folder} is no folder, expected that of a finished run")
     check_splits(experiment.dataset, folder, field)
     saved = published_network(experiment.dataset, folder) if is_file else saved_networks(folder)
@@ -80,8 +80,6 @@ def start_from(
         fits = [other for other, (_, about, _) in saved.items() if about["net"] == wanted]
         if not fits and (as_it_is or method.traits.pretrained):
             raise UserError(f"{field}: {folder} has {there}, expected {name} ({wanted}) among them")
-        if not fits and config[name].freeze:
-            raise UserError(f"{name}.freeze: {folder} has {there}, expected {wanted}: random weights would stand still")
         if not fits:
             lines.append(f"{name} ({wanted}) starts from random weights: there is none in {folder}")
             continue
@@ -108,7 +106,7 @@ def published_network(dataset: Dataset, path: pathlib.Path) -> dict[str, tuple[p
 
 def saved_networks(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, dict, Any]]:
     """(folder, description, weights) of each network in the folder of a run, or in that of one network, by name."""
-    found = sorted(path.parent for path in (*folder.glob("network.json"), *folder.glob("*/network.json")))
+    found = [path for path in (folder, *files.listed(folder)) if files.exists(path / "network.json")]
     return {path.absolute().name: (path, *networks.read(path)) for path in found}
 
 

@@ -35,7 +35,7 @@ def compare(
     """Runs all cells, writes table.json, table.md and comparison.html at the end, and returns the table."""
     from kdmlc_jax import parallel
 
-    if workdir.is_dir():
+    if files.is_dir(workdir):
         parallel.on_main(lambda: files.tidy(workdir))  # what a kill has left
     named = [expanded for method in method_list for expanded in expand(method)]
     added = unnamed(specs, named, overrides)

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from kdmlc_jax.config.fields import flatten
 from kdmlc_jax.errors import UserError, suggest
+from kdmlc_jax.storage import files
 
 SHORT = {
     "noise": "noise.kind",
@@ -59,8 +60,8 @@ def parse_arguments(text: str) -> dict[str, str]:
         name, equals, value = parts[at].partition("=")
         if SHORT.get(name.strip()) in PATHS:
             longer = [",".join([value, *parts[at + 1 : end]]) for end in range(at + 2, len(parts) + 1)]
-            whole = [path for path in longer if os.path.exists(os.path.expanduser(path.strip()))]
-            if whole and not os.path.exists(os.path.expanduser(value.strip())):
+            whole = [path for path in longer if files.exists(os.path.expanduser(path.strip()))]
+            if whole and not files.exists(os.path.expanduser(value.strip())):
                 at += whole[0].count(",") - value.count(",")
                 value = whole[0]
         if parts[at] or name:
@@ -141,7 +142,7 @@ def find(path: str | pathlib.PurePath) -> pathlib.Path:
     """The config file at `path`; names under `configs/` are also found in the installed package."""
     here = pathlib.Path(__file__).parents[1]
     for candidate in (pathlib.Path(path), here / path, here.parent / path):
-        if candidate.is_file():
+        if files.is_file(candidate):
             return candidate
     shipped = sorted(p.name for root in (here, here.parent) for p in (root / "configs").glob("*.py"))
     raise UserError(f"config file {path} does not exist; shipped with the package: {', '.join(dict.fromkeys(shipped))}")

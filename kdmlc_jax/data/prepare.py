@@ -14,6 +14,7 @@ from kdmlc_jax.data.sources.base import Images, Part, Source
 from kdmlc_jax.data.sources.features import read_features
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.shapes import ON_FEATURES
+from kdmlc_jax.storage import files
 from kdmlc_jax.storage import labels as label_table
 
 LOGGER = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def relabelled(dataset: Dataset, folder: str, column: str) -> Dataset:
     Raises:
       StorageError: where the table or the beliefs beside it are not what that run has left.
     """
-    place = Path(folder) if Path(folder).is_dir() else Path(folder).parent
+    place = Path(folder) if files.is_dir(folder) else Path(folder).parent
     ended = finished.read(place)
     gone = finished.check_files(place, ended, (label_table.TABLE, label_table.SOFT)) if ended else []
     rows = dataset.splits.noisy

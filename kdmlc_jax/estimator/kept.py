@@ -27,8 +27,7 @@ def is_json(value: Any) -> bool:
 
 def content(folder: Path) -> dict[str, bytes]:
     """The files of a run but what is LEFT out, by their paths."""
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    inside = ((path, path.relative_to(folder)) for path in found)
+    inside = ((path, path.relative_to(folder)) for path in files.below(folder))
     return {part.as_posix(): door.read(path) for path, part in inside if part.parts[0] not in LEFT}
 
 
@@ -40,6 +39,6 @@ def restore(folder: Path, content: Mapping[str, bytes]) -> None:
         files.make_directory((part / name).parent)
         with files.atomic_write(part / name) as file:
             file.write(raw)
-    if folder.is_dir():  # a temporary one of our own, empty
+    if files.is_dir(folder):  # a temporary one of our own, empty
         folder.rmdir()
     part.rename(folder)

@@ -5,7 +5,8 @@ import sys
 
 from kdmlc_jax import registry
 from kdmlc_jax.outputs.base import Result
-from kdmlc_jax.storage.checksums import file_sum
+from kdmlc_jax.storage import files
+from kdmlc_jax.storage.checksums import sum_of
 
 
 def write_all(result: Result, workdir: pathlib.Path) -> dict[str, str]:
@@ -18,10 +19,10 @@ def write_all(result: Result, workdir: pathlib.Path) -> dict[str, str]:
     for name in registry.names(package):
         registry.get(package, "output", name).write(result, workdir)
     written = sorted(path for path, *_ in _there(workdir) - before)
-    return {str(path.relative_to(workdir)): file_sum(path) for path in written}
+    return {str(path.relative_to(workdir)): sum_of(path) for path in written}
 
 
 def _there(workdir: pathlib.Path) -> set[tuple[pathlib.Path, int, int]]:
     """Each file with what tells it from another of its name, for all are replaced as a whole."""
-    found = ((path, path.stat()) for path in workdir.rglob("*") if path.is_file())
+    found = ((path, path.stat()) for path in files.below(workdir))
     return {(path, status.st_ino, status.st_mtime_ns) for path, status in found}

@@ -24,7 +24,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from kdmlc_jax import parallel
-from kdmlc_jax.errors import StorageError, UserError, reading, unreadable
+from kdmlc_jax.errors import StorageError, UserError, reading
 from kdmlc_jax.storage import door, files
 from kdmlc_jax.storage.checksums import SUMS, damage, sums
 from kdmlc_jax.train_state import named_leaves
@@ -42,17 +42,7 @@ def saved_steps(directory: pathlib.Path) -> list[int]:
     Raises:
       StorageError: where the folder cannot be listed, which is not the same as an empty one.
     """
-    return sorted(int(path.name) for path in _listed(directory) if path.name.isdigit())
-
-
-def _listed(directory: pathlib.Path, prefix: str = "") -> list[pathlib.Path]:
-    """What lies in `directory` under names that begin with `prefix`; `Path.glob` would take a refusal for nothing."""
-    try:
-        return sorted(directory / name for name in os.listdir(directory) if name.startswith(prefix))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise unreadable(error, directory) from error
+    return sorted(int(path.name) for path in files.listed(directory) if path.name.isdigit())
 
 
 class Checkpoints:
@@ -82,7 +72,7 @@ class Checkpoints:
         read. Nothing is removed that could not be looked at.
         """
         for prefix in (OLD, DAMAGED):
-            for path in _listed(self._directory, prefix):
+            for path in files.listed(self._directory, prefix):
                 target = self._directory / path.name.removeprefix(prefix)
                 if not target.name.isdigit() or files.exists(target):
                     continue
@@ -92,7 +82,7 @@ class Checkpoints:
                 except StorageError:
                     if prefix == OLD:  # it may be all there is
                         raise
-        for path in [*_listed(self._directory, OLD), *_listed(self._directory, UNFINISHED)]:
+        for path in [*files.listed(self._directory, OLD), *files.listed(self._directory, UNFINISHED)]:
             shutil.rmtree(path, ignore_errors=True)
 
     def steps(self) -> list[int]:
@@ -126,7 +116,7 @@ class Checkpoints:
                     files.write_text(folder / PROGRESS, text)
                     files.write_text(folder / SUMS, sums(folder))
                     target, old = self._directory / str(step), self._directory / f"{OLD}{step}"
-                    if target.exists():
+                    if files.exists(target):
                         target.rename(old)
                     folder.rename(target)
                     _sync(self._directory)
@@ -182,7 +172,9 @@ class Checkpoints:
             raise
         except (OSError, ValueError, RuntimeError) as error:
             first = (str(error) or type(error).__name__).splitlines()[0][:300]
-            kept = f"; saved before and kept: steps {self.steps()}" if self._directory.exists() else ""
+            kept = ""
+            with contextlib.suppress(StorageError):  # the disk may refuse that, too
+                kept = f"; saved before and kept: steps {self.steps()}" if files.exists(self._directory) else ""
             raise StorageError(
                 f"checkpoint {self._directory / str(step)}: cannot be written ({first}){kept}"
             ) from error
@@ -228,7 +220,7 @@ class Checkpoints:
             self._warn(f"warning: checkpoint {folder} is damaged and left out: {wrong}")
             shutil.rmtree(folder.with_name(f"{DAMAGED}{step}"), ignore_errors=True)
             folder.rename(folder.with_name(f"{DAMAGED}{step}"))
-        return -2 if order or _listed(self._directory, DAMAGED) else -1
+        return -2 if order or files.listed(self._directory, DAMAGED) else -1
 
     def _read(self, step: int, like: Any) -> tuple[Any, dict]:
         folder, leaves = self._directory / str(step), named_leaves(like)
@@ -240,8 +232,11 @@ class Checkpoints:
             if old != new:
                 raise UserError(f"checkpoint {folder}: state{name} is {old} there and {new} here")
         abstract = {name: ocp.utils.to_shape_dtype_struct(leaf) for name, leaf in leaves.items()}
-        with reading(folder, "a checkpoint; its sums hold, so try again", StorageError):
+        try:
             state = self._arrays.restore(folder / ARRAYS, args=ocp.args.StandardRestore(abstract))
+        except Exception as error:  # Orbax takes a file that it cannot look at for none
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise StorageError(f"{folder}: cannot be read ({reason}); its sums hold, so try again") from error
         return jax.tree.unflatten(jax.tree.structure(like), [state[name] for name in leaves]), about["progress"]
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import pathlib
 
-from kdmlc_jax.errors import UserError, unreadable
+from kdmlc_jax.errors import UserError, reading, unreadable
 from kdmlc_jax.storage import door
 
 SUMS = "SHA256SUMS"
@@ -25,6 +25,12 @@ def file_sum(path: pathlib.Path) -> str:
     """The SHA-256 of a file."""
     with door.opened(path, door.MAX_ARRAY) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sum_of(path: pathlib.Path) -> str:
+    """`file_sum` of a file of a run; UserError where it is not there, StorageError where it cannot be read."""
+    with reading(path, "a file that this run has left"):
+        return file_sum(path)
 
 
 def damage(folder: pathlib.Path) -> str:

@@ -65,14 +65,19 @@ def opened(path: str | os.PathLike[str], most: int = MAX_FILE) -> Iterator[io.Bu
 
     Raises:
       UserError: for what is no regular file, or larger than `most` bytes.
-      OSError: as `open`.
+      OSError: as `open`, and naming the file where it was open and the system refused to go on.
     """
     refuse_odd(path, most)  # before it is opened: a socket cannot be, and opening some devices does something
     # Not waiting: another could have put a pipe there since.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    with open(handle, "rb") as file:
-        _check(path, os.fstat(handle), most)
-        yield file
+    try:
+        with open(handle, "rb") as file:
+            _check(path, os.fstat(handle), most)
+            yield file
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def read(path: str | os.PathLike[str], most: int = MAX_FILE) -> bytes:

@@ -12,11 +12,12 @@ import os
 import re
 import shutil
 import socket
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from kdmlc_jax.errors import StorageError, UserError, reading, unreadable
+from kdmlc_jax.errors import StorageError, UserError, is_failure, reading, unreadable
 from kdmlc_jax.storage import door
 
 TEMPORARY = re.compile(r"\..+\.\d+\.writing")  # `atomic_write`'s names
@@ -45,15 +46,59 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             temporary.unlink()
 
 
-def exists(path: Path) -> bool:
+def exists(path: str | Path) -> bool:
     """Whether there is something at `path`; raises StorageError where nobody can say."""
+    return _mode(path) != 0
+
+
+def is_dir(path: str | Path) -> bool:
+    """Whether there is a folder at `path`; raises as `exists`."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is a regular file at `path`; raises as `exists`."""
+    return stat.S_ISREG(_mode(path))
+
+
+def _mode(path: str | Path) -> int:
+    """What is at `path`, as `os.stat` says it; 0 for nothing, for which `os.path` takes refusals, too."""
     try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+        return os.stat(path).st_mode
+    except ValueError:  # a name that no file can have
+        return 0
     except OSError as error:
-        raise unreadable(error, path) from error
-    return True
+        if is_failure(error):
+            raise unreadable(error, path) from error
+        return 0
+
+
+def listed(directory: Path, prefix: str = "") -> list[Path]:
+    """What lies in `directory` under names that begin with `prefix`, sorted; nothing where there is no folder.
+
+    Raises:
+      StorageError: where it cannot be listed; `Path.glob` would take that for an empty one.
+    """
+    try:
+        return sorted(directory / name for name in os.listdir(directory) if name.startswith(prefix))
+    except OSError as error:
+        if is_failure(error):
+            raise unreadable(error, directory) from error
+        return []
+
+
+def below(folder: Path) -> list[Path]:
+    """All files below `folder`, sorted; raises StorageError where one of its folders cannot be listed.
+
+    `Path.rglob` would leave those out without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        if is_failure(error):
+            raise unreadable(error, folder) from error
+
+    walked = os.walk(folder, onerror=refuse)
+    return sorted(Path(parent, name) for parent, _, names in walked for name in names)
 
 
 def make_directory(path: Path) -> None:

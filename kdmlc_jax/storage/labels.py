@@ -12,7 +12,7 @@ from pyarrow import compute, csv, parquet
 from kdmlc_jax.arrays import check_labels, load_array
 from kdmlc_jax.errors import UserError, is_failure, unreadable
 from kdmlc_jax.labels.table import check_simplex
-from kdmlc_jax.storage import door
+from kdmlc_jax.storage import door, files
 from kdmlc_jax.storage.files import GUARDED, NUMBER, atomic_write, exists
 
 TABLE, SOFT = "labels.parquet", "soft_labels.npy"
@@ -83,7 +83,7 @@ def read(
     Raises:
       UserError: naming the file and the first image that does not fit.
     """
-    path = Path(source) / TABLE if Path(source).is_dir() else Path(source)
+    path = Path(source) / TABLE if files.is_dir(source) else Path(source)
     there = _columns(path, num_classes, f"{column}_label")
     label = there[f"{column}_label"]
     soft = _soft(path.with_name(SOFT), label, there["given_label"], num_classes)

@@ -1,11 +1,17 @@
 """The file of splits and labels a run trained on."""
 
+import contextlib
+import errno
+import io
+import os
+import sys
+
 import numpy as np
 import pytest
 
-from kdmlc_jax.data import noise, splits
+from kdmlc_jax.data import noise, provenance, splits
 from kdmlc_jax.data.provenance import Provenance, fingerprint, load, save
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import StorageError, UserError
 
 C = 5
 LABELS = np.tile(np.arange(C, dtype=np.int32), 4000)
@@ -113,6 +119,20 @@ def test_a_changed_name_is_no_absence(tmp_path):
         path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
         with pytest.raises(UserError, match=r"noise\.npz: cannot be read as the noise\.npz of a run"):
             load(path)
+
+
+def test_a_failing_disk_is_no_bad_archive(tmp_path, monkeypatch):
+    """Protects a run from a server that stumbles: `zipfile` makes a bad file of it, and it is no wrong input."""
+
+    class Failing(io.BufferedReader):
+        def seek(self, offset, whence=0):
+            if whence == os.SEEK_END and sys._getframe(1).f_code.co_name == "_EndRecData":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().seek(offset, whence)
+
+    monkeypatch.setattr(provenance.door, "opened", lambda path: contextlib.nullcontext(Failing(io.BytesIO(b"x"))))
+    with pytest.raises(StorageError, match=r"noise.npz: cannot be read \(Input/output error\); nothing was changed"):
+        load(tmp_path / "noise.npz")
 
 
 def test_fingerprint_tells_listings_apart():

@@ -128,11 +128,24 @@ def test_a_folder_that_cannot_be_listed_is_not_empty(saved, monkeypatch):
     def refuse(path):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(checkpoint.os, "listdir", refuse)
+    monkeypatch.setattr(os, "listdir", refuse)
     with pytest.raises(StorageError, match=r"checkpoints: cannot be read \(Permission denied\)"):
         checkpoint.saved_steps(saved)
     with pytest.raises(StorageError, match="Permission denied"):
         opened(saved)
+
+
+def test_what_orbax_takes_for_absent_is_there(saved, monkeypatch):
+    """Protects a checkpoint whose sums hold: Orbax says that it is not there where it could not look."""
+
+    def refuse(*_, **__):
+        raise FileNotFoundError("No structure could be identified")
+
+    checkpoints, before = opened(saved), sorted(path.name for path in saved.iterdir())
+    monkeypatch.setattr(checkpoints._arrays, "restore", refuse)
+    with pytest.raises(StorageError, match=r"3: cannot be read \(No structure could be identified\); its sums hold"):
+        checkpoints.restore(state(0))
+    assert sorted(path.name for path in saved.iterdir()) == before
 
 
 def test_an_unreadable_best_is_not_pruned(saved, monkeypatch):

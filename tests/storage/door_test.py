@@ -1,6 +1,8 @@
 """The door for input files: what is no regular file is one line at once, and nothing larger than said is read."""
 
+import errno
 import os
+import re
 import socket
 import time
 
@@ -13,7 +15,7 @@ from kdmlc_jax.data.formats.files import read_bytes, read_lines
 from kdmlc_jax.data.formats.safetensors import read_safetensors
 from kdmlc_jax.data.formats.tables import read_columns
 from kdmlc_jax.data.formats.torch_weights import read_weights
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.errors import StorageError, UserError
 from kdmlc_jax.storage import checksums, door, files, labels, networks
 
 READERS = {
@@ -79,3 +81,19 @@ def test_a_packed_file_that_claims_too_much(tmp_path):
     np.savez_compressed(path, given_labels=np.zeros(100_000_000, np.int32))
     with pytest.raises(UserError, match="unpack to 4000001"):
         provenance.load(path)
+
+
+def test_an_error_while_reading_names_the_file(tmp_path, monkeypatch):
+    """Protects the line that a person is told: the system names no file where it refuses to go on reading one."""
+    path = tmp_path / "x"
+    path.write_bytes(b"a")
+
+    def refuse(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:  # pytest asks, too
+        patched.setattr(os, "fstat", refuse)
+        with pytest.raises(OSError, match=re.escape(f"Input/output error: '{path}'")):
+            door.read(path)
+        with pytest.raises(StorageError, match=re.escape(f"{path}: cannot be read (Input/output error)")):
+            checksums.sum_of(path)

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -139,3 +141,41 @@ def test_json_that_is_not_what_was_written(tmp_path):
     assert files.read_sealed(path, "x") == {"rate": 1}
     with pytest.raises(UserError, match="no such file, expected x"):
         files.read_sealed(tmp_path / "none", "x")
+
+
+def test_what_cannot_be_looked_at_is_not_absent(tmp_path, monkeypatch):
+    """Protects what is there: a disk that fails is an error wherever the program asks whether there is something."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_text("")
+    asked = (files.exists, files.is_dir, files.is_file)
+    assert [ask(tmp_path / "a") for ask in asked] == [True, True, False]
+    assert [ask(tmp_path / "a" / "b") for ask in asked] == [True, False, True]
+    for absent in (tmp_path / "c", tmp_path / "a" / "b" / "c", "x" * 5000, "a\0b"):
+        assert not any(ask(absent) for ask in asked)
+    assert files.below(tmp_path) == [tmp_path / "a" / "b"] and files.below(tmp_path / "c") == []
+    assert files.listed(tmp_path, "a") == [tmp_path / "a"] and files.listed(tmp_path / "c") == []
+
+    def refuse(*_, **__):
+        raise OSError(errno.EACCES, "Permission denied")
+
+    for name in ("stat", "listdir", "scandir"):
+        monkeypatch.setattr(os, name, refuse)
+    for ask in (*asked, files.below, files.listed):
+        with pytest.raises(StorageError, match=r"cannot be read \(Permission denied\); nothing was changed"):
+            ask(tmp_path)
+
+
+ASKS = re.compile(r"(?<!entry)\.(exists|is_dir|is_file)\(\)|os\.path\.(l?exists|isdir|isfile)\(|\.rglob\(")
+OWN = re.compile(r"for folder in methods.__path__")  # the program's own files
+
+
+def test_one_place_asks_what_is_there():
+    """Protects every module from questions whose answer is "no" where the disk failed: `files` alone asks."""
+    package = pathlib.Path(files.__file__).parents[1]
+    found = [
+        f"{path.relative_to(package)}: {line.strip()}"
+        for path in package.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if path != pathlib.Path(files.__file__) and ASKS.search(line) and not OWN.search(line)
+    ]
+    assert not found

@@ -16,6 +16,7 @@ from kdmlc_jax.data.formats.pickles import (
     load_plain,
 )
 from kdmlc_jax.errors import UserError, reading
+from kdmlc_jax.storage import door, files
 
 _MAGIC = b"\x93NUMPY"
 _OBJECT = "O8"
@@ -62,9 +63,9 @@ class _BoxUnpickler(_Unpickler):
 
 def is_boxed(path: Path) -> bool:
     """Whether a .npy file says of itself that it holds objects; False where there is no file."""
-    if not path.is_file():
+    if not files.is_file(path):
         return False
-    with reading(path, "an array"), open(path, "rb") as file:
+    with reading(path, "an array"), door.opened(path, door.MAX_ARRAY) as file:
         head = file.read(128)
     return head.startswith(_MAGIC) and b"'|O'" in head
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from kdmlc_jax.data.formats.dialects import as_text
 from kdmlc_jax.errors import UserError, is_failure, unreadable
 from kdmlc_jax.storage import door
-from kdmlc_jax.storage.files import exists
+from kdmlc_jax.storage.files import exists, is_dir
 
 # The published CIFAR archives unpack to 185 MB.
 MAX_UNPACKED_BYTES = 1 << 29
@@ -47,11 +47,11 @@ def locate(data: ConfigDict, *names: str, archive: bool = False) -> Path:
     paths = [Path(data.dir)] if data.dir else [Path(root) / name for name in names]
     paths = [path.expanduser() for path in paths]
     path = next((path for path in paths if exists(path)), paths[0])
-    if not (exists(path) if archive else os.path.isdir(path)):
+    if not (exists(path) if archive else is_dir(path)):
         found, what = ("does not exist", "or the .tar.gz") if archive else ("is not a directory", "with the files")
         origin = "data.dir" if data.dir else "KDMLC_DATA"
         raise UserError(f'{origin}: {path} {found}, expected the folder {what} of "{data.source}"')
-    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+    if not os.access(path, os.R_OK | (os.X_OK if is_dir(path) else 0)):
         raise unreadable(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), path)
     return path
 
@@ -113,7 +113,7 @@ def open_files(path: Path, names: Container[str], published: Mapping[str, tuple[
     Raises:
       UserError: for an archive that is damaged, unpacks to more than MAX_UNPACKED_BYTES or has suspicious members.
     """
-    if path.is_dir():
+    if is_dir(path):
         return Files(path, None, published)
     try:
         with door.opened(path) as file:

@@ -83,10 +83,10 @@ def _listed(path: Places, root: Path, whole: Table, table: dict[str, list[str]])
 
 def _turned(root: Path, text: str) -> str:
     """A path as POSIX writes it, where it is one of Windows: a name may hold a backslash, too."""
-    if "\\" not in text or os.path.lexists(root / text):
+    if "\\" not in text or exists(root / text):
         return text
     turned = text.replace("\\", "/")
-    return turned if "/" not in text or os.path.lexists(root / turned) else text
+    return turned if "/" not in text or exists(root / turned) else text
 
 
 def inside(path: Path, root: Path, real_folder: Callable[[Path], str] = os.path.realpath) -> bool:

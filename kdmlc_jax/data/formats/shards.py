@@ -3,6 +3,7 @@
 `train-00000-of-00003.parquet` in any folder, `default/train/0000.parquet`, or `train.parquet` beside `test.parquet`.
 """
 
+import fnmatch
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from kdmlc_jax.data.formats import embedded, roles
 from kdmlc_jax.data.formats.roles import ROLES, Role
 from kdmlc_jax.data.formats.tables import Places, Table, read_table
 from kdmlc_jax.errors import UserError, reading
+from kdmlc_jax.storage import files
 
 _NUMBER = re.compile(r"(?i)[-_.]?(\d{2,})[-_]of[-_](\d{2,})")
 _PIECE = re.compile(r"(?i)(part|shard|chunk|data|file)?[-_.]?\d+([-_.][\w.-]*)?")
@@ -45,7 +47,7 @@ def read(path: Path, wanted: Mapping[str, Sequence[str]], required: Collection[s
     Raises:
       UserError: as `tables.read_table`; for a shard that is missing, and names that say only partly what is what.
     """
-    if not (path.is_dir() and path.suffix.lower() != ".csv") and "*" not in path.name:
+    if not (files.is_dir(path) and path.suffix.lower() != ".csv") and "*" not in path.name:
         table, contents = _one(path, wanted, required, 0)
         told = _NUMBER.search(path.stem)
         many = int(told[2]) if told else 1
@@ -84,13 +86,14 @@ def find(path: Path) -> list[Shard]:
     Raises:
       UserError: for none, a number that is missing or there twice, and files of several tables.
     """
-    found = sorted(path.parent.glob(path.name) if "*" in path.name else path.rglob("*.parquet"))
+    named = [each for each in files.listed(path.parent) if fnmatch.fnmatchcase(each.name, path.name)]
+    found = named if "*" in path.name else files.below(path)
     base = path.parent if "*" in path.name else path
-    files = [each for each in found if not any(part.startswith(".") for part in each.relative_to(base).parts)]
-    files = [each for each in files if each.is_file() and each.suffix.lower() == ".parquet"]
-    if not files:
+    shown = [each for each in found if not any(part.startswith(".") for part in each.relative_to(base).parts)]
+    tables = [each for each in shown if each.suffix.lower() == ".parquet" and files.is_file(each)]
+    if not tables:
         raise UserError(f"{path}: no .parquet files, expected a manifest or the shards of one")
-    shards = [_named(each, base) for each in files]
+    shards = [_named(each, base) for each in tables]
     for split in dict.fromkeys(_splits(shards)):
         numbered = [shard for shard in shards if shard.split == split and shard.of]
         for many in {shard.of for shard in numbered}:

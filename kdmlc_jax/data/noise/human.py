@@ -11,6 +11,7 @@ from kdmlc_jax.data.formats.boxed import read_boxed
 from kdmlc_jax.data.formats.pickles import entry, integers, read_torch
 from kdmlc_jax.data.noise.base import Request
 from kdmlc_jax.errors import UserError, choose
+from kdmlc_jax.storage import files
 
 RATED, CORRUPTS, CARRIED = False, False, True
 
@@ -57,7 +58,7 @@ def _file(path: str, name: str) -> Path:
     if not path and not root:
         raise UserError(f"noise.file is empty: give {Path(name).name}, or set KDMLC_DATA to the folder above {name}")
     usual = Path(root).expanduser() / name
-    if not path and not usual.exists() and usual.with_suffix(".npy").exists():
+    if not path and not files.exists(usual) and files.exists(usual.with_suffix(".npy")):
         return usual.with_suffix(".npy")
     return Path(path).expanduser() if path else usual
 

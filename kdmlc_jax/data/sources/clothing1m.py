@@ -17,6 +17,7 @@ from kdmlc_jax.data.formats.listing import check_name, check_options, leave_out,
 from kdmlc_jax.data.images.files import ImageFiles, survey
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.storage.files import exists
 
 CLASSES = (
     "T-Shirt", "Shirt", "Knitwear", "Chiffon", "Sweater", "Hoodie", "Windbreaker", "Jacket", "Downcoat", "Suit",
@@ -65,7 +66,7 @@ def _key_list(root: Path, name: str) -> Path:
 
 def _file(root: Path, name: str) -> Path:
     inner = root / "annotations" / name
-    return inner if inner.exists() and not (root / name).exists() else root / name
+    return inner if exists(inner) and not exists(root / name) else root / name
 
 
 def _images(path: Path, labels: dict[str, int]) -> dict[str, int]:

@@ -22,7 +22,7 @@ from kdmlc_jax.data.formats.listing import Listing, check_name, check_options, t
 from kdmlc_jax.data.formats.roles import ROLES, Role
 from kdmlc_jax.data.sources.base import Source
 from kdmlc_jax.errors import StorageError, UserError, is_failure, suggest, unreadable
-from kdmlc_jax.storage.files import exists
+from kdmlc_jax.storage.files import exists, is_dir
 
 EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif")
@@ -59,7 +59,7 @@ def load(data: ConfigDict) -> Source:
 def _hint(root: Path) -> str:
     """What the folder holds where it holds no class folders: tables or archives."""
     try:
-        files = sorted(path for folder in (root, root / "data") if folder.is_dir() for path in folder.iterdir())
+        files = sorted(path for folder in (root, root / "data") if is_dir(folder) for path in folder.iterdir())
     except OSError:
         return ""
     shards = [path for path in files if path.suffix.lower() == ".parquet"]

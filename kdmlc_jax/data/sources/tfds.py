@@ -15,7 +15,7 @@ from kdmlc_jax.data.formats.files import locate
 from kdmlc_jax.data.images.decode import decode
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError, is_failure, unreadable
-from kdmlc_jax.storage import door
+from kdmlc_jax.storage import door, files
 
 # Fields of features.json by whose value tfds imports a module, in its new form and in its old one.
 IMPORTED = ("pythonClassName", "python_class_name", "type", "proto_cls")
@@ -110,7 +110,7 @@ def _builder(path: Path) -> Any:
     import tensorflow_datasets as tfds  # slow to import; TensorFlow itself is never
 
     for name in ("dataset_info.json", "features.json"):
-        if not (path / name).is_file():
+        if not files.is_file(path / name):
             versions = sorted(path.glob("*/dataset_info.json")) + sorted(path.glob("*/*/dataset_info.json"))
             hint = f", e.g. {versions[-1].parent}" if versions else ""
             raise UserError(f"{path}: holds no {name}, expected the folder of one prepared version{hint}")
@@ -134,7 +134,7 @@ def check_files(path: Path) -> None:
     import tensorflow_datasets as tfds
 
     for each in path.iterdir():
-        if not each.is_dir():
+        if not files.is_dir(each):
             door.refuse_odd(each, door.MAX_JSON if each.suffix == ".json" else door.MAX_ARRAY)
     base, found = tfds.features.FeatureConnector, vars(tfds.features).values()
     classes = [kind for kind in found if isinstance(kind, type) and issubclass(kind, base)]
