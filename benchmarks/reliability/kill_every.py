@@ -12,7 +12,7 @@ A kill is aimed, in turn,
 
 and compared is every file that the runs leave, times and checkpoints apart: label tables, weights, metrics, every
 figure of summary.json. Each process is a fork of this one, in which JAX is imported but no device touched. Compiled
-programs are kept in --folder, so that a process takes seconds. A cut
+programs, and what is vouched for of the same arrays, are kept in --folder, so that a process takes seconds. A cut
 script goes on after the cases that are in --folder.
 """
 
@@ -125,6 +125,7 @@ def run(flags, folder: pathlib.Path) -> tuple[dict, list[dict]]:
 
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    small.vouched_in(folder)
     counts, found = collections.Counter({"kills": 0, "inexact": 0, "processes that failed": 0}), []
     for number, (name, (program, words)) in enumerate(cases().items()):
         done = folder / f"case-{number}.json"
