@@ -14,6 +14,7 @@ from kdmlc_jax.report import copies, evidence, figures, gallery, plots, provenan
 from kdmlc_jax.report.pages import embedded, rendered
 
 IMAGES = 200  # in the gallery
+FIRST = 8  # of these at the top of the page
 SLOT = "<!--baselines-->", "<!--/baselines-->"  # no text of a page holds these: what is untrusted is escaped
 
 
@@ -62,6 +63,7 @@ def page(
         depths=known,
         suspected=len(listed),
         shown=len(shown),
+        first=[item for item in items[:FIRST] if item["image"]],
         compared=figures.compared(summary, baselines) if baselines else [],
         slot=[Markup(each) for each in SLOT],
         copies=copies.section(dataset, near_copies),

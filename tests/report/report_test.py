@@ -81,6 +81,13 @@ def test_the_gallery_holds_the_labels_in_doubt(page):
     assert [item["rank"] for item in data["items"]] == list(range(1, 9))
 
 
+def test_the_first_of_them_stand_at_the_top(page):
+    """Protects the first screen: a person believes what they see, before any figure and without a script."""
+    data, top = json.loads(Elements(page).scripts[0]), page[: page.index("How many of the most suspicious")]
+    shown = [attributes["src"] for tag, attributes in Elements(top).tags if tag == "img"]
+    assert shown == [item["image"] for item in data["items"]]
+
+
 def test_figures_are_those_of_the_table():
     """Protects the matrix, the list and the classes from other counts than the table's."""
     dataset, rows, _, _, _ = made()
