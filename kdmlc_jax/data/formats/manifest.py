@@ -1,7 +1,8 @@
 """Manifests: a CSV or Parquet file with a row per image.
 
 Columns, in any order and case: path (or image, file, filename), label; optional true_label, trusted, split. The config
-may name others for path, label and split. What is left is not read, with a note; where it tells splits apart, it is
+may name others for path, label and split. Without one of paths, a column of names (image_id, name, id) is that where
+these are of images (`names.paths`). What is left is not read, with a note; where it tells splits apart, it is
 refused until `data.split_column` says what it is. Rows are counted from 1, the first below the header. Labels that are
 all numbers must be whole, and are the classes 0 to the largest. Names are the classes themselves; a file classes.txt in
 the data directory, one class a line, says which there are and in what order, and may also name the classes of whole
@@ -21,7 +22,7 @@ from typing import NoReturn
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdmlc_jax.data.formats import classes, roles, shards
+from kdmlc_jax.data.formats import classes, names, roles, shards
 from kdmlc_jax.data.formats.listing import Listing, check_name
 from kdmlc_jax.data.formats.roles import ROLES, Role
 from kdmlc_jax.data.formats.split_columns import YES_NO, find_split
@@ -30,12 +31,13 @@ from kdmlc_jax.errors import UserError, suggest
 from kdmlc_jax.storage.files import exists
 
 COLUMNS = {
-    "path": ("path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path"),
+    "path": ("path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img_path"),
     "label": ("label", "class", "class_name", "category"),
     "true_label": ("true_label",),
     "trusted": ("trusted",),
     "split": ("split",),
 }
+NAMES = ("image_name", "img_name", "image_file", "img", "fname", "image_id", "img_id", "id", "name")  # of images
 RARE, FREQUENT = 2, 10
 # Where more names than this are rare, rareness says nothing (and difflib would take hours).
 MAX_SUSPECTS = 20
@@ -51,17 +53,20 @@ def read(root: Path, data: ConfigDict) -> Listing:
     found = shards.read(root / Path(data.manifest).expanduser(), _columns(data), required)
     whole, contents, path = found.table, found.contents, found.places
     table = whole.columns
+    remarks = list(whole.notes)
     if contents is None:
-        table["path"] = [_turned(root, text) for text in table["path"]]
-    notes = (*found.notes, *(f"data.manifest: {note}" for note in whole.notes), *find_split(path, whole, data))
+        turned, column = [_turned(root, text) for text in table["path"]], whole.found["path"]
+        table["path"], by_name = names.paths(path, root, turned, column, column in NAMES and not data.path_column)
+        remarks += by_name
+    notes = (*found.notes, *(f"data.manifest: {note}" for note in remarks), *find_split(path, whole, data))
     for column in ("label", "true_label", "trusted"):  # whole numbers, as pandas writes a column with gaps
         table[column] = [classes.whole(text) for text in table[column]]
     ids = _ids(path, root, table["path"], data.follow_links)
     role = np.array(_roles(path, table, whole.found.get("split", "split")), np.int8)
     listed, file = _listed(path, root, whole, table)
-    names, labels, truth, told = _labels(path, file, table, listed)
+    class_names, labels, truth, told = _labels(path, file, table, listed)
     learnt, rows = (Role.NOISY, Role.TRUSTED, Role.VALIDATION), np.arange(len(ids))
-    listing = Listing(path, root, names, learnt, ids, labels, truth, role, rows, contents, (*notes, *told))
+    listing = Listing(path, root, class_names, learnt, ids, labels, truth, role, rows, contents, (*notes, *told))
     unlabelled = (role == Role.TEST) & (labels < 0) & (truth < 0)
     if unlabelled.any() and (unlabelled == (role == Role.TEST)).all():
         note = f"warning: the {unlabelled.sum()} test images have no labels and are left out"
@@ -138,9 +143,10 @@ def _roles(path: Places, table: dict[str, list[str]], column: str) -> list[Role]
 
 
 def _columns(data: ConfigDict) -> dict[str, tuple[str, ...]]:
-    """COLUMNS, or what the config names instead."""
+    """COLUMNS and NAMES, or what the config names instead."""
     told = {name: data[f"{name}_column"].strip().lower() for name in ("path", "label", "split")}
-    return COLUMNS | {name: () if column == "none" else (column,) for name, column in told.items() if column}
+    usual = COLUMNS | {"path": (*COLUMNS["path"], *NAMES)}
+    return usual | {name: () if column == "none" else (column,) for name, column in told.items() if column}
 
 
 def _labels(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from kdmlc_jax.data.formats import columns as columns_lib
 from kdmlc_jax.data.formats.dialects import LIST, as_text, split_list
+from kdmlc_jax.data.formats.extensions import is_image
 from kdmlc_jax.errors import UserError, is_failure, suggest, unreadable
 from kdmlc_jax.storage import door
 from kdmlc_jax.storage.files import unguarded
@@ -149,6 +150,12 @@ def _text_table(path: Path, known: Collection[str]) -> tuple[list[str], Columns,
     reader = csv.reader(file, strict=True, delimiter=separator)
     header = next((line for line in reader if line), [])
     rows, lines, below = [], [], reader.line_num
+    if is_image(header[0].strip() if header else "") and not {*_lower(header)} & {*known}:
+        if len(header) != 2:
+            found = f'the first line is "{", ".join(header)}"'
+            raise UserError(f"{path}: {found}, expected the names of the columns, such as path and label")
+        notes = (*notes, "has no line of names: read as path and label")
+        rows, lines, header, below = [header], [below], ["path", "label"], below - 1
     for line in reader:
         if not any(map(str.strip, line)):  # an empty line, or what Excel leaves at the end
             continue

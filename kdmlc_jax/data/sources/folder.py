@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdmlc_jax.data.formats import classes, manifest, roles
+from kdmlc_jax.data.formats.extensions import EXTENSIONS, OTHERS
 from kdmlc_jax.data.formats.files import locate
 from kdmlc_jax.data.formats.listing import Listing, check_name, check_options, to_source
 from kdmlc_jax.data.formats.roles import ROLES, Role
@@ -24,11 +25,6 @@ from kdmlc_jax.data.sources.base import Source
 from kdmlc_jax.errors import StorageError, UserError, is_failure, suggest, unreadable
 from kdmlc_jax.storage.files import exists, is_dir
 
-EXTENSIONS = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif")
-)
-# Images, too, that are read as one of these, by a package more, or named as what they are.
-OTHERS = frozenset((".jfif", ".jpe", ".dib", ".heic", ".heif", ".hif", ".jxl", ".jp2"))
 # What macOS, Windows, Synology, QNAP, Linux and Python leave among files, in small letters; passed over as hidden ones.
 JUNK = frozenset((
     "__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information",

@@ -773,7 +773,7 @@ def test_missing_column(tmp_path):
     assert '(did you mean "lable"?)' in said
     fields = manifest(tmp_path, "picture,label\na.png,cat\n")
     said = error_of(tmp_path, **fields)
-    assert 'no column "path" (or image, file, filename, file_name, filepath, file_path, image_path), found' in said
+    assert 'no column "path" (or image, file, filename, file_name, filepath,' in said and "id, name), found pic" in said
     parquet.write_table(pa.table({"path": ["a.png"], "klass": [1]}), tmp_path / "x.parquet")
     assert "category), found path, klass" in error_of(tmp_path, manifest="x.parquet")
     fields = manifest(tmp_path, "path,label,label\na.png,cat,dog\n")
@@ -872,3 +872,50 @@ def test_trusted_file_with_mistakes(tmp_path):
     assert f"{listed}: byte 0 is not UTF-8 text" in error_of(tmp_path, trusted_file="checked.txt")
     listed.write_text("train/dog/1.png\n")
     assert load(tmp_path, trusted_file="checked.txt").trusted.tolist() == [1]
+
+
+NAMED = {"image_id": "0017 0018 0019", "id": "0017.png 0018.png 0019.png", "path": "0017 0018.png train/0019"}
+
+
+@pytest.mark.parametrize("column", NAMED)
+def test_images_named_by_less_than_their_path(tmp_path, column):
+    """Protects who has a table of names beside a folder of images, as competitions hand them out: each is the one image
+    of that name, and it is said how they were found."""
+    names = NAMED[column].split()
+    for name in ("0017", "0018", "0019"):
+        put(tmp_path, [f"train/{name}.png"])
+    rows = "".join(f"{name},{'ab'[row % 2]}\n" for row, name in enumerate(names))
+    (tmp_path / "m.csv").write_text(f"{column},label\n{rows}")
+    source = load(tmp_path, manifest="m.csv")
+    assert source.train.ids.tolist() == [f"train/{name}.png" for name in ("0017", "0018", "0019")]
+    assert source.train.labels.tolist() == [0, 1, 0]
+    assert any(
+        f'column "{column}" has names of images: "{names[0]}" is train/0017.png' in note for note in source.notes
+    )
+    put(tmp_path, ["more/0018.png"])
+    assert 'm.csv row 2: "0018' in (said := error_of(tmp_path, manifest="m.csv"))
+    assert "may be more/0018.png or train/0018.png, expected a path" in said
+
+
+def test_a_column_that_names_no_images(tmp_path):
+    """Protects from numbers of rows taken for images, and from names that only some rows have."""
+    put(tmp_path, ["a.png"])
+    (tmp_path / "m.csv").write_text("id,label\n1,a\n2,b\n")
+    assert '"id" names no image below' in (said := error_of(tmp_path, manifest="m.csv"))
+    assert "data.path_column=<name> reads another" in said
+    (tmp_path / "m.csv").write_text("id,label\na,a\nb,b\n")
+    assert "b: no such file" in error_of(tmp_path, manifest="m.csv")
+
+
+def test_a_table_without_a_line_of_names(tmp_path):
+    """Protects the first image of such a table: it is a row, not the names of columns."""
+    for name in "abc":
+        put(tmp_path, [f"{name}.png"])
+    (tmp_path / "m.csv").write_text("a.png,x\nb.png,y\nc.png,x\n")
+    source = load(tmp_path, manifest="m.csv")
+    assert source.train.ids.tolist() == ["a.png", "b.png", "c.png"] and source.train.labels.tolist() == [0, 1, 0]
+    assert any("has no line of names: read as path and label" in note for note in source.notes)
+    (tmp_path / "m.csv").write_text("a.png,x\nb.png\n")
+    assert "m.csv line 2: 1 fields, expected 2" in error_of(tmp_path, manifest="m.csv")
+    (tmp_path / "m.csv").write_text("a.png,x,y\n")
+    assert 'the first line is "a.png, x, y", expected the names of the columns' in error_of(tmp_path, manifest="m.csv")
