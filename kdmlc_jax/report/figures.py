@@ -59,7 +59,8 @@ def depths(columns: Columns, listed: Int[np.ndarray, " n"], verdict: dict) -> li
     """How many of the first k labels of the list are wrong, as far as each can tell: beliefs, mean of 1 - p_given, and
     held-out trusted images (`labels.suspects`).
 
-    `prior` and `worth` are what a reviewer's own decisions are added to: a share, and so many labels' worth of it.
+    `prior` and `worth` are what a reviewer's own decisions are added to: a share, and so many labels' worth of it;
+    `doubted`: beliefs claim more than the interval by held-out images holds.
     """
     wrong = 1.0 - columns["p_given"][listed]
     held = {depth["first"]: depth for depth in verdict.get("depths", ())}
@@ -79,6 +80,7 @@ def depths(columns: Columns, listed: Int[np.ndarray, " n"], verdict: dict) -> li
                 "count": k,
                 "believed": percent(believed),
                 "held": said,
+                "doubted": bool(share and believed > share["high"]),
                 "worth": f"{known['worth']:.1f}" if known else "0",
                 "prior": share["estimate"] if share else believed,
                 "prior_worth": known["worth"] if share and known else 2.0,

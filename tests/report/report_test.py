@@ -125,6 +125,10 @@ def test_what_is_expected_of_the_head_of_the_list():
     assert (found[1]["prior"], found[1]["prior_worth"]) == (0.8, 12.5)
     assert found[0]["prior"] == pytest.approx(1 - columns["p_given"][:50].mean()) and found[0]["prior_worth"] == 2.0
     assert figures.depths(columns, np.arange(0), {"assessed": False}) == []
+    assert not any(each["doubted"] for each in found)
+    held["wrong"]["high"] = 0.5  # of beliefs that say .77
+    doubted = figures.depths(columns, np.arange(130), {"assessed": True, "depths": [few, held]})
+    assert [each["doubted"] for each in doubted] == [False, True, False]
 
 
 def test_many_classes_are_listed_not_drawn():
