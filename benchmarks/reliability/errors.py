@@ -19,6 +19,7 @@ counts those that then end with other files than they do without any error, `set
 
 import collections
 import errno
+import json
 import os
 import pathlib
 import re
@@ -121,8 +122,13 @@ class Home:
 
     def __init__(self, folder: pathlib.Path):
         self.kept, self.home = folder / "kept", folder / "home"
-        for each in (self.kept, self.home):
-            shutil.rmtree(each, ignore_errors=True)
+        if not self.kept.exists():
+            self.make()
+        self.begun = left(self.kept)
+
+    def make(self) -> None:
+        """The images and the runs, in the folder where they are read."""
+        shutil.rmtree(self.home, ignore_errors=True)
         photos(self.home / "photos")
         made = commands(self.home)
         cut(*made["resume"])
@@ -130,7 +136,6 @@ class Home:
             program, words = made[name]
             self.good(name, small.call(program, words))
         self.home.rename(self.kept)
-        self.begun = left(self.kept)
 
     @staticmethod
     def good(name: str, answer: small.Answer) -> small.Answer:
@@ -182,43 +187,48 @@ def chosen(calls: list[str], each: int) -> list[int]:
     return sorted({number for found in kinds.values() for number in (*found[: each - 1], found[-1])})
 
 
-def run(flags, folder: pathlib.Path) -> tuple[dict, list[dict]]:
-    """All commands; the counts, and each trial that ended badly."""
+def attempts(home: Home, name: str, command: tuple, flags) -> tuple[dict, list[dict]]:
+    """All trials of one command: the counts, and those that ended badly."""
     kinds, errors = (faults.WRITES, WRITING) if flags.writes else (faults.LOOKS, LOOKING)
-    counts, bad = (
-        collections.Counter({"calls": 0, "errors": 0, **dict.fromkeys(BAD, 0), "inexact": 0, "set aside": 0}),
-        [],
-    )
+    counts, bad = collections.Counter(dict.fromkeys(("calls", "errors", *BAD, "inexact", "set aside"), 0)), []
+    home.fresh()
+    answer = home.good(name, small.call(*command))
+    expected = answer.out if name in ("check", "apply", "predict") else "", home.outcome()
+    home.fresh()
+    with faults.armed(home.home, faults.NEVER, 0, kinds) as found:
+        small.call(*command)
+        calls = found.calls
+    counts["calls"] += len(calls)
+    home.fresh()
+    for nth in chosen(calls, flags.each):
+        about = trial(home, command, nth, errors[nth % len(errors)], kinds, bool(flags.stay), expected)
+        counts["errors"] += bool(about["call"])
+        counts[about["result"]] += bool(about["call"])
+        counts["set aside"] += about["set aside"]
+        counts["went on"] += "again" in about
+        counts["inexact"] += bool(about.get("again"))
+        if about["result"] in BAD or about["set aside"] or about.get("again"):
+            bad.append({"command": name, **about})
+            print(bad[-1], file=sys.stderr, flush=True)
+    return dict(counts), bad
+
+
+def run(flags, folder: pathlib.Path) -> tuple[dict, list[dict]]:
+    """All commands; the counts, those of each, and each trial that ended badly. Those that are in `folder` stay."""
+    counts, bad, each = collections.Counter(), [], {}
     with small.remembering():
         home = Home(folder)
         for name, command in commands(home.home).items():
             if flags.only and name not in flags.only.split(","):
                 continue
-            home.fresh()
-            said = home.good(name, small.call(*command)).out if name in ("check", "apply", "predict") else ""
-            if not said:
-                home.fresh()
-                home.good(name, small.call(*command))
-            expected = said, home.outcome()
-            home.fresh()
-            with faults.armed(home.home, faults.NEVER, 0, kinds) as found:
-                small.call(*command)
-                calls = found.calls
-            counts["calls"] += len(calls)
-            home.fresh()
-            for nth in chosen(calls, flags.each):
-                about = trial(home, command, nth, errors[nth % len(errors)], kinds, bool(flags.stay), expected)
-                counts["errors"] += 1
-                counts[about["result"]] += 1
-                counts[f"{name}: {about['result']}"] += 1
-                counts["set aside"] += about["set aside"]
-                counts["went on"] += "again" in about
-                counts["inexact"] += bool(about.get("again"))
-                if about["result"] in BAD or about["set aside"] or about.get("again"):
-                    bad.append({"command": name, **about})
-                    print(bad[-1], file=sys.stderr, flush=True)
-            print(name, len(calls), dict(counts), file=sys.stderr, flush=True)
-    return dict(counts), bad
+            done = folder / f"{name}-{flags.each}-{flags.stay}-{flags.writes}.json"
+            if not done.exists():
+                done.write_text(json.dumps(attempts(home, name, command, flags)))
+            each[name], found = json.loads(done.read_text())
+            counts.update(each[name])
+            bad += found
+            print(name, each[name], file=sys.stderr, flush=True)
+    return {**counts, "commands": each}, bad
 
 
 if __name__ == "__main__":

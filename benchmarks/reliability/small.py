@@ -153,7 +153,7 @@ def tree(folder: pathlib.Path) -> dict[str, str]:
 
 
 # Beside the network's arrays, a page holds the time the run took, and Orbax' files the time they were written.
-OWN_CLOCK = ("report.html", "table.md", "lock")
+OWN_CLOCK = ("report.html", "comparison.html", "table.md", "lock")
 
 
 def outcome(folder: pathlib.Path) -> dict[str, str]:
