@@ -25,7 +25,7 @@ from kdmlc_jax.storage import checksums
 from kdmlc_jax.storage.checkpoint import Checkpoints
 from kdmlc_jax.train_state import named_leaves
 
-COMPARED = ["kd", "linear"]
+COMPARED = ["kd", "ce:train_on=both"]
 FORMATS = "onnx,safetensors,stablehlo,tflite"
 
 

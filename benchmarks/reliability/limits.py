@@ -167,39 +167,50 @@ def unpickled(path: pathlib.Path) -> object:
 LINES = "path,label\n" + "a.png,cat\n" * 10
 SHAPE = "{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 1024)}\n"
 ROWS = 9 << 20
-INPUTS: dict[str, tuple[str, Callable, bytes | Callable]] = {  # name: file, reader, its bytes or what makes it
-    "pickle: key of tuples of themselves, 2^150 to hash": ("x", unpickled, keyed(b")" + b"q\x00h\x00\x86" * 150)),
-    "pickle: a key of a million nested tuples": ("x", unpickled, keyed(b")" + b"\x85" * 1_000_000)),
-    "pickle: 30 000 keys of one hash": ("x", unpickled, colliding(30_000)),
-    "TIFF of 16 x 16 pixels, a tile of 46 000 x 46 000": ("x.tif", image, tiff(46_000)),
-    "PNG of 16 bits, 9 000 x 9 000, one": ("x.png", image, png(9_000, 9_000, 16)),
-    "PNG of 16 bits, 9 000 x 9 000, 4 at once": ("x.png", many, png(9_000, 9_000, 16)),
-    "PNG of 40 000 x 40 000": ("x.png", image, png(40_000, 40_000, 8)),
-    "progressive JPEG of 3 000 scans": ("x.jpg", image, jpeg(3_000)),
-    "GIF of 2 000 frames": ("x.gif", image, gif(2_000)),
-    "npz that unpacks to 381 MiB": ("noise.npz", provenance.load, npz(100_000_000)),
-    "npy of 2^50 numbers": ("x.npy", load_array, array(SHAPE)),
-    "npy whose header nests 10 000 brackets": ("x.npy", load_array, array("(" * 10_000)),
+INPUTS: dict[str, tuple[str, Callable, Callable]] = {  # name: file, reader, what makes its bytes, or it at a path
+    "pickle: key of tuples of themselves, 2^150 to hash": (
+        "x",
+        unpickled,
+        lambda _: keyed(b")" + b"q\x00h\x00\x86" * 150),
+    ),
+    "pickle: a key of a million nested tuples": ("x", unpickled, lambda _: keyed(b")" + b"\x85" * 1_000_000)),
+    "pickle: 30 000 keys of one hash": ("x", unpickled, lambda _: colliding(30_000)),
+    "TIFF of 16 x 16 pixels, a tile of 46 000 x 46 000": ("x.tif", image, lambda _: tiff(46_000)),
+    "PNG of 16 bits, 9 000 x 9 000, one": ("x.png", image, lambda _: png(9_000, 9_000, 16)),
+    "PNG of 16 bits, 9 000 x 9 000, 4 at once": ("x.png", many, lambda _: png(9_000, 9_000, 16)),
+    "PNG of 40 000 x 40 000": ("x.png", image, lambda _: png(40_000, 40_000, 8)),
+    "progressive JPEG of 3 000 scans": ("x.jpg", image, lambda _: jpeg(3_000)),
+    "GIF of 2 000 frames": ("x.gif", image, lambda _: gif(2_000)),
+    "npz that unpacks to 381 MiB": ("noise.npz", provenance.load, lambda _: npz(100_000_000)),
+    "npy of 2^50 numbers": ("x.npy", load_array, lambda _: array(SHAPE)),
+    "npy whose header nests 10 000 brackets": ("x.npy", load_array, lambda _: array("(" * 10_000)),
     "Parquet: one cell of 100 MiB": (
         *("x.parquet", listed),
-        table({"path": ["x" * (100 << 20)], "label": ["a"]}, compression="zstd", use_dictionary=False),
+        lambda _: table({"path": ["x" * (100 << 20)], "label": ["a"]}, compression="zstd", use_dictionary=False),
     ),
     "Parquet: 9 million rows of nothing": (
         *("x.parquet", listed),
-        table({"path": pa.nulls(ROWS, pa.string()), "label": pa.nulls(ROWS)}, compression="zstd"),
+        lambda _: table({"path": pa.nulls(ROWS, pa.string()), "label": pa.nulls(ROWS)}, compression="zstd"),
     ),
-    "safetensors: a header of 2^62 bytes": ("x.safetensors", read_safetensors, struct.pack("<Q", 1 << 62) + b"{}"),
+    "safetensors: a header of 2^62 bytes": (
+        "x.safetensors",
+        read_safetensors,
+        lambda _: struct.pack("<Q", 1 << 62) + b"{}",
+    ),
     "safetensors: a header nested 40 000 times": (
         *("x.safetensors", read_safetensors),
-        struct.pack("<Q", 200_000) + b'{"a":' * 40_000,
+        lambda _: struct.pack("<Q", 200_000) + b'{"a":' * 40_000,
     ),
-    "PyTorch: a pickle that unpacks to 256 MiB": ("x.pth", read_weights, torch(1 << 28)),
+    "PyTorch: a pickle that unpacks to 256 MiB": ("x.pth", read_weights, lambda _: torch(1 << 28)),
     "IDX: 1 GiB of zeros after 2 images of 2 x 2, packed": ("idx.gz", lambda path: _idx._idx(path, 0x803), idx),
-    "config.json nested 100 000 times": ("config.json", config_lib.read, b'{"a":' * 100_000),
+    "config.json nested 100 000 times": ("config.json", config_lib.read, lambda _: b'{"a":' * 100_000),
     "summary.json of 8 GiB": ("summary.json", lambda path: finished.read(path.parent), sized(8 << 30)),
     "CSV of 8 GiB": ("x.csv", listed, sized(8 << 30)),
-    "CSV: one line of 100 MB": ("x.csv", listed, (LINES + "x" * 100_000_000).encode()),
-    "matrix of noise: 100 MB of one number": ("x.csv", lambda path: read_matrix(path, 10), b"1" * 100_000_000),
+    "CSV: one line of 100 MB": ("x.csv", listed, lambda _: (LINES + "x" * 100_000_000).encode()),
+    "matrix of noise: 100 MB of one number": (
+        *("x.csv", lambda path: read_matrix(path, 10)),
+        lambda _: b"1" * 100_000_000,
+    ),
     "pipe as manifest": ("x.csv", listed, os.mkfifo),
     "pipe as features": ("x.npy", load_array, os.mkfifo),
     "pipe as image": ("x.png", image, os.mkfifo),
@@ -209,6 +220,13 @@ INPUTS: dict[str, tuple[str, Callable, bytes | Callable]] = {  # name: file, rea
     "/dev/zero as image": ("x.png", image, device),
     "/dev/zero as summary.json": ("summary.json", lambda path: finished.read(path.parent), device),
 }
+
+
+def make(content: Callable, path: pathlib.Path) -> None:
+    """Writes what `content` gives, if it has not made the file itself."""
+    made = content(path)
+    if made is not None:
+        path.write_bytes(made)
 
 
 def answer(reader: Callable, path: pathlib.Path, sent) -> None:
@@ -235,10 +253,9 @@ def run(flags, folder: pathlib.Path) -> tuple[dict, list[dict]]:
         place.mkdir(exist_ok=True)
         path = place / file
         path.unlink(missing_ok=True)
-        if callable(content):
-            content(path)
-        else:
-            path.write_bytes(content)
+        maker = context.Process(target=make, args=(content, path))  # this one stays small, and so those it forks
+        maker.start()
+        maker.join()
         size = path.stat().st_size if path.is_file() else None
         theirs, ours = context.Pipe()
         process = context.Process(target=answer, args=(reader, path, ours))
