@@ -15,6 +15,7 @@ from kdmlc_jax import parallel
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.experiment import Experiment
+from kdmlc_jax.storage import files
 
 SOURCE = r'^\s*(?:ROOT )?%?([\w.\-]+) = .*metadata=\{.*?op_name="([^"]*)"'  # of an instruction in the program's text
 HOLDERS = ("while", "conditional", "call")  # their time is that of the operations in them
@@ -61,7 +62,7 @@ def profile(config: ConfigDict, workdir: pathlib.Path, steps: int = 5) -> Profil
     if not parallel.alone():
         raise UserError("--profile: several processes, expected one (a process's own devices tell what a step costs)")
     folder = workdir / "profile"
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_directory(folder)
     experiment = Experiment(config, prepare(config))
     stage, carry = experiment.method.stages[-1], experiment.init()
     feeds = experiment.feeds(stage, 0, steps + 2)
@@ -70,14 +71,14 @@ def profile(config: ConfigDict, workdir: pathlib.Path, steps: int = 5) -> Profil
     program = jitted.lower(carry, experiment.fixed, first, experiment.key).compile()  # type: ignore[attr-defined]
     carry = jax.block_until_ready(experiment.call(program, carry, first))[0]
     carry = jax.block_until_ready(experiment.call(program, carry, next(feeds)))[0]
-    before = set(folder.rglob("*.trace.json.gz"))
+    before = {*files.below(folder)}
     with jax.profiler.trace(folder):
         began = time.perf_counter()
         for feed in feeds:
             carry, _ = experiment.call(program, carry, feed)
         jax.block_until_ready(carry)
         seconds = (time.perf_counter() - began) / steps
-    (trace,) = set(folder.rglob("*.trace.json.gz")) - before
+    (trace,) = (path for path in files.below(folder) if path.name.endswith(".trace.json.gz") and path not in before)
     spent: dict[str, float] = {}
     for name, duration in operations(trace):
         spent[name] = spent.get(name, 0.0) + duration

@@ -134,7 +134,7 @@ def test_what_has_changed_since_the_run_is_refused(run, tmp_path):
         apply.main(flags)
     (tmp_path / "clean.csv").unlink()
     manifest = tmp_path / "photos" / "m.csv"
-    config = json.loads((workdir / "config.json").read_text())
+    config = files.read_sealed(workdir / "config.json", "")
     with open(manifest, "w") as file:
         file.write("path,label,trusted,split\n")
         for path in sorted((tmp_path / "photos").rglob("*.png")):
@@ -144,7 +144,7 @@ def test_what_has_changed_since_the_run_is_refused(run, tmp_path):
                 f"{path.relative_to(tmp_path / 'photos')},{label},{role == 'trusted'},{'test' * (role == 'test')}\n"
             )
     config["data"]["manifest"] = str(manifest)
-    files.write_json(workdir / "config.json", config)
+    files.write_sealed(workdir / "config.json", config)
     corrected.seal(workdir)
     with pytest.raises(
         UserError, match=r"10 labels have changed since the run, the first is train/dog/.* dog then and cat now"
@@ -152,7 +152,7 @@ def test_what_has_changed_since_the_run_is_refused(run, tmp_path):
         apply.main(flags)
     (Path(tmp_path / "photos") / ids[0]).rename(tmp_path / "photos" / "train" / "cat" / "new.png")
     config["data"]["manifest"] = ""
-    files.write_json(workdir / "config.json", config)
+    files.write_sealed(workdir / "config.json", config)
     corrected.seal(workdir)
     with pytest.raises(UserError, match="images or classes have changed since the run"):
         apply.main(flags)

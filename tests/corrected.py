@@ -37,7 +37,7 @@ def make(folder: pathlib.Path) -> tuple[pathlib.Path, list[str], np.ndarray]:
     corrected[:2] = (given[:2] + 1) % 3
     made = table(dataset.ids[rows], names, given, beliefs, photos.CLASSES, {}, Decided(corrected, decision, "p_given"))
     label_table.write(made, workdir, beliefs)
-    files.write_json(workdir / "config.json", config.to_dict())
+    files.write_sealed(workdir / "config.json", config.to_dict())
     provenance.save(workdir / "noise.npz", dataset.provenance())
     seal(workdir)
     return workdir, [str(name) for name in dataset.ids[rows]], given

@@ -86,6 +86,7 @@ def listed(path):
 
 
 SUMMARY = json.dumps(files.sealed({"networks": {}, "noise": {}, "labels": {"accuracy_before": None}})).encode()
+CONFIG = json.dumps(files.sealed(config_lib.load("configs/digits.py", {}).to_dict())).encode()
 MAGIC = 0x00000803
 DOORS = {  # name of the file -> (reader, good files)
     "a.csv": (listed, [b"path,label\na.png,cat\nb.png,dog\n", "path;label\na.png;é\n".encode("utf-16")]),
@@ -101,7 +102,7 @@ DOORS = {  # name of the file -> (reader, good files)
     "a.pth": (read_weights, [saved({"a.weight": np.zeros((2, 2), np.float32)})]),
     "a.safetensors": (read_safetensors, [safetensors()]),
     "summary.json": (lambda path: finished.read(path.parent), [SUMMARY]),
-    "config.json": (config_lib.read, [json.dumps(config_lib.load("configs/digits.py", {}).to_dict()).encode()]),
+    "config.json": (config_lib.read, [CONFIG]),
     "labels.parquet": (lambda path: labels.read(path, np.array(["a.png"]), np.array([0]), 2), [table()]),
     "image": (
         lambda path: (decode(path, 8, 3, 1.0), read_pixels(path, 1.0)),

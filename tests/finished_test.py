@@ -12,6 +12,7 @@ from kdmlc_jax import train
 from kdmlc_jax.data.images import copies
 from kdmlc_jax.data.images.files import ImageFiles
 from kdmlc_jax.errors import StorageError, UserError
+from kdmlc_jax.storage import files
 
 ROWS = 60
 
@@ -100,7 +101,7 @@ def test_what_an_ended_run_has_left_is_checked(folder, tmp_path):
     again = train.run(of(folder), tmp_path, quiet=True)
     assert again["files"] == summary["files"]
     with pytest.raises(StorageError, match="no networks in it"):
-        (tmp_path / "summary.json").write_text("{}")
+        files.write_sealed(tmp_path / "summary.json", {})
         train.run(of(folder), tmp_path, quiet=True)
 
 

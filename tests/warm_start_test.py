@@ -1,5 +1,6 @@
 """A run that starts from the networks of another: which takes which, to the bit, and what does not fit is refused."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -72,14 +73,14 @@ def assert_same(got, want):
 
 
 def changed(folder, change):
-    """Changes what is in weights.msgpack, and leaves no sums, as an older version does."""
+    """Changes what is in weights.msgpack, and the sums with it."""
     path = folder / "weights.msgpack"
     saved = serialization.msgpack_restore(path.read_bytes())
     change(saved)
     path.write_bytes(serialization.msgpack_serialize(saved))
-    about = json.loads((folder / "network.json").read_text())
-    kept = {name: value for name, value in about.items() if "sha256" not in name}
-    files.write_json(folder / "network.json", kept)
+    about = files.read_sealed(folder / "network.json", "")
+    about["weights_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    files.write_sealed(folder / "network.json", about)
 
 
 def refused(experiment, folder):
@@ -185,10 +186,9 @@ def test_other_classes_keep_their_own_last_layer(ce, tmp_path, names):
     said."""
     folder = tmp_path / "student"
     shutil.copytree(ce / "student", folder)
-    about = json.loads((folder / "network.json").read_text())
+    about = files.read_sealed(folder / "network.json", "")
     assert about["class_names"] == list("0123456789")
-    about.pop("sha256")
-    files.write_json(folder / "network.json", about | {"class_names": names})
+    files.write_sealed(folder / "network.json", about | {"class_names": names})
     fewer = lambda layer: {name: array[..., : len(names)] for name, array in layer.items()}  # noqa: E731
     changed(folder, lambda saved: saved["params"].update(Dense_2=fewer(saved["params"]["Dense_2"])))
     experiment = made(f"{CE},seed=1,splits={ce}/noise.npz")
@@ -227,6 +227,8 @@ def test_arrays_of_another_shape(ce, tmp_path):
 def test_description_of_another_form(ce, tmp_path, text):
     """Protects from JSON that is none of ours."""
     shutil.copytree(ce / "student", tmp_path / "student")
+    value = json.loads(text)
+    text = json.dumps(files.sealed(value)) if isinstance(value, dict) else text
     (tmp_path / "student" / "network.json").write_text(text)
     assert refused(made(CE), tmp_path).startswith(
         (f"{tmp_path}/student: cannot be", f"{tmp_path}/student/network.json: cannot be")

@@ -197,7 +197,7 @@ def write_sealed(path: str | Path, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_sealed(path: Path, what: str) -> dict[str, Any]:
-    """What `write_sealed` wrote, without the sum; a file of an older version has none.
+    """What `write_sealed` wrote, without the sum.
 
     Raises:
       UserError: where there is no such file.
@@ -207,9 +207,10 @@ def read_sealed(path: Path, what: str) -> dict[str, Any]:
         value = json.loads(door.read_text(path))
         if not isinstance(value, dict):
             raise ValueError(f"{type(value).__name__}, expected an object")
-        written = value.pop(SEAL, None)
-        if written is not None and written != sealed(value)[SEAL]:
-            raise ValueError("not what was written: its sha256 is another")
+        if SEAL not in value:  # a flipped bit may have taken its name, so that none is no reason to believe the rest
+            raise ValueError(f"not what was written: it has no {SEAL}")
+        if value.pop(SEAL) != sealed(value)[SEAL]:
+            raise ValueError(f"not what was written: its {SEAL} is another")
         return value
 
 

@@ -44,7 +44,7 @@ def read(directory: pathlib.Path) -> tuple[dict, Any]:
     with reading(directory / WEIGHTS, what):
         data = door.read(directory / WEIGHTS)
     with reading(directory, "a network", StorageError):
-        if about.pop(SUM, None) not in (None, hashlib.sha256(data).hexdigest()):
+        if about.pop(SUM, None) != hashlib.sha256(data).hexdigest():
             raise ValueError(f"{WEIGHTS} is not what was written: its sha256 is another")
         about |= {"net": str(about["net"]), "class_names": [str(name) for name in about["class_names"]]}
         saved = serialization.msgpack_restore(data)

@@ -1,6 +1,5 @@
 """Configs by name: arguments, presets, overrides and their types, and what a run keeps of them."""
 
-import json
 import pathlib
 import subprocess
 import sys
@@ -178,7 +177,7 @@ def test_read_gives_back_what_was_written(tmp_path):
     """Protects resume: config.json holds the config to the type, tuples included."""
     config = config_lib.load(f"{DIGITS}:rate=0.8", {"optim.lr": "1", "optim.milestones": "(0.5,)"})
     path = tmp_path / "config.json"
-    files.write_json(path, config.to_dict())
+    files.write_sealed(path, config.to_dict())
     again = config_lib.read(path)
     assert again == config
     assert {k: type(v) for k, v in config_lib.flatten(again).items()} == {
@@ -204,7 +203,7 @@ def test_a_run_goes_on_only_with_what_it_may_change(tmp_path):
     path = tmp_path / "config.json"
     config = config_lib.load(DIGITS)
     assert config_lib.changes(config, path) == []
-    path.write_text(json.dumps(config.to_dict()))
+    files.write_sealed(path, config.to_dict())
     with pytest.raises(UserError, match=r"holds a run with optim\.lr=0\.1, not 0\.5"):
         config_lib.changes(config_lib.load(DIGITS, {"optim.lr": "0.5"}), path)
     with pytest.raises(UserError, match=r"holds a run with method\.bilevel="):
@@ -232,7 +231,7 @@ def test_a_config_of_an_earlier_version_is_read(tmp_path):
     written = config.to_dict()
     del written["deploy"], written["train"]["steps_per_call"]
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(written))
+    files.write_sealed(path, written)
     read = config_lib.read(path)
     config_lib.check(read)
     assert config_lib.flatten(read) == config_lib.flatten(config)

@@ -15,6 +15,7 @@ from kdmlc_jax import methods, train
 from kdmlc_jax import train_state as state_lib
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.methods.base import Info
+from kdmlc_jax.storage import files
 
 NETS = "teacher=mlp3,student=mlp2"
 CLASSES, SHAPE = 3, (4, 4, 1)
@@ -94,13 +95,12 @@ def test_teachers_that_do_not_fit(teacher, tmp_path):
     sized = tmp_path / "sized"
     shutil.copytree(teacher, sized)
     path = sized / "teacher" / "network.json"
-    about = json.loads(path.read_text())
-    del about["sha256"]  # no sum, as in a description of an older version
-    path.write_text(json.dumps(about | {"image_shape": [4, 16, 1]}))
+    about = files.read_sealed(path, "")
+    files.write_sealed(path, about | {"image_shape": [4, 16, 1]})
     assert refused(f"method=kd,teacher_run={sized}") == (
         f"teacher.run: {sized / 'teacher'} sees images [4, 16, 1], not [8, 8, 1]"
     )
-    path.write_text(json.dumps(about | {"image_shape": [9, 9, 1]}))
+    files.write_sealed(path, about | {"image_shape": [9, 9, 1]})
     assert "is (64, 3), expected (81, 3) in mlp3" in refused(f"method=kd,teacher_run={sized}")
     assert refused(f"method=kd,teacher_run={teacher},rate=0.1") == (
         f"teacher.run: {teacher} has learned from other given labels, expected those of this run's images"
@@ -108,10 +108,9 @@ def test_teachers_that_do_not_fit(teacher, tmp_path):
     assert "were trained on there and for validation" in refused(f"method=kd,teacher_run={teacher},validation=60")
     other = tmp_path / "other"
     shutil.copytree(teacher, other)
-    about = json.loads((other / "teacher" / "network.json").read_text())
+    about = files.read_sealed(other / "teacher" / "network.json", "")
     about["class_names"][0] = "zero"
-    del about["sha256"]
-    (other / "teacher" / "network.json").write_text(json.dumps(about))
+    files.write_sealed(other / "teacher" / "network.json", about)
     assert refused(f"method=kd,teacher_run={other}").startswith(
         f"teacher.run: {other / 'teacher'} knows other classes, expected 0, 1, 2"
     )

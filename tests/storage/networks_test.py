@@ -1,7 +1,5 @@
 """A saved network: what comes back, what starts another, and one line for what does not fit."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,7 @@ import pytest
 
 from kdmlc_jax import export, nets, train_state
 from kdmlc_jax.errors import UserError
-from kdmlc_jax.storage import networks
+from kdmlc_jax.storage import files, networks
 
 CLASSES = ("cat", "dog", "eel")
 ABOUT = {"net": "mlp4", "class_names": list(CLASSES), "image_shape": [2, 2, 1], "mean": [0.5], "std": [0.25]}
@@ -104,12 +102,10 @@ def test_one_flipped_bit_is_noticed(saved):
         path.write_bytes(whole)
 
 
-def unsealed(folder, **fields):
-    """The description changed, and without sums, as an older version wrote it."""
-    about = json.loads((folder / "network.json").read_text())
-    for name in ("sha256", "weights_sha256"):
-        about.pop(name, None)
-    (folder / "network.json").write_text(json.dumps(about | fields))
+def resealed(folder, **fields):
+    """The description changed, and its sum with it."""
+    about = files.read_sealed(folder / "network.json", "")
+    files.write_sealed(folder / "network.json", about | fields)
 
 
 @pytest.mark.parametrize(
@@ -124,9 +120,9 @@ def unsealed(folder, **fields):
 )
 def test_a_description_that_does_not_fit(saved, fields, words):
     """Protects from nonsense without sums: net, shapes, classes and scale must belong together."""
-    unsealed(saved[1])
+    resealed(saved[1])
     assert networks.read(saved[1])[0]["net"] == "mlp4"
-    unsealed(saved[1], **fields)
+    resealed(saved[1], **fields)
     with pytest.raises(UserError, match=words):
         networks.read(saved[1])
 
