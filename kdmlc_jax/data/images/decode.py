@@ -114,7 +114,7 @@ def decode(
     a data set, needs (None = of this image), 16-bit colour the same of its upper byte, 1-bit 0 and 255; floats and
     32-bit values are refused. Grey of a colour is ITU-R 601 luma, .299 R + .587 G + .114 B.
 
-    Size S > 0: the largest centred square is scaled to S x S, bilinear and antialiased; the same as scaling the
+    Size S > 0: the largest centred square is scaled to S x S, bicubic and antialiased; the same as scaling the
     shorter side to S and cropping the centre. Of large files a reduced version of at least 2S is decoded first.
 
     S = 0 keeps the size. K = 1 is luma, 3 RGB (grey repeated).
@@ -264,4 +264,4 @@ def _centre(image: Image.Image, size: int) -> Image.Image:
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)

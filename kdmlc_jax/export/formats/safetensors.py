@@ -44,7 +44,7 @@ def config(network: Deployed) -> dict:
     head = nets.head_of(network.variables["params"])
     cfg = {
         "input_size": [channels, height, width],
-        "interpolation": "bilinear",
+        "interpolation": "bicubic",
         "crop_pct": 1.0,
         "crop_mode": "center",
         "mean": about["mean"],
