@@ -3,7 +3,7 @@
     python benchmarks/reliability/flips.py --flips 1200 --out benchmarks/results/reliability_flips.json
 
 A comparison leaves runs of kd and ce, two further ones have a baseline and folds of the trusted images; one
-network is exported in every format, and the images' features are written. Each trial flips one random bit of one of
+network is exported in three formats, and the images' features are written. Each trial flips one random bit of one of
 these files (every file in turn; a name that a run chooses at random counts as one of its kind), and lets a reader of
 that file read it (every one in turn). By what it ends with, against what it made of the files as they were left:
 

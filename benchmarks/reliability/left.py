@@ -26,7 +26,7 @@ from kdmlc_jax.storage.checkpoint import Checkpoints
 from kdmlc_jax.train_state import named_leaves
 
 COMPARED = ["kd", "ce:train_on=both"]
-FORMATS = "onnx,safetensors,stablehlo,tflite"
+FORMATS = "onnx,safetensors,stablehlo"
 
 
 class Home:
@@ -73,8 +73,8 @@ class Home:
                 self.fresh()
 
     def make(self) -> None:
-        """Runs them all, in the folder where they are read."""
-        shutil.rmtree(self.trial, ignore_errors=True)
+        """Runs them all, in the folder where they are read; those that have ended there are done."""
+        shutil.rmtree(self.exports, ignore_errors=True)
         spec = small.DATA.format(small.MLP, 2)
         methods = ["--methods", " ".join(COMPARED), "--seeds", "0", "--workdir", str(self.trial / "cells")]
         compare = ["--config", spec, *small.flags(data__held_out=0), *methods]
