@@ -20,8 +20,8 @@ import numpy as np
 
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.cli import Parser, guarded, parse
-from kdmlc_jax.errors import UserError, in_range
-from kdmlc_jax.storage import door, files
+from kdmlc_jax.errors import UserError, in_range, unreadable
+from kdmlc_jax.storage import checksums, door, files
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that most published encoders expect
 
@@ -55,9 +55,13 @@ def main(argv: list[str]) -> None:
     parts = {"features": source.train.images} | ({"test_features": source.test.images} if source.test else {})
     key = _key(config, flags, source)
     with files.locked(flags.out):
+        (flags.out / checksums.SUMS).unlink(missing_ok=True)  # of what was there
         for name, images in parts.items():
             embed(encoder.encode, images, flags.out / f"{name}.npy", flags.batch, key)
         write_rest(source, flags.out)
+        kept = [path for path in files.listed(flags.out) if path.suffix in (".npy", ".txt")]
+        sums = "".join(f"{checksums.file_sum(path)}  {path.name}\n" for path in kept)
+        files.write_text(flags.out / checksums.SUMS, sums)
     print(f"features of {len(source.train.images)} images in {flags.out}/")
 
 
@@ -120,12 +124,16 @@ def embed(encode: Callable, images: Any, path: pathlib.Path, batch: int, key: st
 
 
 def begun(state: pathlib.Path, key: str) -> int:
-    """How many features of `key` are there already."""
+    """How many features of `key` are there already; raises StorageError where that cannot be read."""
+    if not files.exists(state):
+        return 0
     try:
         said = json.loads(door.read_text(state))
         return int(said["done"]) if said["key"] == key else 0
-    except (OSError, ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError):
         return 0
+    except OSError as error:
+        raise unreadable(error, state) from error
 
 
 def write_rest(source: Any, out: pathlib.Path) -> None:

@@ -1,5 +1,6 @@
 """Features of a whole data set, in a folder that runs read."""
 
+import errno
 import shutil
 
 import numpy as np
@@ -9,8 +10,11 @@ from PIL import Image
 
 from kdmlc_jax import config as config_lib
 from kdmlc_jax import embed
+from kdmlc_jax.data import sources
 from kdmlc_jax.data.prepare import prepare
-from kdmlc_jax.errors import UserError
+from kdmlc_jax.data.sources.features import read_features
+from kdmlc_jax.errors import StorageError, UserError
+from kdmlc_jax.storage import door
 
 
 @pytest.fixture
@@ -112,3 +116,36 @@ def test_refused(photos, monkeypatch):
     again[1] = f"configs/features.py:dir={photos / 'out'}"
     with pytest.raises(UserError, match=r"has features already, expected images"):
         embed.main(again)
+
+
+def test_what_is_left_is_held_to_its_sums(photos, monkeypatch):
+    """Protects features and labels on a disk that flips bits: the file is named; who changes one on purpose says so."""
+    out = photos / "out"
+    embed.main(command(photos))
+    data = config_lib.load(f"configs/features.py:dir={out}").data
+    assert len(sources.load(data).train.labels)
+    for name in ("features.npy", "labels.npy", "ids.txt"):
+        whole = (out / name).read_bytes()
+        (out / name).write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
+        with pytest.raises(StorageError, match=rf"{name}: not what was written beside SHA256SUMS"):
+            sources.load(data)
+        if name != "labels.npy":
+            with pytest.raises(StorageError, match=rf"{name}: not what was written beside"):
+                read_features(out / "features.npy", 1, np.array(["x"]))
+        (out / name).write_bytes(whole)
+    (out / "SHA256SUMS").unlink()  # one's own folders have none
+    assert len(sources.load(data).train.labels)
+
+
+def test_a_state_that_cannot_be_read_is_not_absent(photos, monkeypatch):
+    """Protects what hours of encoding have left: a disk that fails is an error, and nothing begins anew."""
+    embed.main(command(photos))
+    before = (photos / "out" / "features.npy").stat().st_mtime_ns
+
+    def fails(path, *rest):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(door, "read_text", fails)
+    with pytest.raises(StorageError, match=r"features\.json: cannot be read \(Input/output error\)"):
+        embed.main(command(photos))
+    assert (photos / "out" / "features.npy").stat().st_mtime_ns == before

@@ -3,9 +3,10 @@
 import hashlib
 import os
 import pathlib
+from collections.abc import Collection
 
-from kdmlc_jax.errors import UserError, reading, unreadable
-from kdmlc_jax.storage import door
+from kdmlc_jax.errors import StorageError, UserError, reading, unreadable
+from kdmlc_jax.storage import door, files
 
 SUMS = "SHA256SUMS"
 
@@ -31,6 +32,24 @@ def sum_of(path: pathlib.Path) -> str:
     """`file_sum` of a file of a run; UserError where it is not there, StorageError where it cannot be read."""
     with reading(path, "a file that this run has left"):
         return file_sum(path)
+
+
+def check(folder: pathlib.Path, names: Collection[str] = ()) -> None:
+    """Holds files of `folder`, those of `names` or all, to SHA256SUMS in it; nothing where there is no such file.
+
+    Raises:
+      StorageError: naming the first that is another, is gone, or cannot be read.
+    """
+    if not files.exists(folder / SUMS):
+        return
+    with reading(folder / SUMS, "sums of files", StorageError):
+        lines = [line.split("  ", 1) for line in door.read_text(folder / SUMS).splitlines()]
+        written = {pathlib.PurePath(name).name: found for found, name in lines}
+    for name in [name for name in written if name in names or not names]:
+        if not files.exists(folder / name) or sum_of(folder / name) != written[name]:
+            raise StorageError(
+                f"{folder / name}: not what was written beside {SUMS}; if the change is yours, delete {folder / SUMS}"
+            )
 
 
 def damage(folder: pathlib.Path) -> str:

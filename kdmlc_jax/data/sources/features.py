@@ -13,6 +13,7 @@ from kdmlc_jax.data.formats.files import locate
 from kdmlc_jax.data.formats.rows import name_rows, read_names, rows_of
 from kdmlc_jax.data.sources.base import Part, Source
 from kdmlc_jax.errors import UserError
+from kdmlc_jax.storage import checksums
 from kdmlc_jax.storage.files import exists
 
 
@@ -33,6 +34,7 @@ def load(data: ConfigDict) -> Source:
 
 def read(path: Path, source: str, rows: str, checked: Callable[[Path], np.ndarray]) -> Source:
     """The folder `path` as `load` says, its images in the file `rows`.npy as `checked` has them, [N, H, W, K]."""
+    checksums.check(path)
     images = checked(path / f"{rows}.npy")
     size = len(images)
     labels = {"labels.npy": _integers(path / "labels.npy", size)}
@@ -63,6 +65,7 @@ def read_features(
     Raises:
       UserError: naming the file.
     """
+    checksums.check(path.parent, (path.name, names))
     features = _features(path)[:, 0, 0]
     features = features[rows_of(path, len(features), images, ids, names)]
     if (features == features[0]).all():
