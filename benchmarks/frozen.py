@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import pathlib
 import shutil
+import statistics
 import tempfile
 import time
 
@@ -42,11 +43,12 @@ NOISE = ("uniform,rate=0.2", "uniform,rate=0.5", "uniform,rate=0.8", "flip,rate=
 
 
 def run(folder: str, noisy: int, method: str, noise: str, seed: int) -> dict:
-    """One cell."""
+    """One cell; `noise` is NAME: SPEC where it has a name."""
     from kdmlc_jax import config, train
 
     name, _, options = method.partition(":")
-    spec = f"configs/features.py:dir={folder},method={name},noise={noise},trusted=1000,seed={seed},epochs=10"
+    called, _, described = noise.rpartition(": ")
+    spec = f"configs/features.py:dir={folder},method={name},noise={described},trusted=1000,seed={seed},epochs=10"
     spec += f",noisy={noisy},held_out=0,validation=0" + (f",{options}" if options else "")
     made = config.load(spec, {"train.batch_size": "100", "train.trusted_batch_size": "100"})
     made.baselines = ()
@@ -56,7 +58,13 @@ def run(folder: str, noisy: int, method: str, noise: str, seed: int) -> dict:
     network = summary["networks"][summary["deployed"]]
     labels = summary["labels"]
     return {
-        **{"method": method, "noise": noise, "seed": seed, "network": network["name"], "last": network["last"]},
+        **{
+            "method": method,
+            "noise": called or noise,
+            "seed": seed,
+            "network": network["name"],
+            "last": network["last"],
+        },
         **{f"labels_{name}": labels.get(f"accuracy_{name}") for name in ("before", "method")},
         "detection": summary["noise"].get("detection"),
         "seconds": time.monotonic() - began,
@@ -73,8 +81,22 @@ def first(folder: pathlib.Path, train: int, test: int, into: pathlib.Path) -> pa
     return into
 
 
+def table(rows: list[dict], figure: str) -> str:
+    """Means of a figure over the seeds ± their standard deviation (seeds), a row a method and a column a noise."""
+    kinds = list(dict.fromkeys(row["noise"] for row in rows))
+    lines = ["| | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
+    for method in [each for each in METHODS if any(row["method"] == each for row in rows)]:
+        cells = []
+        for kind in kinds:
+            found = [row[figure] for row in rows if (row["method"], row["noise"]) == (method, kind)]
+            spread = f" ± {statistics.stdev(found):.3f}" if len(found) > 1 else ""
+            cells.append(f"{statistics.mean(found):.3f}{spread} ({len(found)})" if found else "–")
+        lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines).replace("0.", ".")
+
+
 def main() -> None:
-    """Makes what is missing, several at a time."""
+    """Makes what is missing, several at a time, and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", required=True)
     parser.add_argument("--first", type=int, nargs=2, metavar=("TRAIN", "TEST"))
@@ -89,9 +111,9 @@ def main() -> None:
     os.environ |= {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
     rows = json.loads(flags.out.read_text()) if flags.out.exists() else []
     there = {(row["method"], row["noise"], row["seed"]) for row in rows}
-    people = [f"file,file={each.partition('=')[2]}" for each in flags.labels]
+    people = [f"{name}: file,file={path}" for name, _, path in (each.partition("=") for each in flags.labels)]
     cells = itertools.product(flags.seeds, [*flags.noise, *people], flags.methods)
-    waiting = [(m, n, s) for s, n, m in cells if (m, n, s) not in there]
+    waiting = [(m, n, s) for s, n, m in cells if (m, n.partition(": ")[0], s) not in there]
     with (
         tempfile.TemporaryDirectory() as subset,
         concurrent.futures.ProcessPoolExecutor(flags.jobs, multiprocessing.get_context("spawn")) as pool,
@@ -107,6 +129,7 @@ def main() -> None:
                 continue
             print(*(rows[-1][name] for name in ("method", "noise", "seed", "last", "labels_method")), flush=True)
             flags.out.write_text(json.dumps(rows, indent=1) + "\n")
+    print("test accuracy", table(rows, "last"), "labels right", table(rows, "labels_method"), sep="\n\n")
 
 
 if __name__ == "__main__":

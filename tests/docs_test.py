@@ -11,7 +11,7 @@ import kdmlc_jax
 PACKAGE = Path(kdmlc_jax.__file__).parent
 ROOT = PACKAGE.parent
 TEXTS = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")
-TEXTS += tuple(f"docs/{name}.md" for name in ("data", "imports", "methods", "scaling", "weights"))
+TEXTS += tuple(f"docs/{name}.md" for name in ("data", "imports", "methods", "performance", "scaling", "weights"))
 
 
 def marked(name):
