@@ -25,7 +25,8 @@ def baseline(config: ConfigDict, arguments: str) -> ConfigDict:
     made.baselines = ()
     if made.data.cross_fit:  # it has all trusted images too, and its labels are not asked for
         made.data.cross_fit, made.data.held_out = 0, 0.0
-    made.teacher.freeze, made.teacher.lr_below, made.student.lr_below = False, 1.0, 1.0
+    for place in (made.teacher, made.student):
+        place.freeze, place.lr_below = False, 1.0
     made.init_from = made.teacher.run = made.data.labels = made.data.features = ""
     return made
 

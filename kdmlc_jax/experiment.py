@@ -88,12 +88,12 @@ def check_needs(method: Method, config: Any, dataset: Dataset) -> None:
     name, traits, splits = config.method.name, method.traits, dataset.splits
     if config.teacher.run and not traits.takes_teacher:
         raise UserError(f"teacher.run: {name} takes no trained teacher, expected none")
-    if config.teacher.freeze and not config.init_from:
-        raise UserError("teacher.freeze: random weights would stand still, expected a start for them (init_from)")
-    if config.teacher.freeze and any(stage.streams.views for stage in method.stages):
-        raise UserError(f"teacher.freeze: {name} learns what is below the last layer, expected false")
     for place in ("teacher", "student"):
-        net = config[place].net
+        net, freeze = config[place].net, config[place].freeze
+        if freeze and not config.init_from:
+            raise UserError(f"{place}.freeze: random weights would stand still, expected a start for them (init_from)")
+        if freeze and any(stage.streams.views for stage in method.stages):
+            raise UserError(f"{place}.freeze: {name} learns what is below the last layer, expected false")
         if net.startswith(ON_FEATURES) and dataset.images.dtype == np.uint8 and dataset.features is None:
             raise UserError(f'{place}.net: "{net}" is shown features, expected those of a file (data.features)')
     wanted = any(stage.streams.trusted or stage.streams.meta for stage in method.stages)
@@ -159,7 +159,7 @@ class Experiment:
             made = self.method.init(stream(self.config.seed, "init"), two)
             for name in self.method.networks(made):
                 net = self.method.networks(made)[name]  # of the state as it is now: a network is told by identity
-                if name == "teacher" and self.config.teacher.freeze:
+                if self.config[name].freeze:
                     made = train_state.replace_net(made, net, train_state.frozen(net))
                 elif (share := self.config[name].lr_below) < 1:
                     made = train_state.replace_net(made, net, train_state.slowed(net, share))

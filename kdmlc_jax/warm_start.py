@@ -80,6 +80,8 @@ def start_from(
         fits = [other for other, (_, about, _) in saved.items() if about["net"] == wanted]
         if not fits and (as_it_is or method.traits.pretrained):
             raise UserError(f"{field}: {folder} has {there}, expected {name} ({wanted}) among them")
+        if not fits and config[name].freeze:
+            raise UserError(f"{name}.freeze: {folder} has {there}, expected {wanted}: random weights would stand still")
         if not fits:
             lines.append(f"{name} ({wanted}) starts from random weights: there is none in {folder}")
             continue

@@ -116,11 +116,15 @@ def test_named_streams():
     assert jax.random.bits(experiment.stream(1, "train")).item() == drawn[-1]
 
 
-@pytest.mark.parametrize("words", ["method=kdmlc,preset=strong,warm_up=0", "method=ce,network=teacher,train_on=both"])
-def test_a_frozen_teacher(words):
-    """Protects `teacher.freeze` in a whole step, with a look-ahead through the teacher too: its last layer learns, all
-    else of it stands to the bit, and the student learns whole."""
-    config = tiny.config(f"{words},teacher=mlp6,student=mlp4", {"teacher.freeze": True, "init_from": "runs/other"})
+KDMLC = "method=kdmlc,preset=strong,warm_up=0"
+FROZEN = [(KDMLC, "teacher"), (KDMLC, "student"), ("method=ce,network=teacher,train_on=both", "teacher")]
+
+
+@pytest.mark.parametrize("words, place", FROZEN)
+def test_a_frozen_network(words, place):
+    """Protects `freeze` in a step, with a look-ahead through the teacher too: the network's last layer learns, all
+    else of it stands to the bit, and another one learns whole."""
+    config = tiny.config(f"{words},teacher=mlp6,student=mlp4", {f"{place}.freeze": True, "init_from": "runs/other"})
     made = experiment.Experiment(config, prepare(config))
     before = jax.tree.map(np.array, made.init())
     carry, (stage, *_) = made.init(), made.method.stages
@@ -135,9 +139,9 @@ def test_a_frozen_teacher(words):
             layer: any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (part, now.params[layer])), strict=True))
             for layer, part in was.params.items()
         }
-        assert moved == {layer: name == "student" or layer == nets.head_of(was.params) for layer in moved}
+        assert moved == {layer: name != place or layer == nets.head_of(was.params) for layer in moved}
         stats = zip(*map(jax.tree.leaves, (was.batch_stats, now.batch_stats)), strict=True)
-        assert any((a != b).any() for a, b in stats) == (name == "student")
+        assert any((a != b).any() for a, b in stats) == (name != place)
 
 
 def test_networks_learn_more_slowly_below_the_head():
@@ -159,7 +163,7 @@ def test_networks_learn_more_slowly_below_the_head():
 
 
 def test_what_cannot_be_frozen():
-    """Protects from a teacher of random weights, and from a method that learns the layers themselves."""
+    """Protects from a network of random weights that stand, and from a method that learns the layers themselves."""
     with pytest.raises(UserError, match=r"teacher.freeze: random weights would stand still, expected a start"):
         config = tiny.config("method=ce,network=teacher", {"teacher.freeze": True})
         experiment.Experiment(config, prepare(config))

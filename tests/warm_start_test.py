@@ -163,6 +163,9 @@ def test_found_by_architecture_under_another_name(kd, ce):
         f"student (mlp6) starts from random weights: there is none in {ce}",
         f"teacher (mlp4) starts from {ce}/student",
     ]
+    experiment.config.student.freeze = True
+    with pytest.raises(UserError, match=r"student\.freeze: .* has student \(mlp4\), expected mlp6: random weights"):
+        started(experiment, ce)
 
 
 def test_one_network_there_for_two_here(ce, tmp_path):

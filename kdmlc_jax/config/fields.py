@@ -99,10 +99,10 @@ def static() -> dict[str, Any]:
         "data": DATA,
         "noise": NOISE,
         "augment": AUGMENT,
-        # run: the folder of another run, whose network is the teacher; freeze: its last layer alone learns;
+        # run: the folder of another run, whose network is the teacher; freeze: the last layer alone learns;
         # lr_below: learning rate of all below the last layer, as a share of optim.lr
         "teacher": {"net": "cnn16", "run": "", "freeze": False, "lr_below": 1.0},
-        "student": {"net": "cnn6", "lr_below": 1.0},
+        "student": {"net": "cnn6", "freeze": False, "lr_below": 1.0},
         "optim": OPTIM,
         "train": TRAIN,
         # every: epochs; every_steps: also in the middle of epochs, 0 = not; the newest `keep` and the best stay
