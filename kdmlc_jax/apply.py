@@ -259,7 +259,7 @@ def flat(names: Sequence[str]) -> list[str]:
 
 def is_folder_name(name: str) -> bool:
     """Whether `name` is one part of a path that the reader of a folder does not pass over."""
-    from kdmlc_jax.data.sources.folder import is_hidden
+    from kdmlc_jax.data.formats.extensions import is_hidden
 
     return "/" not in name and 0 < len(name.encode()) <= 255 and not is_hidden(name)
 

@@ -96,14 +96,14 @@ def listed(inputs: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     Raises:
       UserError: for what is not there, and a folder without images.
     """
+    from kdmlc_jax.data.formats.extensions import is_image
     from kdmlc_jax.data.formats.manifest import COLUMNS
     from kdmlc_jax.data.formats.tables import read_table
-    from kdmlc_jax.data.sources.folder import EXTENSIONS, OTHERS
 
     found: list[pathlib.Path] = []
     for path in inputs:
         if files.is_dir(path):
-            inside = sorted(file for file in files.below(path) if file.suffix.lower() in EXTENSIONS | OTHERS)
+            inside = [file for file in files.below(path) if is_image(file.name)]
             if not inside:
                 raise UserError(f"{path}: no images in this folder")
             found += inside

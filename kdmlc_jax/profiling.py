@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from kdmlc_jax import parallel
+from kdmlc_jax import parallel, warm_start
 from kdmlc_jax.data.prepare import prepare
 from kdmlc_jax.errors import UserError
 from kdmlc_jax.experiment import Experiment
@@ -61,9 +61,10 @@ def profile(config: ConfigDict, workdir: pathlib.Path, steps: int = 5) -> Profil
     """
     if not parallel.alone():
         raise UserError("--profile: several processes, expected one (a process's own devices tell what a step costs)")
+    config = warm_start.seen(config)
+    experiment = Experiment(config, prepare(config))
     folder = workdir / "profile"
     files.make_directory(folder)
-    experiment = Experiment(config, prepare(config))
     stage, carry = experiment.method.stages[-1], experiment.init()
     feeds = experiment.feeds(stage, 0, steps + 2)
     jitted = experiment.compile(stage)

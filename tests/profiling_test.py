@@ -26,3 +26,10 @@ def test_of_one_process(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--profile: several processes, expected one"):
         main.main(["--config", tiny.SPEC, *tiny.FLAGS, "--workdir", str(tmp_path / "run"), "--profile"])
     assert not (tmp_path / "run").exists()
+
+
+def test_data_that_cannot_be_trained_on_leave_nothing(tmp_path):
+    """Protects from a folder of a run that never was: input is looked at first."""
+    with pytest.raises(UserError, match="no/such"):
+        main.main(["--config", "configs/folder.py:dir=no/such", "--workdir", str(tmp_path / "run"), "--profile"])
+    assert not (tmp_path / "run").exists()

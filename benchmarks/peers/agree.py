@@ -28,8 +28,9 @@ def array(tensor: torch.Tensor) -> jax.Array:
 def parts(convs: nn.ModuleList, norms: nn.ModuleList) -> dict:
     """Our names of convolutions and normalisations."""
     found = {f"Conv_{at}": {"kernel": array(each.weight)} for at, each in enumerate(convs)}
-    name = "BatchNorm"
-    return found | {f"{name}_{at}": {"scale": array(n.weight), "bias": array(n.bias)} for at, n in enumerate(norms)}
+    for at, each in enumerate(norms):
+        found[f"BatchNorm_{at}"] = {"scale": array(each.weight), "bias": array(each.bias)}
+    return found
 
 
 def dense(layer: nn.Linear) -> dict:

@@ -13,15 +13,8 @@ from kdmlc_jax.storage.files import exists, read_sealed
 # would make the second half another experiment, or not fit the saved state.
 FREE = (
     *("devices", "parallel.", "checkpoint.", "baselines", "name", "data.dir", "data.pipeline", "data.resident_mb"),
-    *(
-        "train.epochs",
-        "train.eval_batch_size",
-        "train.steps_per_call",
-        "train.on_nonfinite",
-        "deploy",
-        "labels.",
-        "tensorboard",
-    ),
+    *("train.epochs", "train.eval_batch_size", "train.steps_per_call", "train.on_nonfinite"),
+    *("deploy", "labels.", "tensorboard"),
 )
 
 

@@ -1,15 +1,14 @@
 """Images that a manifest names by less than their path: `0017` of train/0017.jpg."""
 
-import os
 import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdmlc_jax.data.formats.extensions import is_image
+from kdmlc_jax.data.formats.extensions import is_hidden, is_image
 from kdmlc_jax.data.formats.listing import check_name
 from kdmlc_jax.data.formats.tables import Places
-from kdmlc_jax.errors import UserError, unreadable
-from kdmlc_jax.storage.files import exists
+from kdmlc_jax.errors import UserError
+from kdmlc_jax.storage import files
 
 TRIED = 20  # names that all have to be no files as they stand
 
@@ -33,7 +32,7 @@ def paths(place: Places, root: Path, names: Sequence[str], column: str, unsure: 
     for row in tried:
         check_name(names[row], place.at(row))
     some = [names[row] for row in tried]
-    if not some or any(exists(root / name) for name in some):
+    if not some or any(files.exists(root / name) for name in some):
         return [*names], []
     known: dict[str, list[str]] = {}
     for path in _images(root):
@@ -58,13 +57,5 @@ def paths(place: Places, root: Path, names: Sequence[str], column: str, unsure: 
 
 def _images(root: Path) -> list[str]:
     """Paths of the image files below `root`, but hidden ones."""
-
-    def failed(error: OSError) -> None:
-        raise unreadable(error, error.filename or root) from error
-
-    found = []
-    for folder, inner, here in os.walk(root, onerror=failed):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        inside = Path(folder).relative_to(root)
-        found += [(inside / name).as_posix() for name in sorted(here) if is_image(name) and not name.startswith(".")]
-    return found
+    inside = [path.relative_to(root) for path in files.below(root) if is_image(path.name)]
+    return [path.as_posix() for path in inside if not any(map(is_hidden, path.parts))]

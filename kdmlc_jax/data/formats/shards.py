@@ -86,9 +86,11 @@ def find(path: Path) -> list[Shard]:
     Raises:
       UserError: for none, a number that is missing or there twice, and files of several tables.
     """
-    named = [each for each in files.listed(path.parent) if fnmatch.fnmatchcase(each.name, path.name)]
-    found = named if "*" in path.name else files.below(path)
-    base = path.parent if "*" in path.name else path
+    if "*" in path.name:
+        base = path.parent
+        found = [each for each in files.listed(base) if fnmatch.fnmatchcase(each.name, path.name)]
+    else:
+        base, found = path, files.below(path)
     shown = [each for each in found if not any(part.startswith(".") for part in each.relative_to(base).parts)]
     tables = [each for each in shown if each.suffix.lower() == ".parquet" and files.is_file(each)]
     if not tables:

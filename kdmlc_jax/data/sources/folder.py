@@ -17,19 +17,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdmlc_jax.data.formats import classes, manifest, roles
-from kdmlc_jax.data.formats.extensions import EXTENSIONS, OTHERS
+from kdmlc_jax.data.formats.extensions import EXTENSIONS, is_hidden, is_image
 from kdmlc_jax.data.formats.files import locate
 from kdmlc_jax.data.formats.listing import Listing, check_name, check_options, to_source
 from kdmlc_jax.data.formats.roles import ROLES, Role
 from kdmlc_jax.data.sources.base import Source
 from kdmlc_jax.errors import StorageError, UserError, is_failure, suggest, unreadable
 from kdmlc_jax.storage.files import exists, is_dir
-
-# What macOS, Windows, Synology, QNAP, Linux and Python leave among files, in small letters; passed over as hidden ones.
-JUNK = frozenset((
-    "__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information",
-    "@eadir", "#recycle", "@recycle", "#snapshot", "lost+found", "__pycache__",
-))  # fmt: skip
 
 
 def load(data: ConfigDict) -> Source:
@@ -176,15 +170,10 @@ def _images(folder: Path, root: Path, ignored: Counter[str], nested: bool, follo
                 raise UserError(f"{path}: a folder of {role.name.lower()} images in a class; move it to {there}")
         waiting += folders
         for path in files:
-            if path.suffix.lower() in EXTENSIONS | OTHERS:
+            if is_image(path.name):
                 yield path.relative_to(root).as_posix()
             else:
                 ignored[path.suffix.lower() or path.name] += 1
-
-
-def is_hidden(name: str) -> bool:
-    """Whether the reader passes over a file or folder of this name."""
-    return name.startswith((".", "~$")) or name.lower() in JUNK
 
 
 def _entries(folder: Path, root: Path, follow: bool) -> tuple[list[Path], list[Path]]:

@@ -892,6 +892,8 @@ def test_images_named_by_less_than_their_path(tmp_path, column):
     assert any(
         f'column "{column}" has names of images: "{names[0]}" is train/0017.png' in note for note in source.notes
     )
+    put(tmp_path, ["train/@eaDir/0018.png", ".thumbs/0018.png"])  # what a NAS leaves is no image
+    assert load(tmp_path, manifest="m.csv").train.ids.tolist() == source.train.ids.tolist()
     put(tmp_path, ["more/0018.png"])
     assert 'm.csv row 2: "0018' in (said := error_of(tmp_path, manifest="m.csv"))
     assert "may be more/0018.png or train/0018.png, expected a path" in said
