@@ -226,11 +226,7 @@ def explained(
         few = f"{len(held.label)} held-out trusted rows are too few to promise a precision of {precision:g}"
         reasons.append(f"{few} (of the changes they would get, {kept.precision:.2f} are right)")
     elif not np.isnan(kept.precision):
-        likely = decide.measured_precision(drawn, 0.0)[0]
-        least = (
-            f", or {kept.precision:.2f} if as few labels are wrong as may be" if kept.precision < likely - 0.005 else ""
-        )
-        reasons.append(f"of the changes that held-out trusted rows would get, {likely:.2f} are right{least}")
+        reasons.append(_right(decide.measured_precision(drawn, 0.0)[0], kept.precision))
     if useless:
         reasons.append("the networks add nothing to what is known without them")
     needed = decide.rows_needed(held, precision)
@@ -241,3 +237,10 @@ def explained(
     if useless:
         helps.append("longer training")
     return dataclasses.replace(verdict, reasons=tuple(reasons), helps=tuple(helps))
+
+
+def _right(likely: float, least: float) -> str:
+    """Which share of changes is right, with that at the fewest wrong labels where it reads as less."""
+    share, low = f"{likely:.2f}", f"{least:.2f}"
+    fewest = f", or {low} if as few labels are wrong as may be" if low < share else ""
+    return f"of the changes that held-out trusted rows would get, {share} are right{fewest}"

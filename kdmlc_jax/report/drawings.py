@@ -17,11 +17,18 @@ def _frame(body: str, title: str, height: int = HEIGHT) -> Markup:
     return Markup(f"{head}{body}</svg>")
 
 
+def _short(value: float) -> str:
+    """A number that the room left of an axis holds."""
+    if abs(value) < 1000:
+        return f"{value:.3g}"
+    return f"{value:.0f}" if abs(value) < 10_000 else f"{value / 1000:.0f}k"
+
+
 def _axes(low: float, high: float, first: str, last: str, bottom: int = HEIGHT - BOTTOM) -> str:
     return (
         f'<path class="axis" fill="none" d="M{LEFT} 8V{bottom}H{WIDTH - 8}"/>'
-        f'<text x="{LEFT - 4}" y="16" text-anchor="end">{high:.3g}</text>'
-        f'<text x="{LEFT - 4}" y="{bottom}" text-anchor="end">{low:.3g}</text>'
+        f'<text x="{LEFT - 4}" y="16" text-anchor="end">{_short(high)}</text>'
+        f'<text x="{LEFT - 4}" y="{bottom}" text-anchor="end">{_short(low)}</text>'
         f'<text x="{LEFT}" y="{bottom + 16}">{escape(first)}</text>'
         f'<text x="{WIDTH - 8}" y="{bottom + 16}" text-anchor="end">{escape(last)}</text>'
     )

@@ -81,7 +81,7 @@ def depths(columns: Columns, listed: Int[np.ndarray, " n"], verdict: dict) -> li
                 "believed": percent(believed),
                 "held": said,
                 "doubted": bool(share and believed > share["high"]),
-                "worth": f"{known['worth']:.1f}" if known else "0",
+                "worth": f"{round(known['worth'], 1):g}" if known else "0",
                 "prior": share["estimate"] if share else believed,
                 "prior_worth": known["worth"] if share and known else 2.0,
             }

@@ -204,6 +204,12 @@ def test_a_network_takes_no_judges_away(noisy):
     assert np.mean(found.corrected == true) > np.mean(without.corrected == true) - 0.02
 
 
+def test_a_share_is_not_said_twice():
+    """Protects the verdict from "0.72 are right, or 0.72 if …"."""
+    assert vouching._right(0.7249, 0.7151).endswith("would get, 0.72 are right")
+    assert vouching._right(0.72, 0.41).endswith("0.72 are right, or 0.41 if as few labels are wrong as may be")
+
+
 def test_verdict_reads_as_one_paragraph():
     """Protects the text with every part, and without any."""
     full = Verdict(2640, 312, Interval(0.94, 0.87, 0.98), 480, 0.61, 0.34, Interval(0.27, 0.22, 0.33), 400)

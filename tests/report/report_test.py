@@ -122,6 +122,7 @@ def test_what_is_expected_of_the_head_of_the_list():
     assert [each["count"] for each in found] == [50, 100, 130]
     assert found[0]["held"].startswith("too few") and found[2]["held"].startswith("nothing")
     assert found[1]["held"] == "80 % (90 % interval 60 % to 95 %)" and found[1]["worth"] == "12.5"
+    assert found[0]["worth"] == "2"
     assert (found[1]["prior"], found[1]["prior_worth"]) == (0.8, 12.5)
     assert found[0]["prior"] == pytest.approx(1 - columns["p_given"][:50].mean()) and found[0]["prior_worth"] == 2.0
     assert figures.depths(columns, np.arange(0), {"assessed": False}) == []
@@ -273,6 +274,8 @@ def test_drawings_scale_to_what_they_show():
     assert drawings.curves({"a": [None]}, "t") == ""
     bars = re.findall(r'height="([\d.]+)"/>', drawings.histogram(np.array([0.0, 0.0, 0.99]), "t", 4))
     assert float(bars[0]) == pytest.approx(2 * float(bars[3])) and float(bars[1]) == 0.0
+    for count, written in ((999, "999"), (1220, "1220"), (99_600, "100k")):  # more letters are cut off at the left edge
+        assert f">{written}</text>" in drawings.histogram(np.zeros(count), "t")
     assert drawings.heat_map(np.eye(2), ("x", "y"), "t").count("<rect") == 4
 
 
