@@ -1,8 +1,10 @@
 """FiftyOne: a table for its CSV importer.
 
-    fo.Dataset.from_dir(dataset_type=fo.types.CSVDataset, data_path="/", labels_path="labels.csv", fields=None)
+    fo.Dataset.from_dir(dataset_type=fo.types.CSVDataset, labels_path="labels.csv")
 
-with `fields={"label": None, "label_score": float, "is_label_issue": …}` for those columns that are wanted.
+Its columns come as text; `fields={"label": None, "split": None, "label_score": float, …}` has those that are wanted, as
+numbers. Paths are absolute: with `data_path` as well it would list all that lies below. No column is named `tags`, for
+FiftyOne wants a list there, and refuses text.
 """
 
 from collections.abc import Sequence
@@ -14,13 +16,13 @@ from kdmlc_jax.storage import files
 
 SUFFIX = ".csv"
 HEADER = (
-    *("filepath", "tags", "label", "given_label", "suggested_label", "confidence", "p_given", "label_score"),
-    *("is_label_issue", "source"),
+    *("filepath", "split", "trusted", "label", "given_label", "suggested_label"),
+    *("confidence", "p_given", "label_score", "is_label_issue", "source"),
 )
 
 
 def write(rows: Sequence[Row], class_names: Sequence[str], out: Path) -> None:
-    """A row an image; `tags` is its split, and trusted where it is.
+    """A row an image.
 
     Raises:
       UserError: where an image is in no file of its own.
@@ -35,5 +37,5 @@ def line(row: Row) -> list[str]:
     """One image."""
     known = (row.confidence, row.p_given, row.label_score) if row.suggested else ()
     numbers = [f"{value:.6g}" for value in known] or [""] * 3
-    tags = f"{row.split},trusted" if row.trusted else row.split
-    return [str(row.path), tags, row.label, row.given, row.suggested, *numbers, str(row.flagged), row.source]
+    head = (str(row.path), row.split, str(row.trusted), row.label, row.given, row.suggested)
+    return [*head, *numbers, str(row.flagged), row.source]
