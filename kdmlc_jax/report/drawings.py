@@ -149,7 +149,7 @@ def reliability(bins: Sequence[Mapping[str, float]], title: str) -> Markup:
         x, y = LEFT + (WIDTH - LEFT - 8) * each["confidence"], 8 + (bottom - 8) * (1 - each["right"])
         tip = f"sure {each['confidence']:.2f}, right {each['right']:.2f}, {each['count']:.0f} rows"
         body += f'<circle class="fill" opacity=".8" cx="{x:.1f}" cy="{y:.1f}" '
-        body += f'r="{2 + 7 * (each["count"] / most) ** 0.5:.1f}"><title>{tip}</title></circle>'
+        body += f'r="{2 + 6 * (each["count"] / most) ** 0.5:.1f}"><title>{tip}</title></circle>'
     return _frame(body, title)
 
 

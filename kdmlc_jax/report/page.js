@@ -93,17 +93,17 @@
     setTimeout(() => { button.textContent = before; }, 900);
   };
   const acts = {
-    accept: (item) => act(item, "accept", item.suggested),
+    accept: (item) => (item.suggested === item.given ? acts.keep(item) : act(item, "accept", item.suggested)),
     keep: (item) => act(item, "keep", item.given),
     unsure: (item) => act(item, "unsure", item.given),
   };
   const card = (item) => {
     if (cards.has(item.id)) return cards.get(item.id);
     const node = make("li", { className: "card", tabIndex: 0 });
-    const name = data.classes;
+    const name = data.classes, doubt = item.suggested === item.given; // without a likelier class
     if (item.image) node.append(make("img", { className: "main", src: item.image, alt: `given ${name[item.given]}, suggested ${name[item.suggested]}`, loading: "lazy" }));
-    node.append(make("div", { className: "names", textContent: `${name[item.given]} → ${name[item.suggested]}` }));
-    node.append(make("div", { className: "dim", textContent: `${item.rank}. given label right ${item.own.toFixed(2)}, suggestion ${item.sure.toFixed(2)}; ${item.decision}` }));
+    node.append(make("div", { className: "names", textContent: `${name[item.given]} → ${doubt ? "?" : name[item.suggested]}` }));
+    node.append(make("div", { className: "dim", textContent: `${item.rank}. given label right ${item.own.toFixed(2)}, ${doubt ? "no other class likelier" : `suggestion ${item.sure.toFixed(2)}`}; ${item.decision}` }));
     const id = make("button", { type: "button", className: "id", textContent: item.id, title: `copy ${item.path}` });
     id.addEventListener("click", () => copy(id, item.path));
     node.append(id);
@@ -117,6 +117,7 @@
     }
     const row = make("div", { className: "acts" });
     for (const [word, run] of Object.entries(acts)) {
+      if (doubt && word === "accept") continue;
       const button = make("button", { type: "button", textContent: word });
       button.dataset.act = word;
       button.addEventListener("click", () => run(item));

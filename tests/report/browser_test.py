@@ -7,6 +7,7 @@ import time
 
 import finished
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from kdmlc_jax import report
@@ -18,17 +19,27 @@ DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver")
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    """A page with hostile names on the disk."""
+def written(folder, alter=lambda rows: rows):
+    """A page with hostile names on the disk, of the run's table as it is altered."""
     dataset, rows, beliefs, summary, history = finished.made()
-    folder = tmp_path_factory.mktemp("page")
     summary["verdict"]["depths"] = [
         {"first": 8, "wrong": {"estimate": 0.5, "low": 0.3, "high": 0.7}, "worth": 8.0},
     ]
-    text = report.page(dataset, np.arange(46), rows, beliefs, summary, history, folder)
+    text = report.page(dataset, np.arange(46), alter(rows), beliefs, summary, history, folder)
     (folder / "report.html").write_text(text)
     return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page as it is."""
+    return written(tmp_path_factory.mktemp("page"))
+
+
+def doubted(rows):
+    """All labels in doubt, with no class that is likelier."""
+    same = rows.set_column(rows.column_names.index("suggested_label"), "suggested_label", rows["given_label"])
+    return same.set_column(same.column_names.index("decision"), "decision", pa.array(["review"] * len(rows)))
 
 
 @pytest.fixture
@@ -116,3 +127,16 @@ def test_filters_and_sorting(browser):
     browser.execute_script("arguments[0].click()", head)
     assert column() == sorted(column())
     assert browser.get_log("browser") == []
+
+
+def test_a_label_in_doubt_without_a_likelier_class(browser, tmp_path):
+    """Protects a reviewer from "deer → deer" with a suggestion to accept: there is none, by button or key."""
+    browser.get(written(tmp_path, doubted).as_uri())
+    card = cards(browser)[0]
+    assert card.find_element("css selector", ".names").text.endswith("→ ?")
+    assert "no other class likelier" in card.text and not card.find_elements("css selector", '[data-act="accept"]')
+    browser.execute_script("document.querySelector('#gallery > li').focus()")
+    press(browser, "a")
+    pressed = cards(browser)[0].find_elements("css selector", '[aria-pressed="true"]')
+    assert [button.text for button in pressed] == ["keep"]
+    browser.execute_script("localStorage.clear()")
