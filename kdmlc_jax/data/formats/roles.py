@@ -48,6 +48,7 @@ AFFIXES = frozenset((
 COLUMNS = frozenset((
     "split", "set", "subset", "fold", "kfold", "partition", "holdout", "heldout",
 ))  # fmt: skip
+SHORT = frozenset(("tr", "te", "ts", "va"))  # as cells of one column; a folder of that name may be a language
 JOINING = frozenset((
     "is", "in", "for", "of", "or", "and", "id", "name", "no", "num", "number", "index", "type", "use", "flag", "held",
     "out",
@@ -58,7 +59,7 @@ def _any(words: frozenset[str] | dict[str, Role]) -> str:
     return "|".join(sorted(words, key=len, reverse=True))
 
 
-_GLUED = re.compile(rf"(?:(?:{_any(AFFIXES)})s?)*({_any(WORDS)}|{_any(VAGUE)})s?(?:(?:{_any(AFFIXES)})s?)*")
+_GLUED = re.compile(rf"(?:is)?(?:(?:{_any(AFFIXES)})s?)*({_any(WORDS)}|{_any(VAGUE)})s?(?:(?:{_any(AFFIXES)})s?)*")
 
 
 class Said(NamedTuple):
@@ -109,6 +110,8 @@ def is_column(name: str, texts: Sequence[str]) -> bool:
         return len(set(texts)) > 1 or any(of(text) not in (None, Role.NOISY) for text in values)
     if not 0 < len(values) <= 20:
         return False
+    if "tr" in (short := {text.lower() for text in values}) and len(short) > 1 and short <= SHORT:
+        return True
     said = [read(value) for value in values]
     others = any(each.role not in (None, Role.NOISY) or (each.split and each.role is None) for each in said)
     return others and all(each.split for each in said) and any(each.role is not None for each in said)

@@ -78,3 +78,22 @@ def test_lists_with_a_header(tmp_path):
     assert load(tmp_path, **fields).class_names == ("x", "y")
     fields = put(tmp_path, ["a.png", "b.png"], "x.tsv", "label\tpath\nx\ta.png\ny\tb.png\n")
     assert load(tmp_path, **fields).class_names == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    "column, cells", [("istest", "01"), ("isTrain", "10"), ("stage", ("tr", "te")), ("x", ("TR", "va"))]
+)
+def test_glued_and_short_names(tmp_path, column, cells):
+    """Protects test images from being learnt from where a column says so in one word, or by two letters."""
+    paths = [f"{row}.png" for row in range(8)]
+    lines = [f"{path},c{row % 2},{cells[row // 4]}" for row, path in enumerate(paths)]
+    fields = put(tmp_path, paths, "m.csv", "\n".join([f"path,label,{column}", *lines]))
+    assert f'column "{column.lower()}"' in (message := error_of(tmp_path, **fields)) and "looks like a split" in message
+
+
+def test_glued_flags_are_read(tmp_path):
+    """Protects the meaning of `istest` once it is named."""
+    paths = [f"{row}.png" for row in range(8)]
+    text = "path,label,istest\n" + "".join(f"{path},c{row % 2},{row // 4}\n" for row, path in enumerate(paths))
+    source = load(tmp_path, **put(tmp_path, paths, "m.csv", text), split_column="istest")
+    assert len(source.train.labels) == len(source.test.labels) == 4
