@@ -110,6 +110,14 @@ def test_trusted_from_unchecked_labels_is_warned_of_once(tmp_path, capsys):
     assert out.count("warning: data.trusted=15 drew 15 trusted images whose labels nobody has checked") == 1
 
 
+def test_a_class_that_nobody_vouches_for_is_named(folder, capsys):
+    """Protects a person from learning only after a run that labels of a class could not be corrected."""
+    shutil.rmtree(folder / "trusted/owl")
+    doctor(folder)
+    assert "warning: no trusted image of owl: labels given so stand" in (out := capsys.readouterr().out)
+    assert out.endswith("a run with this config would start\n")
+
+
 def test_nothing_is_written(folder, capsys):
     """Protects data that is only looked at: the folder and the working directory stay as they are."""
     spoil(folder)
