@@ -111,7 +111,8 @@ def run(flags: argparse.Namespace) -> None:
         files.write_csv(flags.out, columns, rows)
     else:
         tree(flags.out, config, rows, flags.copy)
-    print(f"{len(rows)} labels in {flags.out}")
+    tests = sum(row[2] == "test" for row in rows)
+    print(f"{len(rows)} labels in {flags.out}" + f", {tests} of the test part among them" * bool(tests))
 
 
 def check_unchanged(

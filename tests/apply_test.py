@@ -86,6 +86,8 @@ def test_a_person_has_the_last_word(run, tmp_path, capsys):
     assert "0 corrected by the run, 2 decided by a person (1 changed), 6 trusted" in said
     apply.main([*flags, "--out", str(tmp_path / "clean.csv")])
     rows = written(tmp_path / "clean.csv")
+    tests = sum(row["split"] == "test" for row in rows.values())
+    assert tests and f", {tests} of the test part among them\n" in capsys.readouterr().out
     assert [rows[ids[row]]["label"] for row in range(3)] == was[:3]
     assert rows[ids[3]]["label"] == CLASSES[(given[3] + 2) % 3]
     assert [rows[ids[row]]["trusted"] for row in range(4)] == ["yes", "no", "no", "yes"]
