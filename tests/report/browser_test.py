@@ -100,6 +100,8 @@ def test_decisions_by_keys_alone(browser, tmp_path):
     assert [row[1] for row in rows[1:]] == ["accept", "keep", "unsure"]
     assert {row[0] for row in rows[1:]} <= set(names) and {row[2] for row in rows[1:]} <= set(finished.HOSTILE)
     assert browser.get_log("browser") == []
+    # an image that waits until it is scrolled to is missing in print
+    assert not browser.execute_script("return [...document.images].some((image) => image.loading === 'lazy')")
     assert browser.execute_script("return document.documentElement.scrollWidth") == 375
     assert browser.execute_script("return document.querySelectorAll('script').length") == 2
     browser.execute_script("localStorage.clear()")
