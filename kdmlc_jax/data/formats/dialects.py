@@ -22,7 +22,11 @@ def as_text(raw: bytes, western: bool = True) -> tuple[str, tuple[str, ...]]:
     Raises:
       UnicodeDecodeError: its `reason` says line and likely cause.
     """
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    marked = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+    if raw.count(b"\0") > len(raw) * (0.6 if marked else 0.25):  # decodes, to text full of NUL
+        cause = "UTF-32, or UTF-16 without its mark"
+        raise UnicodeDecodeError("utf-8", raw, at := raw.index(b"\0"), at + 1, f"it may be {cause}; save it as UTF-8")
+    if marked:
         try:
             return raw.decode("utf-16"), ()
         except UnicodeDecodeError as error:
@@ -32,7 +36,7 @@ def as_text(raw: bytes, western: bool = True) -> tuple[str, tuple[str, ...]]:
         return raw.decode("utf-8-sig"), ()
     except UnicodeDecodeError as error:
         line, byte = raw.count(b"\n", 0, error.start) + 1, raw[error.start]
-        cause = "UTF-16 without its mark" if raw.count(b"\0") > len(raw) // 4 else _guess(raw)
+        cause = _guess(raw)
         if western and not cause:
             return raw.decode("cp1252"), (
                 "read as Windows-1252, for it is not UTF-8; save it as UTF-8 if names differ",

@@ -109,3 +109,10 @@ def test_cells_that_a_spreadsheet_would_calculate(tmp_path, cell):
     written = (tmp_path / "a.csv").read_text().splitlines()[1].removesuffix(",x")
     assert written == cell if cell in ("'a", "-5", "+1.5e3", "a") else written == f"'{cell}"
     assert read(tmp_path / "a.csv")["path"] == [cell]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_encodings_that_pass_for_others(tmp_path, encoding):
+    """Protects a person from "no column path, found p a t h": it decodes as another encoding, to text full of NUL."""
+    (tmp_path / "a.csv").write_bytes("path,label\n1.png,cat\n".encode(encoding))
+    assert "UTF-32, or UTF-16 without its mark; save it as UTF-8" in refused(tmp_path / "a.csv")
