@@ -10,6 +10,7 @@ Takes the same --config and overrides as a run. What it leaves is read by `data.
 import argparse
 import hashlib
 import json
+import os
 import pathlib
 import sys
 import time
@@ -20,7 +21,7 @@ import numpy as np
 
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.cli import Parser, guarded, parse
-from kdmlc_jax.errors import UserError, in_range, unreadable
+from kdmlc_jax.errors import StorageError, UserError, in_range, unreadable
 from kdmlc_jax.storage import checksums, door, files
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that most published encoders expect
@@ -101,26 +102,50 @@ def embed(encode: Callable, images: Any, path: pathlib.Path, batch: int, key: st
     if done == count and files.exists(path) and not files.exists(part):
         print(f"{path.stem}  finished before", file=sys.stderr)
         return
-    grown = np.lib.format.open_memmap(part, "r+") if done and files.exists(part) else None
-    done = 0 if grown is None else done
-    began, before = time.monotonic(), done
-    while done < count:
-        rows = np.minimum(np.arange(done, done + batch), count - 1)  # calls of one size compile once
-        kept = min(batch, count - done)
-        features = encode(images[rows])[:kept]
-        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-        if bad.size:
-            raise UserError(f"{path.name} row {done + bad[0]}: the encoder gives NaN or infinity for this image")
-        if grown is None:
-            grown = np.lib.format.open_memmap(part, "w+", np.float32, (count, features.shape[1]))
-        grown[done : done + kept] = features
-        grown.flush()
-        done += kept
-        files.write_json(state, {"key": key, "done": done})
-        if done == count or (done // batch) % 10 == 0:
-            left = (time.monotonic() - began) / (done - before) * (count - done)
-            print(f"{path.stem}  {done} of {count}  {left:.0f} s left", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    try:
+        # Not a memory map: where a disk is full, that ends the process by a signal.
+        with part.open("r+b" if done and files.exists(part) else "w+b") as file:
+            done = before = goes_on(file, done)
+            while done < count:
+                rows = np.minimum(np.arange(done, done + batch), count - 1)  # calls of one size compile once
+                kept = min(batch, count - done)
+                features = encode(images[rows])[:kept].astype("<f4")
+                bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+                if bad.size:
+                    raise UserError(
+                        f"{path.name} row {done + bad[0]}: the encoder gives NaN or infinity for this image"
+                    )
+                if done == 0:
+                    header = {"descr": "<f4", "fortran_order": False, "shape": (count, features.shape[1])}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(features.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+                done += kept
+                files.write_json(state, {"key": key, "done": done})
+                if done == count or (done // batch) % 10 == 0:
+                    left = (time.monotonic() - began) / (done - before) * (count - done)
+                    print(f"{path.stem}  {done} of {count}  {left:.0f} s left", file=sys.stderr, flush=True)
+    except OSError as error:
+        raise StorageError(f"{error.filename or part}: cannot be written ({error.strerror or error})") from error
     part.replace(path)
+
+
+def goes_on(file: Any, done: int) -> int:
+    """Goes behind the first `done` rows of a growing .npy and returns `done`; 0 where they are not all there."""
+    try:
+        np.lib.format.read_magic(file)
+        (_, width), _, dtype = np.lib.format.read_array_header_1_0(file)
+    except ValueError:
+        done, at = 0, 0
+    else:
+        at = file.tell() + done * width * dtype.itemsize
+        if file.seek(0, os.SEEK_END) < at:
+            done, at = 0, 0
+    file.truncate(at)
+    file.seek(at)
+    return done
 
 
 def begun(state: pathlib.Path, key: str) -> int:

@@ -1,6 +1,7 @@
 """Features of a whole data set, in a folder that runs read."""
 
 import errno
+import resource
 import shutil
 
 import numpy as np
@@ -149,3 +150,34 @@ def test_a_state_that_cannot_be_read_is_not_absent(photos, monkeypatch):
     with pytest.raises(StorageError, match=r"features\.json: cannot be read \(Input/output error\)"):
         embed.main(command(photos))
     assert (photos / "out" / "features.npy").stat().st_mtime_ns == before
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    """Protects from an end by a signal where no room is left: one line, and the same call goes on when there is."""
+    images, path, calls = np.arange(4000.0).reshape(1000, 4), tmp_path / "features.npy", []
+
+    def encode(rows):
+        calls.append(len(rows))
+        return rows.astype(np.float32)
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, before[1]))  # of 16 000 bytes
+    try:
+        with pytest.raises(StorageError, match=r"features\.part\.npy: cannot be written \(File too large\)"):
+            embed.embed(encode, images, path, 100, "key")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not path.exists() and len(calls) == 5
+    embed.embed(encode, images, path, 100, "key")
+    assert len(calls) == 5 + 6  # four batches were there, and none is made again
+    np.testing.assert_array_equal(np.load(path), images)
+
+
+@pytest.mark.parametrize("left", [b"", b"\x93NUMPY", b"nothing of the kind" * 20])
+def test_what_is_not_there_is_made_again(tmp_path, left):
+    """Protects from rows that are only said to be there: a short or foreign file is begun anew."""
+    path, images = tmp_path / "features.npy", np.arange(40.0).reshape(10, 4)
+    (tmp_path / "features.json").write_text('{"key": "key", "done": 6}')
+    (tmp_path / "features.part.npy").write_bytes(left)
+    embed.embed(lambda rows: rows, images, path, 3, "key")
+    np.testing.assert_array_equal(np.load(path), images)

@@ -34,6 +34,7 @@ UNFINISHED, OLD, DAMAGED = "writing-", "deleting-", "damaged-"
 
 # Orbax logs a failed write once per thread, with the stack; the error that is raised says it in a line.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
 
 
 def saved_steps(directory: pathlib.Path) -> list[int]:
@@ -59,6 +60,7 @@ class Checkpoints:
         self._warn = warn or (lambda line: print(line, file=sys.stderr, flush=True))
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._step = 0  # the last that was begun
         if parallel.is_main():
             files.make_directory(self._directory)
             self._recover()
@@ -99,6 +101,7 @@ class Checkpoints:
           StorageError: where this one or the one before cannot be written; older ones stay as they are.
         """
         self.wait()
+        self._step = step
         leaves, folder = named_leaves(state), self._directory / f"{UNFINISHED}{step}"
         shapes = {name: [str(leaf.dtype), *leaf.shape] for name, leaf in leaves.items()}
         text = json.dumps({"progress": progress, "metric": metric, "leaves": shapes}, allow_nan=False)
@@ -244,7 +247,8 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._arrays.close()
+            with self._storage(self._step):  # Orbax may hold another error of the write that was told before
+                self._arrays.close()
 
 
 def _make_afresh(folder: pathlib.Path) -> None:

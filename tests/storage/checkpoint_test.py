@@ -337,6 +337,19 @@ def test_a_disk_that_fails_is_one_line(saved, monkeypatch):
     assert opened(saved).steps() == [1, 2, 3] and not (saved / "writing-4").exists()
 
 
+def test_an_error_at_the_end_is_one_line(saved, monkeypatch, capsys):
+    """Protects who reads what a run says last: Orbax holds a second error of a write that failed until it is closed."""
+    checkpoints = opened(saved)
+
+    def refuse():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints._arrays, "close", refuse)
+    checkpoints.save(4, state(4), {})
+    with pytest.raises(StorageError, match=r"4: cannot be written \(.*No space left.*steps \[2, 3, 4\]"):
+        checkpoints.close()
+
+
 def test_progress_is_strict_json(tmp_path):
     """Protects other readers: no NaN is written, and what failed leaves the older checkpoint in place."""
     checkpoints = Checkpoints(tmp_path, keep=2)
