@@ -32,6 +32,7 @@ from kdmlc_jax.storage import checksums
 SIZE = 16 << 20  # of the disk
 PAGE = 4096
 CARD = ("out/MODEL_CARD.md", "out/SHA256SUMS")
+GROWING = ("metrics.jsonl", "config.json", "features.json")  # they say how far a command has come
 BAD = ("failed", "half", "inexact", "left over")
 
 
@@ -79,7 +80,7 @@ def half_written(disk: pathlib.Path, expected: dict[str, str]) -> list[str]:
     """What lies under a final name and is not whole: checkpoints by their sums, all other files by their digests."""
     found = [str(path.parent) for path in disk.glob("**/checkpoints/[0-9]*/arrays") if checksums.damage(path.parent)]
     there = outcome(disk)
-    names = [name for name in there if "/." not in f"/{name}" and not name.endswith(("metrics.jsonl", "config.json"))]
+    names = [name for name in there if "/." not in f"/{name}" and not name.endswith(GROWING)]
     return found + [name for name in names if name in expected and there[name] != expected[name]]
 
 
