@@ -89,7 +89,7 @@ def run(flags: argparse.Namespace) -> None:
     now, _ = noise.given_labels(config.noise, source.train, source.class_names, config.seed)
     check_unchanged(flags.workdir, kept, source.class_names, ids, now)
     labels = {name: Label(int(number), "given") for name, number in zip(ids, kept.given_labels, strict=True)}
-    for row in np.concatenate([kept.splits.trusted, kept.splits.held_out]):
+    for row in kept.splits.checked:
         labels[ids[row]] = Label(int(kept.given_labels[row]), "trusted")
     given = {name: label.number for name, label in labels.items()}
     labels |= of_run(flags, given)

@@ -54,7 +54,7 @@ def assess(experiment: "Experiment", state: Any, believed: Int[np.ndarray, " N"]
       workdir: of the run, with those of `data.cross_fit` below it.
     """
     data, splits = experiment.dataset, experiment.dataset.splits
-    unsure, known = np.concatenate([splits.noisy, splits.validation]), np.concatenate([splits.trusted, splits.held_out])
+    unsure, known = np.concatenate([splits.noisy, splits.validation]), splits.checked
     if not len(known):
         return Assessment(None, "there are no trusted labels")
     network: Network | Folds | None = None
@@ -154,7 +154,7 @@ def never_learned(experiment: "Experiment") -> Int[np.ndarray, " m"]:
     learned = learned or method.traits.needs_trusted or method.traits.takes_trusted
     if learned or config.init_from or config.teacher.run:
         return splits.held_out
-    return np.concatenate([splits.trusted, splits.held_out])
+    return splits.checked
 
 
 def vectors(images: Images, *parts: np.ndarray) -> list[np.ndarray]:

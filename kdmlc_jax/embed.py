@@ -21,7 +21,7 @@ import numpy as np
 
 from kdmlc_jax import config as config_lib
 from kdmlc_jax.cli import Parser, guarded, parse
-from kdmlc_jax.errors import StorageError, UserError, in_range, unreadable
+from kdmlc_jax.errors import UserError, in_range, unreadable
 from kdmlc_jax.storage import checksums, door, files
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that most published encoders expect
@@ -103,32 +103,27 @@ def embed(encode: Callable, images: Any, path: pathlib.Path, batch: int, key: st
         print(f"{path.stem}  finished before", file=sys.stderr)
         return
     began = time.monotonic()
-    try:
-        # Not a memory map: where a disk is full, that ends the process by a signal.
-        with part.open("r+b" if done and files.exists(part) else "w+b") as file:
-            done = before = goes_on(file, done)
-            while done < count:
-                rows = np.minimum(np.arange(done, done + batch), count - 1)  # calls of one size compile once
-                kept = min(batch, count - done)
-                features = encode(images[rows])[:kept].astype("<f4")
-                bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-                if bad.size:
-                    raise UserError(
-                        f"{path.name} row {done + bad[0]}: the encoder gives NaN or infinity for this image"
-                    )
-                if done == 0:
-                    header = {"descr": "<f4", "fortran_order": False, "shape": (count, features.shape[1])}
-                    np.lib.format.write_array_header_1_0(file, header)
-                file.write(features.tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-                done += kept
-                files.write_json(state, {"key": key, "done": done})
-                if done == count or (done // batch) % 10 == 0:
-                    left = (time.monotonic() - began) / (done - before) * (count - done)
-                    print(f"{path.stem}  {done} of {count}  {left:.0f} s left", file=sys.stderr, flush=True)
-    except OSError as error:
-        raise StorageError(f"{error.filename or part}: cannot be written ({error.strerror or error})") from error
+    # Not a memory map: where a disk is full, that ends the process by a signal.
+    with files.writing(part), part.open("r+b" if done and files.exists(part) else "w+b") as file:
+        done = before = goes_on(file, done)
+        while done < count:
+            rows = np.minimum(np.arange(done, done + batch), count - 1)  # calls of one size compile once
+            kept = min(batch, count - done)
+            features = encode(images[rows])[:kept].astype("<f4")
+            bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+            if bad.size:
+                raise UserError(f"{path.name} row {done + bad[0]}: the encoder gives NaN or infinity for this image")
+            if done == 0:
+                header = {"descr": "<f4", "fortran_order": False, "shape": (count, features.shape[1])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(features.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+            done += kept
+            files.write_json(state, {"key": key, "done": done})
+            if done == count or (done // batch) % 10 == 0:
+                left = (time.monotonic() - began) / (done - before) * (count - done)
+                print(f"{path.stem}  {done} of {count}  {left:.0f} s left", file=sys.stderr, flush=True)
     part.replace(path)
 
 

@@ -107,9 +107,7 @@ def check_needs(method: Method, config: Any, dataset: Dataset) -> None:
         raise UserError(f"train.trusted_batch_size: {size} is outside [1, {have}], the number of trusted images")
     if config.deploy == "best_val" and not len(splits.validation):
         raise UserError("deploy: best_val chooses on validation images, and data.validation is 0, expected last")
-    there = set(dataset.given_label[splits.trusted].tolist())
-    absent = [each for number, each in enumerate(dataset.class_names) if number not in there]
-    if traits.needs_trusted and absent:
+    if traits.needs_trusted and (absent := dataset.classes_without(splits.trusted)):
         few = ", ".join(absent[:5]) + (" …" if len(absent) > 5 else "")
         missing = f"data.trusted: no trusted image of {few}; {name} needs one or more of each class"
         raise NoTrustedError(f"{missing}: {where_trusted(config.data)}")

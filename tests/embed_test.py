@@ -152,7 +152,7 @@ def test_a_state_that_cannot_be_read_is_not_absent(photos, monkeypatch):
     assert (photos / "out" / "features.npy").stat().st_mtime_ns == before
 
 
-def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line(tmp_path):
     """Protects from an end by a signal where no room is left: one line, and the same call goes on when there is."""
     images, path, calls = np.arange(4000.0).reshape(1000, 4), tmp_path / "features.npy", []
 

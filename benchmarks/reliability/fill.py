@@ -31,7 +31,6 @@ from kdmlc_jax.storage import checksums
 
 SIZE = 16 << 20  # of the disk
 PAGE = 4096
-CARD = ("out/MODEL_CARD.md", "out/SHA256SUMS")
 GROWING = ("metrics.jsonl", "config.json", "features.json")  # they say how far a command has come
 BAD = ("failed", "half", "inexact", "left over")
 
@@ -79,7 +78,7 @@ def emptied(disk: pathlib.Path) -> None:
 def half_written(disk: pathlib.Path, expected: dict[str, str]) -> list[str]:
     """What lies under a final name and is not whole: checkpoints by their sums, all other files by their digests."""
     found = [str(path.parent) for path in disk.glob("**/checkpoints/[0-9]*/arrays") if checksums.damage(path.parent)]
-    there = outcome(disk)
+    there = small.outcome(disk)
     names = [name for name in there if "/." not in f"/{name}" and not name.endswith(GROWING)]
     return found + [name for name in names if name in expected and there[name] != expected[name]]
 
@@ -87,12 +86,6 @@ def half_written(disk: pathlib.Path, expected: dict[str, str]) -> list[str]:
 def temporary(disk: pathlib.Path) -> list[str]:
     """What is left of half-written files."""
     return [path.name for path in disk.rglob("*") if path.name.startswith((".", "writing-", "deleting-"))]
-
-
-def outcome(disk: pathlib.Path) -> dict[str, str]:
-    """`small.outcome` without the card of an export, which tells measured times, and the sums with the card's among
-    them, which `export` itself checks."""
-    return {name: sum_ for name, sum_ in small.outcome(disk).items() if name not in CARD}
 
 
 def level(command: tuple, disk: pathlib.Path, room: int, expected: dict[str, str]) -> dict:
@@ -105,14 +98,14 @@ def level(command: tuple, disk: pathlib.Path, room: int, expected: dict[str, str
     answer = small.call(*command)
     filler.unlink()
     about = {"room": room, "code": answer.code, "said": common.scrub(answer.err[-300:], disk)}
-    same = not common.differences(outcome(disk), expected)
+    same = not common.differences(small.outcome(disk), expected)
     about["result"] = "told" if answer.clean and answer.code == 4 else "failed"
     if answer.code == 0:
         about["result"] = "enough" if same else "failed"
     about["half"] = half_written(disk, expected) if answer.code else []
     if answer.code:
         again = small.call(*command)
-        differs = common.differences(outcome(disk), expected) if again.code == 0 else [again.err[-300:]]
+        differs = common.differences(small.outcome(disk), expected) if again.code == 0 else [again.err[-300:]]
         about["inexact"] = differs[:5]
     about["left over"] = temporary(disk)
     return about
@@ -140,7 +133,7 @@ def run(flags, folder: pathlib.Path) -> tuple[dict, list[dict]]:
             emptied(disk)
             if (answer := small.call(*command)).code:
                 raise SystemExit(f"{name} on an empty disk: {answer.err}")
-            expected, needed, room, enough = outcome(disk), SIZE - free(disk), 0, 0
+            expected, needed, room, enough = small.outcome(disk), SIZE - free(disk), 0, 0
             step = max(PAGE, min(flags.step << 10, needed // 10 // PAGE * PAGE))
             while enough < 2 and room < SIZE:
                 about = level(command, disk, room, expected)

@@ -17,7 +17,7 @@ import common
 
 from kdmlc_jax import assess, cli, train
 from kdmlc_jax.data import provenance
-from kdmlc_jax.storage import files
+from kdmlc_jax.storage import checksums, files
 
 # Networks of one hidden layer: what is tried here is files, and those of a larger network are of the same kinds.
 DATA = "configs/digits.py:{},noisy=150,validation=20,epochs={}"
@@ -152,8 +152,9 @@ def tree(folder: pathlib.Path) -> dict[str, str]:
     return found
 
 
-# Beside the network's arrays, a page holds the time the run took, and Orbax' files the time they were written.
-OWN_CLOCK = ("report.html", "comparison.html", "table.md", "lock")
+# A page holds the time the run took, and the card of an exported network how long one image took.
+CARD = "MODEL_CARD.md"
+OWN_CLOCK = ("report.html", "comparison.html", "table.md", "lock", CARD)
 
 
 def outcome(folder: pathlib.Path) -> dict[str, str]:
@@ -162,6 +163,8 @@ def outcome(folder: pathlib.Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if not path.is_file() or "checkpoints" in name.parts or path.name in OWN_CLOCK:
+            continue
+        if path.name == checksums.SUMS and (path.parent / CARD).exists():  # the card's among them
             continue
         raw = path.read_bytes()
         if path.name in ("summary.json", "table.json"):

@@ -85,12 +85,9 @@ def describe_run(config: Any, dataset: Any, told: tuple[str, ...]) -> Iterator[s
     mib = mebibytes(dataset.images)
     yield f"  {mib:,.1f} MiB of training images (data.resident_mb={config.data.resident_mb:g}): {kind} pipeline"
     yield from (f"  {note}" for note in dataset.notes if note not in told)
-    trusted = np.concatenate([dataset.splits.trusted, dataset.splits.held_out])
-    absent = np.setdiff1d(np.arange(len(dataset.class_names)), dataset.given_label[trusted])
-    if len(trusted) and len(absent):
-        some = ", ".join(dataset.class_names[label] for label in absent[:LISTED]) + (
-            " …" if len(absent) > LISTED else ""
-        )
+    checked = dataset.splits.checked
+    if len(checked) and (absent := dataset.classes_without(checked)):
+        some = ", ".join(absent[:LISTED]) + (" …" if len(absent) > LISTED else "")
         yield f"  warning: no trusted image of {some}: labels given so stand, for nothing vouches for a correction"
     if not any(dataset.duplicates):
         yield "  no training image is an exact copy of another or of a test image"

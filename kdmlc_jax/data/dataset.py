@@ -48,6 +48,11 @@ class Dataset(NamedTuple):
         """i32[N], the labels that a person knows as given: those before `data.labels` replaced any."""
         return self.given_label if self.first_label is None else self.first_label
 
+    def classes_without(self, rows: np.ndarray) -> list[str]:
+        """The classes that no image of `rows` i64[n] is given as."""
+        there = set(self.given_label[rows].tolist())
+        return [name for number, name in enumerate(self.class_names) if number not in there]
+
     @property
     def inputs(self) -> Images | Seen:
         """What networks are shown: images, with their features where some network sees those."""

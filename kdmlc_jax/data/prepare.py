@@ -113,7 +113,7 @@ def from_source(config: Any, source: Source) -> Dataset:
     parts = make_splits(config, source, known, group, leaked)
     check_batches(config, parts, train.images)
     # A trusted image carries the label that is trusted, whatever it carried before.
-    checked = np.concatenate([parts.trusted, parts.held_out])
+    checked = parts.checked
     given, trusted_given = np.where(labels >= 0, labels, known), own_labels(config, labels, truth, checked)
     unchecked = int((truth[checked] < 0).sum()) if source.trusted is None else 0
     given[checked] = truth[checked] = known[checked]

@@ -36,6 +36,11 @@ class Splits(NamedTuple):
     validation: np.ndarray
     held_out: np.ndarray = np.zeros(0, np.int64)  # trusted, and kept out of all that is trained, fitted or chosen
 
+    @property
+    def checked(self) -> np.ndarray:
+        """All images whose labels somebody has checked: `trusted`, then `held_out`."""
+        return np.concatenate([self.trusted, self.held_out])
+
 
 def generator(seed: int, stream: Stream | str) -> np.random.Generator:
     """The random stream of (seed, stream), with seed ≥ 0; UserError otherwise.
@@ -136,7 +141,7 @@ def without_copies(
     """`parts` without validation images that copy a trusted one, noisy ones that copy either, and any `unused` one."""
     if unused is not None:
         parts = Splits(*(rows[~unused[rows]] for rows in parts))
-    trusted = np.concatenate([parts.trusted, parts.held_out])
+    trusted = parts.checked
     validation = _unlike(parts.validation, trusted, groups)
     noisy = _unlike(parts.noisy, np.concatenate([trusted, validation]), groups)
     return parts._replace(noisy=noisy, validation=validation)
@@ -161,7 +166,7 @@ def hold_out(
       seed: 0 or more.
       groups: i64[N], equal for images of equal content; None = all differ.
     """
-    trusted = np.concatenate([parts.trusted, parts.held_out])
+    trusted = parts.checked
     if not share:
         return parts._replace(trusted=trusted, held_out=trusted[:0])
     order = generator(seed, Stream.HELD_OUT).permutation(trusted)
@@ -197,7 +202,7 @@ def hold_out_fold(
     Raises:
       UserError: for fewer trusted images than parts.
     """
-    trusted = np.concatenate([parts.trusted, parts.held_out])
+    trusted = parts.checked
     if len(trusted) < folds:
         raise UserError(f"data.cross_fit: {folds} parts of {len(trusted)} trusted images, expected 0 or fewer parts")
     order = generator(seed, Stream.HELD_OUT).permutation(len(trusted))

@@ -19,9 +19,12 @@ def _frame(body: str, title: str, height: int = HEIGHT) -> Markup:
 
 def _short(value: float) -> str:
     """A number that the room left of an axis holds."""
-    if abs(value) < 1000:
+    size = abs(value)
+    if size < 1000:
         return f"{value:.3g}"
-    return f"{value:.0f}" if abs(value) < 10_000 else f"{value / 1000:.0f}k"
+    if size < 10_000:
+        return f"{value:.0f}"
+    return f"{value / 1000:.0f}k" if size < 1e6 else f"{value:.0e}"
 
 
 def _axes(low: float, high: float, first: str, last: str, bottom: int = HEIGHT - BOTTOM) -> str:

@@ -34,7 +34,7 @@ def nearest(
 ) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, "n k"]]:
     """The trusted images looked through, and which of them are nearest to each suspected one by the cosine of
     `features`."""
-    trusted = np.concatenate([dataset.splits.trusted, dataset.splits.held_out])[:MOST]
+    trusted = dataset.splits.checked[:MOST]
     if not len(trusted) or not len(suspected):
         return trusted, np.zeros((len(suspected), 0), int)
     both = features(dataset, np.concatenate([suspected, trusted]), network)

@@ -131,7 +131,7 @@ def class_rows(
     """Each class: its name, images, flagged, expected wrong and their share, trusted, and of the network to deploy
     precision, recall, F1 and the images they are of; None where there is none."""
     classes, given = len(dataset.class_names), columns["given_label"]
-    trusted = dataset.given_label[np.concatenate([dataset.splits.trusted, dataset.splits.held_out])]
+    trusted = dataset.given_label[dataset.splits.checked]
     images, flagged, sure = (
         np.bincount(rows, weight, classes)
         for rows, weight in (

@@ -101,7 +101,7 @@
     if (cards.has(item.id)) return cards.get(item.id);
     const node = make("li", { className: "card", tabIndex: 0 });
     const name = data.classes, doubt = item.suggested === item.given; // without a likelier class
-    if (item.image) node.append(make("img", { className: "main", src: item.image, alt: `given ${name[item.given]}, suggested ${name[item.suggested]}` }));
+    if (item.image) node.append(make("img", { className: "main", src: item.image, alt: `given ${name[item.given]}, ${doubt ? "no other class likelier" : `suggested ${name[item.suggested]}`}` }));
     node.append(make("div", { className: "names", textContent: `${name[item.given]} → ${doubt ? "?" : name[item.suggested]}` }));
     node.append(make("div", { className: "dim", textContent: `${item.rank}. given label right ${item.own.toFixed(2)}, ${doubt ? "no other class likelier" : `suggestion ${item.sure.toFixed(2)}`}; ${item.decision}` }));
     const id = make("button", { type: "button", className: "id", textContent: item.id, title: `copy ${item.path}` });

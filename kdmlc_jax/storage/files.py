@@ -46,6 +46,19 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             temporary.unlink()
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the system refuses while `path`, or what lies in it, is written inside the block into one line.
+
+    Raises:
+      StorageError: naming the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{error.filename or path}: cannot be written ({error.strerror or error})") from error
+
+
 def exists(path: str | Path) -> bool:
     """Whether there is something at `path`; raises StorageError where nobody can say."""
     return _mode(path) != 0
@@ -127,11 +140,10 @@ def new_directory(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # what a killed process has left
     try:
-        part.mkdir()
-        yield part
-        os.rename(part, path)
-    except OSError as error:
-        raise StorageError(f"{error.filename or path}: cannot be written ({error.strerror or error})") from error
+        with writing(path):
+            part.mkdir()
+            yield part
+            os.rename(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

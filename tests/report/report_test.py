@@ -276,6 +276,7 @@ def test_drawings_scale_to_what_they_show():
     assert float(bars[0]) == pytest.approx(2 * float(bars[3])) and float(bars[1]) == 0.0
     for count, written in ((999, "999"), (1220, "1220"), (99_600, "100k")):  # more letters are cut off at the left edge
         assert f">{written}</text>" in drawings.histogram(np.zeros(count), "t")
+    assert drawings._short(3.2e12) == "3e+12"  # of a loss that ran away
     assert drawings.heat_map(np.eye(2), ("x", "y"), "t").count("<rect") == 4
 
 

@@ -337,7 +337,7 @@ def test_a_disk_that_fails_is_one_line(saved, monkeypatch):
     assert opened(saved).steps() == [1, 2, 3] and not (saved / "writing-4").exists()
 
 
-def test_an_error_at_the_end_is_one_line(saved, monkeypatch, capsys):
+def test_an_error_at_the_end_is_one_line(saved, monkeypatch):
     """Protects who reads what a run says last: Orbax holds a second error of a write that failed until it is closed."""
     checkpoints = opened(saved)
 
